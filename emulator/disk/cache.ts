@@ -1,0 +1,248 @@
+import { BlockError, type BlockSource, checkRange } from './types.ts';
+import { asBlockError } from './fetch.ts';
+
+export interface CacheOptions {
+  /** Most bytes of blocks kept in memory; at least four blocks are kept. Default 64 MiB. */
+  memory?: number;
+  /** Most blocks fetched ahead of a sequential reader. Default 8. */
+  readAhead?: number;
+  /** Most fetches under way at once. Browsers open six connections to an HTTP/1.1 server. Default 6. */
+  parallel?: number;
+  /** Told of every read of the guest that failed for good. */
+  onError?: (error: BlockError) => void;
+  /** Told when a block has come. */
+  onFetch?: () => void;
+}
+
+interface Job {
+  readonly block: number;
+  readonly promise: Promise<Uint8Array>;
+  settle: (bytes: Uint8Array) => void;
+  fail: (error: BlockError) => void;
+  /** Whether the guest waits for it. */
+  demand: boolean;
+  running: boolean;
+}
+
+/**
+ * Blocks of a source in memory, least recently used out first. One fetch a block however many ask for it; demand goes
+ * before read-ahead and prefetch, and the number of fetches under way is bounded, so that a time-out measures the
+ * server and not the browser's queue.
+ */
+export class BlockCache {
+  readonly stats = { hits: 0, misses: 0, fetches: 0 };
+  private readonly blocks = new Map<number, Uint8Array>();
+  private bytes = 0;
+  private readonly jobs = new Map<number, Job>();
+  private readonly demand: Job[] = [];
+  private background: number[] = [];
+  private running = 0;
+  private runningDemand = 0;
+  private readonly zero: Uint8Array;
+  private readonly controller = new AbortController();
+  private readonly memory: number;
+  private readonly readAhead: number;
+  private readonly parallel: number;
+  /** Where a sequential reader would go on, and how far ahead of it to fetch. */
+  private nextBlock = -1;
+  private window = 0;
+
+  constructor(
+    readonly source: BlockSource,
+    private readonly options: CacheOptions = {},
+  ) {
+    this.zero = new Uint8Array(source.blockSize);
+    this.memory = Math.max(options.memory ?? 64 << 20, 4 * source.blockSize);
+    this.readAhead = options.readAhead ?? 8;
+    this.parallel = Math.max(1, options.parallel ?? 6);
+  }
+
+  get cachedBytes(): number {
+    return this.bytes;
+  }
+
+  /** The bytes when all of them are in memory. Not to be written to. */
+  readCached(offset: number, length: number): Uint8Array | undefined {
+    checkRange(this.source.size, offset, length);
+    const size = this.source.blockSize;
+    const first = Math.floor(offset / size);
+    const last = Math.floor((offset + Math.max(length, 1) - 1) / size);
+    for (let i = first; i <= last; i++) if (!this.peek(i)) return undefined;
+    this.stats.hits += last - first + 1;
+    this.follow(first, last);
+    if (first === last) return this.touch(first)!.subarray(offset - first * size, offset - first * size + length);
+    const out = new Uint8Array(length);
+    for (let i = first; i <= last; i++) copyBlock(out, offset, this.touch(i)!, i * size);
+    return out;
+  }
+
+  /** @throws BlockError when the source has given up */
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    checkRange(this.source.size, offset, length);
+    if (length === 0) return new Uint8Array(0);
+    const size = this.source.blockSize;
+    const first = Math.floor(offset / size);
+    const last = Math.floor((offset + length - 1) / size);
+    const wanted: (Uint8Array | Promise<Uint8Array>)[] = [];
+    for (let i = first; i <= last; i++) {
+      const block = this.touch(i);
+      if (block) this.stats.hits++;
+      else this.stats.misses++;
+      wanted.push(block ?? this.need(i));
+    }
+    this.follow(first, last);
+    this.pump();
+    let got: Uint8Array[];
+    try {
+      got = await Promise.all(wanted);
+    } catch (cause) {
+      const error = asBlockError(cause, 'the disk');
+      if (error.code !== 'aborted') this.options.onError?.(error);
+      throw error;
+    }
+    if (first === last) return got[0]!.subarray(offset - first * size, offset - first * size + length);
+    const out = new Uint8Array(length);
+    got.forEach((block, i) => copyBlock(out, offset, block, (first + i) * size));
+    return out;
+  }
+
+  /** Fetches blocks while nothing else is wanted, in this order. What memory cannot hold is left out. */
+  prefetch(blocks: readonly number[]): void {
+    const most = Math.floor(this.memory / 2 / this.source.blockSize);
+    this.background.push(
+      ...blocks.filter((b) => b >= 0 && b * this.source.blockSize < this.source.size).slice(0, most),
+    );
+    this.pump();
+  }
+
+  /** Ends every fetch; reads that wait reject with code `aborted`. */
+  close(): void {
+    this.controller.abort();
+    this.background = [];
+    for (const job of this.demand.splice(0)) {
+      this.jobs.delete(job.block);
+      job.fail(new BlockError('aborted', 'the disk was closed'));
+    }
+    this.blocks.clear();
+    this.bytes = 0;
+  }
+
+  private peek(block: number): Uint8Array | undefined {
+    return this.blocks.get(block) ?? (this.source.isZero?.(block) ? this.zero : undefined);
+  }
+
+  private touch(block: number): Uint8Array | undefined {
+    const bytes = this.blocks.get(block);
+    if (!bytes) return this.peek(block);
+    this.blocks.delete(block);
+    this.blocks.set(block, bytes);
+    return bytes;
+  }
+
+  private keep(block: number, bytes: Uint8Array): void {
+    this.blocks.set(block, bytes);
+    this.bytes += bytes.length;
+    for (const [old, data] of this.blocks) {
+      if (this.bytes <= this.memory) break;
+      this.blocks.delete(old);
+      this.bytes -= data.length;
+    }
+  }
+
+  private need(block: number): Promise<Uint8Array> {
+    let job = this.jobs.get(block);
+    if (!job) {
+      job = this.job(block, true);
+      if (this.controller.signal.aborted) {
+        this.jobs.delete(block);
+        job.fail(new BlockError('aborted', 'the disk was closed'));
+      } else this.demand.push(job);
+    } else if (!job.demand) {
+      job.demand = true;
+      if (job.running) this.runningDemand++;
+    }
+    return job.promise;
+  }
+
+  private job(block: number, demand: boolean): Job {
+    let settle: Job['settle'] = () => undefined;
+    let fail: Job['fail'] = () => undefined;
+    const promise = new Promise<Uint8Array>((resolve, reject) => {
+      settle = resolve;
+      fail = reject;
+    });
+    promise.catch(() => undefined);
+    const job: Job = { block, promise, settle, fail, demand, running: false };
+    this.jobs.set(block, job);
+    return job;
+  }
+
+  /** A reader that goes on where the last read ended gets a window that doubles; any jump closes it. */
+  private follow(first: number, last: number): void {
+    if (first === this.nextBlock) this.window = Math.min(this.readAhead, Math.max(1, this.window * 2));
+    else if (first !== this.nextBlock - 1 || last !== first) this.window = 0;
+    this.nextBlock = last + 1;
+    if (!this.window) return;
+    const ahead: number[] = [];
+    for (let i = last + 1; i <= last + this.window && i * this.source.blockSize < this.source.size; i++)
+      if (!this.peek(i) && !this.jobs.has(i)) ahead.push(i);
+    if (ahead.length) {
+      this.background.unshift(...ahead);
+      this.pump();
+    }
+  }
+
+  private pump(): void {
+    if (this.controller.signal.aborted) return;
+    while (this.running < this.parallel) {
+      const job = this.demand.shift() ?? this.nextBackground();
+      if (!job) return;
+      this.run(job);
+    }
+  }
+
+  private nextBackground(): Job | undefined {
+    // While the guest waits for something, at most one fetch in three is a guess.
+    const room = this.runningDemand > 0 ? Math.max(1, Math.floor(this.parallel / 3)) : this.parallel;
+    if (this.running - this.runningDemand >= room) return undefined;
+    let block;
+    while ((block = this.background.shift()) !== undefined)
+      if (!this.peek(block) && !this.jobs.has(block)) return this.job(block, false);
+    return undefined;
+  }
+
+  private run(job: Job): void {
+    const size = this.source.blockSize;
+    const offset = job.block * size;
+    job.running = true;
+    this.running++;
+    if (job.demand) this.runningDemand++;
+    const done = (): void => {
+      this.running--;
+      if (job.demand) this.runningDemand--;
+      this.jobs.delete(job.block);
+    };
+    this.source.read(offset, Math.min(size, this.source.size - offset), this.controller.signal).then(
+      (bytes) => {
+        done();
+        if (!this.controller.signal.aborted) this.keep(job.block, bytes);
+        this.stats.fetches++;
+        job.settle(bytes);
+        this.options.onFetch?.();
+        this.pump();
+      },
+      (cause: unknown) => {
+        done();
+        job.fail(asBlockError(cause, 'the disk'));
+        this.pump();
+      },
+    );
+  }
+}
+
+/** Copies what `block`, which starts at byte `start` of the disk, has of the bytes from `offset` on into `out`. */
+function copyBlock(out: Uint8Array, offset: number, block: Uint8Array, start: number): void {
+  const from = Math.max(0, offset - start);
+  const to = Math.min(block.length, offset + out.length - start);
+  if (to > from) out.set(block.subarray(from, to), start + from - offset);
+}

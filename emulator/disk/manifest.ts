@@ -1,0 +1,124 @@
+import { checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
+import { BlockError } from './types.ts';
+
+/** A file beside the manifest. `url` is relative to the manifest. */
+export interface ManifestFile {
+  url: string;
+  /** Bytes, as stored. */
+  size: number;
+  /** Of the file as stored, in lower-case hexadecimal. */
+  sha256: string;
+  compression?: 'none' | 'gzip' | 'zstd';
+}
+
+/** `manifest.json` of a disk that is served as chunks. */
+export interface DiskManifest {
+  format: 'linux-vm-disk';
+  version: 1;
+  name: string;
+  /** Of the disk, in bytes; a multiple of 512. */
+  size: number;
+  /** Uncompressed bytes in each chunk but the last; a power of two. */
+  chunkSize: number;
+  compression: 'gzip' | 'none';
+  /** SHA-256 of each chunk's uncompressed bytes, which is also its file name under `chunks/`; null where all zero. */
+  chunks: (string | null)[];
+  /** The raw image, for range requests. */
+  image?: { url: string };
+  kernel?: ManifestFile;
+  initrd?: ManifestFile;
+  cmdline: string;
+  /** Chunks that a boot reads, in the order of their first use. */
+  bootChunks: number[];
+}
+
+const HASH = /^[0-9a-f]{64}$/;
+/** 1 TiB in chunks of 128 KiB is 8 million names of 64 digits: half a gigabyte of manifest. Nobody means that. */
+const LARGEST_MANIFEST = 64 << 20;
+
+/** @throws BlockError code `manifest` that names the first field that is wrong */
+export function parseManifest(json: unknown, url: string): DiskManifest {
+  const fail = (what: string): never => {
+    throw new BlockError('manifest', `${url} is not a usable disk manifest: ${what}; build the disk again`, url);
+  };
+  if (typeof json !== 'object' || json === null) return fail('it is not a JSON object');
+  const m = json as Record<string, unknown>;
+  if (m['format'] !== 'linux-vm-disk') fail('"format" is not "linux-vm-disk"');
+  if (m['version'] !== 1) fail(`"version" is ${String(m['version'])}, and this build reads version 1`);
+  const size = m['size'];
+  if (!(typeof size === 'number' && Number.isSafeInteger(size) && size > 0 && size % 512 === 0))
+    return fail('"size" is not a positive multiple of 512');
+  const chunkSize = m['chunkSize'];
+  if (!(
+    typeof chunkSize === 'number' &&
+    Number.isSafeInteger(chunkSize) &&
+    chunkSize >= 4096 &&
+    chunkSize <= 16 << 20 &&
+    (chunkSize & (chunkSize - 1)) === 0
+  ))
+    return fail('"chunkSize" is not a power of two from 4 KiB to 16 MiB');
+  const compression = m['compression'];
+  if (compression !== 'gzip' && compression !== 'none') return fail('"compression" is neither "gzip" nor "none"');
+  const chunks = m['chunks'];
+  const count = Math.ceil(size / chunkSize);
+  if (!Array.isArray(chunks) || chunks.length !== count) return fail(`"chunks" is not a list of ${count}`);
+  const wrong = chunks.findIndex((c) => !(c === null || (typeof c === 'string' && HASH.test(c))));
+  if (wrong >= 0) fail(`chunk ${wrong} has no SHA-256`);
+  const boot = m['bootChunks'] ?? [];
+  if (!Array.isArray(boot) || boot.some((c) => !(Number.isSafeInteger(c) && c >= 0 && c < count)))
+    return fail('"bootChunks" is not a list of chunk numbers');
+  const cmdline = m['cmdline'] ?? '';
+  if (typeof cmdline !== 'string') return fail('"cmdline" is not a string');
+  const image = m['image'] as { url?: unknown } | undefined;
+  if (image !== undefined && typeof image?.url !== 'string') fail('"image" has no "url"');
+  return {
+    format: 'linux-vm-disk',
+    version: 1,
+    name: typeof m['name'] === 'string' ? m['name'] : 'disk',
+    size,
+    chunkSize,
+    compression,
+    chunks: chunks as (string | null)[],
+    image: image as { url: string } | undefined,
+    kernel: parseFile(m['kernel'], 'kernel', fail),
+    initrd: parseFile(m['initrd'], 'initrd', fail),
+    cmdline,
+    bootChunks: boot as number[],
+  };
+}
+
+function parseFile(value: unknown, name: string, fail: (what: string) => never): ManifestFile | undefined {
+  if (value === undefined || value === null) return undefined;
+  const f = value as Record<string, unknown>;
+  if (typeof f['url'] !== 'string') return fail(`"${name}" has no "url"`);
+  if (!(typeof f['size'] === 'number' && Number.isSafeInteger(f['size']) && f['size'] > 0))
+    return fail(`"${name}" has no "size"`);
+  if (!(typeof f['sha256'] === 'string' && HASH.test(f['sha256']))) return fail(`"${name}" has no "sha256"`);
+  const compression = f['compression'];
+  if (compression !== undefined && compression !== 'none' && compression !== 'gzip' && compression !== 'zstd')
+    return fail(`"${name}" has the unknown compression "${String(compression)}"`);
+  return { url: f['url'], size: f['size'], sha256: f['sha256'], compression };
+}
+
+export async function fetchManifest(
+  url: string,
+  options: { policy?: Partial<FetchPolicy>; signal?: AbortSignal } = {},
+): Promise<DiskManifest> {
+  const policy = fetchPolicy(options.policy);
+  return withRetry(policy, url, options.signal, async (attempt) => {
+    const response = await request(policy, url, {
+      signal: attempt.signal,
+      // The one file whose name stays when its contents change: always ask the server.
+      cache: attempt.number > 1 ? 'reload' : 'no-cache',
+    });
+    checkStatus(response, url, [200]);
+    const bytes = await readBody(response, url, LARGEST_MANIFEST, attempt);
+    let json: unknown;
+    try {
+      json = JSON.parse(new TextDecoder().decode(bytes));
+    } catch (cause) {
+      throw new BlockError('manifest', `${url} is not JSON; is it the address of a disk's manifest?`, url, { cause });
+    }
+    return parseManifest(json, url);
+  });
+}

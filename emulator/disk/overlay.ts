@@ -1,0 +1,386 @@
+import type { BlockCache } from './cache.ts';
+import { type BlockDevice, BlockError, checkRange, type DiskStats, emptyStats } from './types.ts';
+
+/** A block of an overlay: its bytes, or null when it is all zero. */
+export type OverlayBlock = Uint8Array | null;
+
+/** Where written blocks are kept: memory, or something lasting such as IndexedDB. */
+export interface OverlayStore {
+  /** Bytes in a block: a power of two, at least 512. */
+  readonly blockSize: number;
+  /** Numbers of the blocks that are kept already. Called once, first. */
+  open(): Promise<Iterable<number>>;
+  /** The block at once when it is in memory; `undefined` when `read` must be asked. */
+  peek?(block: number): OverlayBlock | undefined;
+  /** Blocks that are kept, in the order asked for. */
+  read(blocks: readonly number[]): Promise<OverlayBlock[]>;
+  /** Keeps all of these blocks, or rejects having kept none. The arrays belong to the store from then on. */
+  write(blocks: ReadonlyMap<number, OverlayBlock>): Promise<void>;
+  /** Resolves when all that was written will outlast a crash, as far as the store can promise it. */
+  flush(): Promise<void>;
+  close?(): void;
+}
+
+/** An overlay that is gone with the page. */
+export class MemoryStore implements OverlayStore {
+  private readonly blocks = new Map<number, OverlayBlock>();
+
+  constructor(readonly blockSize = 4096) {}
+
+  async open(): Promise<Iterable<number>> {
+    return this.blocks.keys();
+  }
+
+  peek(block: number): OverlayBlock | undefined {
+    return this.blocks.get(block);
+  }
+
+  async read(blocks: readonly number[]): Promise<OverlayBlock[]> {
+    return blocks.map((block) => this.blocks.get(block) ?? null);
+  }
+
+  async write(blocks: ReadonlyMap<number, OverlayBlock>): Promise<void> {
+    for (const [block, bytes] of blocks) this.blocks.set(block, bytes);
+  }
+
+  async flush(): Promise<void> {
+    // Memory is as lasting as this store gets.
+  }
+}
+
+export interface OverlayOptions {
+  readOnly?: boolean;
+  /** Most bytes of written blocks; more writes fail with an I/O error instead of filling the tab. Default 2 GiB. */
+  limit?: number;
+  /** Bytes written but not yet given to the store, past which they are given to it unasked. Default 8 MiB. */
+  dirtyLimit?: number;
+  onError?: (error: BlockError) => void;
+}
+
+/** Everything an overlay holds, for a snapshot. */
+export interface OverlayState {
+  blockSize: number;
+  blocks: [number, OverlayBlock][];
+}
+
+/**
+ * A writable disk over a read-only one. Writes are taken at once into `dirty`, go to the store in batches, and are
+ * looked for in that order: dirty, under way to the store, store, base.
+ */
+export class Overlay implements BlockDevice {
+  readonly size: number;
+  readonly readOnly: boolean;
+  private readonly counters = emptyStats();
+  private readonly blockSize: number;
+  private readonly held = new Set<number>();
+  private dirty = new Map<number, OverlayBlock>();
+  private saving = new Map<number, OverlayBlock>();
+  private save: Promise<void> | undefined;
+  /** The last unfinished write to a block that first has to read the rest of it. */
+  private readonly partial = new Map<number, Promise<void>>();
+  private readonly limit: number;
+  private readonly dirtyLimit: number;
+
+  private constructor(
+    readonly base: BlockCache,
+    private readonly store: OverlayStore,
+    private readonly options: OverlayOptions,
+  ) {
+    this.size = base.source.size;
+    this.readOnly = options.readOnly ?? false;
+    this.blockSize = store.blockSize;
+    this.limit = options.limit ?? 2 ** 31;
+    this.dirtyLimit = options.dirtyLimit ?? 8 << 20;
+  }
+
+  static async open(base: BlockCache, store: OverlayStore, options: OverlayOptions = {}): Promise<Overlay> {
+    const overlay = new Overlay(base, store, options);
+    for (const block of await store.open()) overlay.held.add(block);
+    return overlay;
+  }
+
+  get stats(): DiskStats {
+    const { transfer } = this.base.source;
+    return {
+      ...this.counters,
+      ...this.base.stats,
+      fetchedBytes: transfer?.fetchedBytes ?? 0,
+      retries: transfer?.retries ?? 0,
+      cachedBytes: this.base.cachedBytes,
+      overlayBytes: this.held.size * this.blockSize,
+    };
+  }
+
+  readCached(offset: number, length: number): Uint8Array | undefined {
+    checkRange(this.size, offset, length);
+    const first = Math.floor(offset / this.blockSize);
+    const last = Math.floor((offset + Math.max(1, length) - 1) / this.blockSize);
+    let held = 0;
+    for (let i = first; i <= last; i++) {
+      if (!this.held.has(i)) continue;
+      if (this.peek(i) === undefined) return undefined;
+      held++;
+    }
+    if (held === 0) {
+      const bytes = this.base.readCached(offset, length);
+      if (bytes) this.count(length);
+      return bytes;
+    }
+    const out = new Uint8Array(length);
+    for (const run of this.runs(offset, length)) {
+      const bytes = run.held ? this.blockBytes(run.block) : this.base.readCached(run.offset, run.length);
+      if (bytes === undefined) return undefined;
+      if (bytes) place(out, offset, run, bytes, this.blockSize);
+    }
+    this.count(length);
+    return out;
+  }
+
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    checkRange(this.size, offset, length);
+    this.count(length);
+    if (length === 0) return new Uint8Array(0);
+    const runs = this.runs(offset, length);
+    if (runs.length === 1 && !runs[0]!.held) return this.base.read(offset, length);
+    const out = new Uint8Array(length);
+    await Promise.all(
+      runs.map(async (run) => {
+        const bytes = run.held ? await this.fetchHeld(run.block) : await this.base.read(run.offset, run.length);
+        if (bytes) place(out, offset, run, bytes, this.blockSize);
+      }),
+    );
+    return out;
+  }
+
+  write(offset: number, data: Uint8Array): Promise<void> | void {
+    if (this.readOnly) throw new BlockError('read-only', 'this disk is read-only');
+    checkRange(this.size, offset, data.length);
+    const size = this.blockSize;
+    const first = Math.floor(offset / size);
+    const last = Math.floor((offset + data.length - 1) / size);
+    if ((this.held.size + last - first + 1) * size > this.limit) {
+      let fresh = 0;
+      for (let i = first; i <= last; i++) if (!this.held.has(i)) fresh++;
+      if (fresh && (this.held.size + fresh) * size > this.limit) {
+        const error = new BlockError(
+          'store',
+          `the changes to the disk have reached their limit of ${Math.round(this.limit / 2 ** 20)} MiB; delete files in ` +
+            'the guest or allow more',
+        );
+        this.options.onError?.(error);
+        throw error;
+      }
+    }
+    this.counters.writes++;
+    this.counters.writtenBytes += data.length;
+    let waits: Promise<void>[] | undefined;
+    for (let i = first; i <= last; i++) {
+      const from = Math.max(offset, i * size);
+      const to = Math.min(offset + data.length, (i + 1) * size, this.size);
+      const wait = this.put(i, from - i * size, data.slice(from - offset, to - offset));
+      if (wait) (waits ??= []).push(wait);
+    }
+    if (this.dirty.size * size > this.dirtyLimit) {
+      const saved = this.startSave();
+      // The guest may not run ahead of a slow store without bound.
+      if (this.dirty.size * size > 2 * this.dirtyLimit) (waits ??= []).push(saved);
+      else saved.catch(() => undefined);
+    }
+    return waits ? Promise.all(waits).then(() => undefined) : undefined;
+  }
+
+  async flush(): Promise<void> {
+    this.counters.flushes++;
+    await Promise.all(this.partial.values());
+    while (this.save || this.dirty.size) await this.startSave();
+    try {
+      await this.store.flush();
+    } catch (cause) {
+      throw this.storeError(cause);
+    }
+  }
+
+  discard(offset: number, length: number): void {
+    if (this.readOnly) return;
+    checkRange(this.size, offset, length);
+    const size = this.blockSize;
+    const end = Math.floor((offset + length) / size);
+    for (let i = Math.ceil(offset / size); i < end; i++) {
+      if (this.partial.has(i)) continue;
+      if (this.held.has(i) || !this.base.source.isZero?.(Math.floor((i * size) / this.base.source.blockSize))) {
+        this.held.add(i);
+        this.dirty.set(i, null);
+      }
+    }
+  }
+
+  /** Everything written since the disk was made. @throws BlockError when the store cannot be read */
+  async exportState(): Promise<OverlayState> {
+    await Promise.all(this.partial.values());
+    const blocks: [number, OverlayBlock][] = [];
+    const stored: number[] = [];
+    for (const block of this.held) {
+      const bytes = this.peek(block);
+      if (bytes === undefined) stored.push(block);
+      else blocks.push([block, bytes]);
+    }
+    const bytes = await this.store.read(stored);
+    stored.forEach((block, i) => blocks.push([block, bytes[i] ?? null]));
+    return { blockSize: this.blockSize, blocks };
+  }
+
+  /** Puts written blocks over the base, as `exportState` gave them, on an overlay nothing was written to. */
+  importState(state: OverlayState): void {
+    if (this.held.size) throw new BlockError('store', 'a saved disk can only be restored over an unwritten one');
+    for (const [block, bytes] of state.blocks) {
+      const offset = block * state.blockSize;
+      if (bytes && bytes.length !== state.blockSize) throw new BlockError('store', 'the saved disk is damaged');
+      checkRange(this.size, offset, Math.min(state.blockSize, this.size - offset));
+      if (state.blockSize === this.blockSize) {
+        this.held.add(block);
+        this.dirty.set(block, bytes);
+      } else
+        throw new BlockError('store', `the saved disk has blocks of ${state.blockSize} bytes, not ${this.blockSize}`);
+    }
+  }
+
+  close(): void {
+    this.base.close();
+    this.store.close?.();
+  }
+
+  private count(length: number): void {
+    this.counters.reads++;
+    this.counters.readBytes += length;
+  }
+
+  /** The block when it is in memory: bytes or null for zeros; undefined when only the store has it. */
+  private peek(block: number): OverlayBlock | undefined {
+    let bytes = this.dirty.get(block);
+    if (bytes === undefined) bytes = this.saving.get(block);
+    if (bytes === undefined) bytes = this.store.peek?.(block);
+    return bytes;
+  }
+
+  private blockBytes(block: number): OverlayBlock | undefined {
+    return this.peek(block);
+  }
+
+  private async fetchHeld(block: number): Promise<OverlayBlock> {
+    const bytes = this.peek(block);
+    if (bytes !== undefined) return bytes;
+    try {
+      return (await this.store.read([block]))[0] ?? null;
+    } catch (cause) {
+      throw this.storeError(cause);
+    }
+  }
+
+  /** Writes into one block; a promise when its other bytes have to be read first, or an earlier write still waits. */
+  private put(block: number, at: number, data: Uint8Array): Promise<void> | undefined {
+    const earlier = this.partial.get(block);
+    if (!earlier && this.putNow(block, at, data)) return undefined;
+    const work = (async () => {
+      await earlier?.catch(() => undefined);
+      if (this.putNow(block, at, data)) return;
+      const offset = block * this.blockSize;
+      const whole = new Uint8Array(this.blockSize);
+      const old = this.held.has(block)
+        ? await this.fetchHeld(block)
+        : await this.base.read(offset, Math.min(this.blockSize, this.size - offset));
+      if (old) whole.set(old);
+      whole.set(data, at);
+      this.held.add(block);
+      this.dirty.set(block, whole);
+    })();
+    this.partial.set(block, work);
+    const forget = (): void => {
+      if (this.partial.get(block) === work) this.partial.delete(block);
+    };
+    work.then(forget, forget);
+    return work;
+  }
+
+  private putNow(block: number, at: number, data: Uint8Array): boolean {
+    if (data.length === this.blockSize) {
+      this.held.add(block);
+      this.dirty.set(block, data);
+      return true;
+    }
+    const offset = block * this.blockSize;
+    const old = this.held.has(block)
+      ? this.peek(block)
+      : this.base.readCached(offset, Math.min(this.blockSize, this.size - offset));
+    if (old === undefined) return false;
+    // A copy even where it is dirty already: a reader may still hold the old array.
+    const whole = new Uint8Array(this.blockSize);
+    if (old) whole.set(old);
+    whole.set(data, at);
+    this.held.add(block);
+    this.dirty.set(block, whole);
+    return true;
+  }
+
+  /** Gives what is dirty to the store, one batch at a time. */
+  private startSave(): Promise<void> {
+    if (this.save) return this.save;
+    this.saving = this.dirty;
+    this.dirty = new Map();
+    this.save = this.store.write(this.saving).then(
+      () => {
+        this.saving = new Map();
+        this.save = undefined;
+      },
+      (cause: unknown) => {
+        // Nothing was kept: it stays dirty, under what was written since.
+        for (const [block, bytes] of this.saving) if (!this.dirty.has(block)) this.dirty.set(block, bytes);
+        this.saving = new Map();
+        this.save = undefined;
+        throw this.storeError(cause);
+      },
+    );
+    return this.save;
+  }
+
+  private storeError(cause: unknown): BlockError {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    const error =
+      cause instanceof BlockError
+        ? cause
+        : new BlockError('store', `changes to the disk could not be kept (${reason}); free some space`, undefined, {
+            cause,
+          });
+    this.options.onError?.(error);
+    return error;
+  }
+
+  /** Cuts a range into single held blocks and the stretches of base between them. */
+  private runs(offset: number, length: number): Run[] {
+    const size = this.blockSize;
+    const runs: Run[] = [];
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const block = Math.floor(at / size);
+      const next = Math.min(end, (block + 1) * size);
+      const held = this.held.has(block);
+      const last = runs[runs.length - 1];
+      if (!held && last && !last.held) last.length += next - at;
+      else runs.push({ held, block, offset: at, length: next - at });
+      at = next;
+    }
+    return runs;
+  }
+}
+
+interface Run {
+  held: boolean;
+  block: number;
+  offset: number;
+  length: number;
+}
+
+/** Copies a run into the answer: `bytes` is the whole block for a held run, else exactly the run. */
+function place(out: Uint8Array, start: number, run: Run, bytes: Uint8Array, blockSize: number): void {
+  const from = run.held ? run.offset - run.block * blockSize : 0;
+  out.set(bytes.subarray(from, from + run.length), run.offset - start);
+}
