@@ -1,0 +1,165 @@
+/**
+ * Where things are in the WebAssembly memory. The processor's state starts at a base address (one base for each
+ * processor), so nothing of it is in module-level variables; addresses below are offsets from that base.
+ */
+
+/** Base of the first processor's state. Register addresses must fit the 16-bit fields of a decoded record. */
+export const STATE_BASE = 0x1000;
+
+export const S = {
+  /** 16 general registers of 8 bytes, in encoding order (RAX RCX RDX RBX RSP RBP RSI RDI R8…R15). */
+  GPR: 0x000,
+  /** Always 0: what an absent base, index or segment reads. */
+  ZERO: 0x080,
+  /** Linear address of the page that the running code is in. */
+  VPC: 0x088,
+  /** Linear address of the next instruction (RIP + CS base); valid whenever TypeScript runs. */
+  RIP: 0x090,
+  /** Flag result (i64): see flags.ts. */
+  FR: 0x098,
+  /** Flag extras (i32): see flags.ts. */
+  FX: 0x0a0,
+  /** Instructions left before the run loop wants control (i32). */
+  FUEL: 0x0a4,
+  /** RFLAGS without the six arithmetic flags (i32). */
+  EFLAGS: 0x0a8,
+  /** Why compiled code returned: an Exit value. */
+  EXIT: 0x0ac,
+  /** Segment bases, 8 bytes each: ES CS SS DS FS GS. */
+  SEG_BASE: 0x0b0,
+  /** Addresses of the TLB tables for the current privilege (i32). */
+  TLB_READ: 0x0e0,
+  TLB_WRITE: 0x0e4,
+  /** Address of the jump cache for the current mode (i32). */
+  JUMP_CACHE: 0x0e8,
+  /** Current code mode: a Mode value (i32). */
+  MODE: 0x0ec,
+  CPL: 0x0f0,
+  MXCSR: 0x0f4,
+  /** Instructions that the interpreter retired since the last slice began (i32); the rest were compiled. */
+  INTERPRETED: 0x0f8,
+  XMM: 0x100,
+  /** x87 data registers R0…R7 (physical), 16 bytes each: significand (8), sign and exponent (2). MMn is Rn's significand. */
+  X87: 0x200,
+  FCW: 0x280,
+  FSW: 0x284,
+  /** Tag word in FXSAVE's abridged form (one bit a physical register: 1 = not empty), as i32. */
+  FTW: 0x288,
+  /** TOP as an i32; FSW's own TOP field is filled in when it is stored. */
+  FTOP: 0x28c,
+  FOP: 0x290,
+  FIP: 0x298,
+  FDP: 0x2a0,
+  /** CR0 and CR4 (i32 copies for emitted code). */
+  CR0: 0x2a8,
+  CR4: 0x2ac,
+  /** CR2 as set by the last page fault, 8 bytes. */
+  CR2: 0x2b0,
+  /** Bounce buffer for accesses that cross a page, hit a device, or hit translated code. 64 bytes. */
+  SCRATCH: 0x2c0,
+  /** Free words for helpers' 64-bit results and operands. */
+  TEMP: 0x300,
+  SIZE: 0x400,
+} as const;
+
+export const GPR_NAMES = [
+  'rax',
+  'rcx',
+  'rdx',
+  'rbx',
+  'rsp',
+  'rbp',
+  'rsi',
+  'rdi',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+] as const;
+export const RAX = 0;
+export const RCX = 1;
+export const RDX = 2;
+export const RBX = 3;
+export const RSP = 4;
+export const RBP = 5;
+export const RSI = 6;
+export const RDI = 7;
+
+export const ES = 0;
+export const CS = 1;
+export const SS = 2;
+export const DS = 3;
+export const FS = 4;
+export const GS = 5;
+
+/** What code is decoded for; one jump cache each. Translations of one mode are never run in another. */
+export const Mode = { Kernel64: 0, User64: 1, User32: 2, Kernel32: 3, User16: 4, Kernel16: 5 } as const;
+export type Mode = (typeof Mode)[keyof typeof Mode];
+export const MODES = 6;
+export const modeBits = (mode: Mode): 64 | 32 | 16 => (mode <= 1 ? 64 : mode <= 3 ? 32 : 16);
+export const modeIsUser = (mode: Mode): boolean => mode === Mode.User64 || mode === Mode.User32 || mode === Mode.User16;
+
+/** Why emitted code came back to TypeScript. RIP is set in every case. */
+export const Exit = {
+  /** Look RIP up and go on (also: fuel is used up). */
+  Next: 0,
+  /** An exception is pending in the processor object; RIP is the faulting instruction's. */
+  Fault: 1,
+} as const;
+
+/** A decoded record: 32 bytes, one an instruction, those of a block one after the other. */
+export const R = {
+  SIZE: 32,
+  /** Table index of the handler (i32). */
+  FN: 0,
+  /** State addresses of register operands (u16). */
+  R0: 4,
+  R1: 6,
+  /** State addresses of base, index and segment base (u16; ZERO where absent). */
+  BASE: 8,
+  INDEX: 10,
+  SEG: 12,
+  /** log2 of the index scale (u8). */
+  SCALE: 14,
+  /** Instruction length in bytes (u8). */
+  LEN: 15,
+  /** Displacement, sign-extended (i32). For branches: link to the target's record. */
+  DISP: 16,
+  /** Immediate, sign-extended where the instruction says so (i32). For branches: link to the next block's record. */
+  IMM: 20,
+  /** Offset of the instruction in its page (u16), 0 to 4095. */
+  OFFSET: 24,
+  /** Position in its block, from 1 (u8 would be too small: u16). The last record's is the block's length. */
+  COUNT: 26,
+  /** Index into the processor's table of decoded instructions, for helpers; or, of a block's last record, its heat. */
+  AUX: 28,
+} as const;
+
+/** Jump cache: direct-mapped by linear address, 16 bytes an entry: tag (i64 linear address), record (i32), unused. */
+export const JUMP_CACHE_ENTRIES = 4096;
+export const JUMP_CACHE_BYTES = JUMP_CACHE_ENTRIES * 16;
+
+/** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
+export const TLB_ENTRIES = 1 << 20;
+export const TLB_BYTES = TLB_ENTRIES * 8;
+
+const MIB = 1 << 20;
+/** Addresses of the big areas, for one processor. */
+export const JUMP_CACHES = 0x10000;
+/** Read-only tables that definitions use (shuffle masks and the like). */
+export const TABLES = 0x80000;
+export const TLB_TABLES = 1 * MIB;
+/** Four tables: kernel read, kernel write, user read, user write. */
+export const TLB_KERNEL_READ = TLB_TABLES;
+export const TLB_KERNEL_WRITE = TLB_TABLES + TLB_BYTES;
+export const TLB_USER_READ = TLB_TABLES + 2 * TLB_BYTES;
+export const TLB_USER_WRITE = TLB_TABLES + 3 * TLB_BYTES;
+/** A page that unused TLB entries point to, so that not even a non-canonical address can reach anything else. */
+export const DUMMY_PAGE = TLB_TABLES + 4 * TLB_BYTES;
+export const RECORDS = 34 * MIB;
+export const RECORDS_BYTES = 62 * MIB;
+export const RAM_BASE = 96 * MIB;

@@ -1,0 +1,468 @@
+/**
+ * Address translation: the page walk, the TLB tables that emitted code reads, and guest memory access for TypeScript.
+ *
+ * A TLB table is indexed by bits 12 to 31 of the linear address and holds (linear page XOR host page). Emitted code
+ * computes x = entry XOR address; when the upper half of x and its low 12 bits say "same page, and the access ends
+ * within it", the low half of x is the host address. One load, one XOR, one AND, one compare.
+ *
+ * An unused entry has an upper half that no canonical address has, and a lower half that leads to a dummy page, so that
+ * even an access to exactly that non-canonical address reaches nothing.
+ */
+import type { Bus, Width } from '../bus.ts';
+import type { Cpu } from './cpu.ts';
+import {
+  DUMMY_PAGE,
+  RAM_BASE,
+  S,
+  TLB_ENTRIES,
+  TLB_KERNEL_READ,
+  TLB_KERNEL_WRITE,
+  TLB_USER_READ,
+  TLB_USER_WRITE,
+} from './layout.ts';
+
+/** Upper half of unused entries: not canonical, so no valid linear address matches. */
+const UNUSED_HIGH = 0x5eed_1e55 | 0;
+
+/** Page-fault error code bits (SDM vol. 3, 4.7). */
+export const PfError = { P: 1, W: 2, U: 4, RSVD: 8, I: 16 } as const;
+
+const CR0_WP = 1 << 16;
+const CR0_PG = 1 << 31;
+const CR4_PSE = 1 << 4;
+const CR4_PAE = 1 << 5;
+const CR4_PGE = 1 << 7;
+const EFER_NXE = 1 << 11;
+const EFER_LMA = 1 << 10;
+
+export type Access = 'read' | 'write' | 'fetch';
+
+/** Filled entries are listed so that a flush touches only those. */
+class FilledList {
+  readonly entries = new Int32Array(1 << 16);
+  count = 0;
+}
+
+export class Mmu {
+  private readonly u32: Uint32Array;
+  private readonly u8: Uint8Array;
+  private readonly view: DataView;
+  /** Indices (table address / 4) of filled entries: not global, and global. */
+  private readonly local = new FilledList();
+  private readonly global = new FilledList();
+  /** Physical address of the last successful `translate`. */
+  physical = 0;
+  fills = 0;
+  /** Set while a debug register watches data: then no entry is filled, and every access comes here. */
+  watching = false;
+  /** The last bounced write: linear address, size. */
+  private bounceLow = 0;
+  private bounceHigh = 0;
+  private bounceSize = 0;
+
+  constructor(
+    private readonly cpu: Cpu,
+    private readonly bus: Bus,
+    private readonly ramSize: number,
+  ) {
+    const buffer = cpu.memory.buffer;
+    this.u32 = new Uint32Array(buffer);
+    this.u8 = new Uint8Array(buffer);
+    this.view = new DataView(buffer);
+    for (const table of [TLB_KERNEL_READ, TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE])
+      for (let i = 0, at = table >>> 2; i < TLB_ENTRIES; i++, at += 2) {
+        this.u32[at] = (i << 12) ^ DUMMY_PAGE;
+        this.u32[at + 1] = UNUSED_HIGH;
+      }
+  }
+
+  // ---- TLB ----
+
+  private drop(list: FilledList): void {
+    const { entries, count } = list;
+    for (let i = 0; i < count; i++) {
+      const at = entries[i]!;
+      this.u32[at] = (((at >> 1) & (TLB_ENTRIES - 1)) << 12) ^ DUMMY_PAGE;
+      this.u32[at + 1] = UNUSED_HIGH;
+    }
+    list.count = 0;
+  }
+
+  /** Forgets translations; those of global pages only if `globals`. */
+  flush(globals: boolean): void {
+    this.drop(this.local);
+    if (globals) this.drop(this.global);
+    this.cpu.translationsChanged(globals);
+  }
+
+  /** INVLPG: forgets one page in all tables. */
+  flushPage(lo: number, hi: number): void {
+    const index = (lo >>> 12) << 1;
+    for (const table of [TLB_KERNEL_READ, TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE]) {
+      const at = (table >>> 2) + index;
+      this.u32[at] = ((lo >>> 12) << 12) ^ DUMMY_PAGE;
+      this.u32[at + 1] = UNUSED_HIGH;
+    }
+    this.cpu.translationChanged(lo, hi);
+  }
+
+  /** Drops the write entries that lead to a physical page, so that the next write is seen (translated code is there now). */
+  protectPhysical(page: number): void {
+    const host = (RAM_BASE + page) >>> 0;
+    for (const list of [this.local, this.global])
+      for (let i = 0; i < list.count; i++) {
+        const at = list.entries[i]!;
+        const table = at << 2;
+        if (table >= TLB_USER_READ ? table < TLB_USER_WRITE : table < TLB_KERNEL_WRITE) continue;
+        const index = (at >> 1) & (TLB_ENTRIES - 1);
+        if (this.u32[at + 1] !== UNUSED_HIGH >>> 0 && (this.u32[at]! ^ (index << 12)) >>> 0 === host) {
+          this.u32[at] = (index << 12) ^ DUMMY_PAGE;
+          this.u32[at + 1] = UNUSED_HIGH;
+        }
+      }
+  }
+
+  private fill(table: number, lo: number, hi: number, page: number, global: boolean): void {
+    const at = (table >>> 2) + ((lo >>> 12) << 1);
+    this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
+    this.u32[at + 1] = hi;
+    const list = global ? this.global : this.local;
+    if (list.count === list.entries.length) {
+      // Rare: forget everything else and start the lists again with this entry.
+      this.drop(this.local);
+      this.drop(this.global);
+      this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
+      this.u32[at + 1] = hi;
+    }
+    list.entries[list.count++] = at;
+    this.fills++;
+  }
+
+  // ---- the page walk ----
+
+  private pageFault(lo: number, hi: number, code: number): never {
+    throw this.cpu.pageFault(lo, hi, code);
+  }
+
+  /**
+   * Physical address of a linear address, setting accessed and dirty bits and filling the TLB.
+   *
+   * @param user the access counts as user mode's
+   * @throws the processor's fault object: #PF, or #GP/#SS for a non-canonical address
+   */
+  translate(lo: number, hi: number, access: Access, user: boolean): number {
+    const cpu = this.cpu;
+    const write = access === 'write';
+    if (!(cpu.cr0 & CR0_PG)) {
+      const page = (lo & 0xfffff000) >>> 0;
+      this.cache(lo, hi, page, true, true, true, false);
+      return lo >>> 0;
+    }
+    let code = (write ? PfError.W : 0) | (user ? PfError.U : 0);
+    const nx = (cpu.efer & EFER_NXE) !== 0;
+    if (access === 'fetch' && nx) code |= PfError.I;
+    if (cpu.efer & EFER_LMA || cpu.cr4 & CR4_PAE) return this.walk64(lo, hi, access, user, code, nx);
+    return this.walk32(lo, hi, access, user, code);
+  }
+
+  /** 4-level paging (SDM vol. 3, 4.5) and PAE paging (4.4), which share the entry format. */
+  private walk64(lo: number, hi: number, access: Access, user: boolean, code: number, nx: boolean): number {
+    const cpu = this.cpu;
+    const long = (cpu.efer & EFER_LMA) !== 0;
+    if (long && (hi << 15) >> 31 !== hi >> 15) throw cpu.nonCanonical();
+    const write = access === 'write';
+    let table = (cpu.cr3Low & (long ? 0xfffff000 : 0xffffffe0)) >>> 0;
+    let writable = true;
+    let userOk = true;
+    let executable = true;
+    for (let level = long ? 4 : 3; level >= 1; level--) {
+      const index =
+        level === 4
+          ? (hi >>> 7) & 0x1ff
+          : level === 3
+            ? long
+              ? ((hi << 2) | (lo >>> 30)) & 0x1ff
+              : lo >>> 30
+            : level === 2
+              ? (lo >>> 21) & 0x1ff
+              : (lo >>> 12) & 0x1ff;
+      const at = table + index * 8;
+      const entryLow = this.readPhysical32(at);
+      const entryHigh = this.readPhysical32(at + 4);
+      if (!(entryLow & 1)) this.pageFault(lo, hi, code);
+      if (entryHigh & 0x000fff00 || (!nx && entryHigh < 0)) this.pageFault(lo, hi, code | PfError.P | PfError.RSVD);
+      const pdpte = !long && level === 3;
+      if (!pdpte) {
+        if (!(entryLow & 2)) writable = false;
+        if (!(entryLow & 4)) userOk = false;
+        if (entryHigh < 0) executable = false;
+      }
+      const large = level > 1 && (entryLow & 0x80) !== 0 && !pdpte;
+      if (large && level === 4) this.pageFault(lo, hi, code | PfError.P | PfError.RSVD);
+      if (level === 1 || large) {
+        const offsetMask = level === 1 ? 0xfff : level === 2 ? 0x1fffff : 0x3fffffff;
+        if (large && entryLow & offsetMask & ~0x1fff) this.pageFault(lo, hi, code | PfError.P | PfError.RSVD);
+        if (
+          (user && !userOk) ||
+          (write && !writable && (user || cpu.cr0 & CR0_WP)) ||
+          (access === 'fetch' && !executable)
+        )
+          this.pageFault(lo, hi, code | PfError.P);
+        const set = 0x20 | (write ? 0x40 : 0);
+        if ((entryLow & set) !== set) this.writePhysical32(at, entryLow | set);
+        const base = ((entryLow & ~offsetMask & 0xfffff000) >>> 0) + (entryHigh & 0xff) * 0x1_0000_0000;
+        const physical = base + (lo & offsetMask);
+        const dirty = write || (entryLow & 0x40) !== 0;
+        const global = (entryLow & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0;
+        if (access !== 'fetch') {
+          const page = physical - (lo & 0xfff);
+          this.cache(lo, hi, page, dirty && writable, dirty && (writable || !(cpu.cr0 & CR0_WP)), userOk, global);
+        }
+        return physical;
+      }
+      if (!(entryLow & 0x20) && !pdpte) this.writePhysical32(at, entryLow | 0x20);
+      table = ((entryLow & 0xfffff000) >>> 0) + (entryHigh & 0xff) * 0x1_0000_0000;
+    }
+    throw new Error('unreachable: the page walk ends at level 1');
+  }
+
+  /** 32-bit paging (SDM vol. 3, 4.3). */
+  private walk32(lo: number, hi: number, access: Access, user: boolean, code: number): number {
+    const cpu = this.cpu;
+    const write = access === 'write';
+    const pdeAt = ((cpu.cr3Low & 0xfffff000) >>> 0) + (lo >>> 22) * 4;
+    const pde = this.readPhysical32(pdeAt);
+    if (!(pde & 1)) this.pageFault(lo, hi, code);
+    const large = (pde & 0x80) !== 0 && (cpu.cr4 & CR4_PSE) !== 0;
+    const pteAt = large ? pdeAt : ((pde & 0xfffff000) >>> 0) + ((lo >>> 12) & 0x3ff) * 4;
+    const pte = large ? pde : this.readPhysical32(pteAt);
+    if (!(pte & 1)) this.pageFault(lo, hi, code);
+    const writable = (pde & pte & 2) !== 0;
+    const userOk = (pde & pte & 4) !== 0;
+    if ((user && !userOk) || (write && !writable && (user || cpu.cr0 & CR0_WP)))
+      this.pageFault(lo, hi, code | PfError.P);
+    if (!large && !(pde & 0x20)) this.writePhysical32(pdeAt, pde | 0x20);
+    const set = 0x20 | (write ? 0x40 : 0);
+    if ((pte & set) !== set) this.writePhysical32(pteAt, pte | set);
+    const physical = large ? ((pte & 0xffc00000) >>> 0) + (lo & 0x3fffff) : ((pte & 0xfffff000) >>> 0) + (lo & 0xfff);
+    const dirty = write || (pte & 0x40) !== 0;
+    if (access !== 'fetch')
+      this.cache(
+        lo,
+        hi,
+        physical - (lo & 0xfff),
+        dirty && writable,
+        dirty && (writable || !(cpu.cr0 & CR0_WP)),
+        userOk,
+        (pte & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0,
+      );
+    return physical;
+  }
+
+  /** Fills the tables that the page's rights allow; nothing for pages outside RAM or under watch. */
+  private cache(
+    lo: number,
+    hi: number,
+    page: number,
+    userWrite: boolean,
+    kernelWrite: boolean,
+    userOk: boolean,
+    global: boolean,
+  ): void {
+    if (this.watching || page + 4096 > this.ramSize) return;
+    // A page with translated code takes its writes one by one, so that the code can be dropped.
+    const plain = !this.cpu.hasCode(page);
+    this.fill(TLB_KERNEL_READ, lo, hi, page, global);
+    if (kernelWrite && plain) this.fill(TLB_KERNEL_WRITE, lo, hi, page, global);
+    if (userOk) {
+      this.fill(TLB_USER_READ, lo, hi, page, global);
+      if (userWrite && plain) this.fill(TLB_USER_WRITE, lo, hi, page, global);
+    }
+  }
+
+  // ---- physical memory ----
+
+  readPhysical32(address: number): number {
+    if (address + 4 <= this.ramSize) return this.view.getInt32(RAM_BASE + address, true);
+    return this.bus.readMmio(address, 4) | 0;
+  }
+
+  writePhysical32(address: number, value: number): void {
+    if (address + 4 <= this.ramSize) {
+      if (this.cpu.hasCode(address)) this.cpu.codeWritten(address, 4);
+      this.view.setInt32(RAM_BASE + address, value, true);
+    } else this.bus.writeMmio(address, 4, value >>> 0);
+  }
+
+  /** Reads bytes that lie in one page at a physical address into host memory at `to`. */
+  private readBytes(physical: number, size: number, to: number): void {
+    if (physical + size <= this.ramSize) {
+      this.u8.copyWithin(to, RAM_BASE + physical, RAM_BASE + physical + size);
+      return;
+    }
+    for (let i = 0; i < size;) {
+      const n: Width = size - i >= 4 ? 4 : size - i >= 2 ? 2 : 1;
+      const v = this.bus.readMmio(physical + i, n);
+      for (let k = 0; k < n; k++) this.u8[to + i + k] = v >>> (8 * k);
+      i += n;
+    }
+  }
+
+  /** Writes bytes that lie in one page. */
+  private writeBytes(from: number, physical: number, size: number): void {
+    if (physical + size <= this.ramSize) {
+      if (this.cpu.hasCode(physical)) this.cpu.codeWritten(physical, size);
+      this.u8.copyWithin(RAM_BASE + physical, from, from + size);
+      return;
+    }
+    for (let i = 0; i < size;) {
+      const n: Width = size - i >= 4 ? 4 : size - i >= 2 ? 2 : 1;
+      let v = 0;
+      for (let k = 0; k < n; k++) v |= this.u8[from + i + k]! << (8 * k);
+      this.bus.writeMmio(physical + i, n, v >>> 0);
+      i += n;
+    }
+  }
+
+  // ---- access for emitted code (slow path) ----
+
+  private get scratch(): number {
+    return this.cpu.state + S.SCRATCH;
+  }
+
+  /**
+   * The slow path of `Emit.access`: a host address for `size` bytes at a linear address, in RAM where they can be used in
+   * place, else the bounce buffer with the bytes in it. A write is taken back by `commit`.
+   * @throws the processor's fault object
+   */
+  access(lo: number, hi: number, size: number, write: boolean): number {
+    const user = this.cpu.cpl === 3;
+    const kind: Access = write ? 'write' : 'read';
+    if (this.watching) this.cpu.dataBreak(lo, hi, size, write);
+    const first = this.translate(lo, hi, kind, user);
+    const inPage = 4096 - (lo & 0xfff);
+    if (size <= inPage) {
+      if (first + size <= this.ramSize && !(write && this.cpu.hasCode(first))) return RAM_BASE + first;
+      this.readBytes(first, size, this.scratch);
+    } else {
+      const nextLow = (lo + inPage) | 0;
+      const nextHigh = nextLow === 0 ? (hi + 1) | 0 : hi;
+      const second = this.translate(nextLow, nextHigh, kind, user);
+      this.readBytes(first, inPage, this.scratch);
+      this.readBytes(second, size - inPage, this.scratch + inPage);
+    }
+    if (write) {
+      this.bounceLow = lo;
+      this.bounceHigh = hi;
+      this.bounceSize = size;
+    }
+    return this.scratch;
+  }
+
+  /** Writes the bounce buffer back to where the last `access` for writing took it from. */
+  commit(): void {
+    this.store(this.bounceLow, this.bounceHigh, this.bounceSize);
+  }
+
+  /** The slow path of `Emit.store`: writes `size` bytes of the bounce buffer to a linear address. @throws faults */
+  store(lo: number, hi: number, size: number): void {
+    const user = this.cpu.cpl === 3;
+    if (this.watching) this.cpu.dataBreak(lo, hi, size, true);
+    const first = this.translate(lo, hi, 'write', user);
+    const inPage = 4096 - (lo & 0xfff);
+    if (size <= inPage) {
+      this.writeBytes(this.scratch, first, size);
+      return;
+    }
+    const nextLow = (lo + inPage) | 0;
+    const nextHigh = nextLow === 0 ? (hi + 1) | 0 : hi;
+    const second = this.translate(nextLow, nextHigh, 'write', user);
+    this.writeBytes(this.scratch, first, inPage);
+    this.writeBytes(this.scratch + inPage, second, size - inPage);
+  }
+
+  // ---- access for TypeScript ----
+
+  /**
+   * Host address of `size` bytes at a linear address, as `access` gives it, with the fast path first.
+   * @param system the access counts as the supervisor's whatever CPL is (descriptor tables, TSS)
+   */
+  private at(lo: number, hi: number, size: number, write: boolean, system: boolean): number {
+    const user = !system && this.cpu.cpl === 3;
+    const table = write ? (user ? TLB_USER_WRITE : TLB_KERNEL_WRITE) : user ? TLB_USER_READ : TLB_KERNEL_READ;
+    const at = (table >>> 2) + ((lo >>> 12) << 1);
+    if ((this.u32[at + 1]! | 0) === (hi | 0) && (lo & 0xfff) + size <= 4096) return (this.u32[at]! ^ lo) >>> 0;
+    if (!system || this.cpu.cpl !== 3) return this.access(lo, hi, size, write);
+    const cpl = this.cpu.cpl;
+    this.cpu.cpl = 0;
+    try {
+      return this.access(lo, hi, size, write);
+    } finally {
+      this.cpu.cpl = cpl;
+    }
+  }
+
+  read8(lo: number, hi: number, system = false): number {
+    return this.u8[this.at(lo, hi, 1, false, system)]!;
+  }
+  read16(lo: number, hi: number, system = false): number {
+    return this.view.getUint16(this.at(lo, hi, 2, false, system), true);
+  }
+  /** Signed. */
+  read32(lo: number, hi: number, system = false): number {
+    return this.view.getInt32(this.at(lo, hi, 4, false, system), true);
+  }
+  /** Low half returned, high half in `high`; both signed. */
+  read64(lo: number, hi: number, system = false): number {
+    const host = this.at(lo, hi, 8, false, system);
+    this.high = this.view.getInt32(host + 4, true);
+    return this.view.getInt32(host, true);
+  }
+  /** High half of the last `read64`. */
+  high = 0;
+  readBig(lo: number, hi: number, system = false): bigint {
+    return this.view.getBigUint64(this.at(lo, hi, 8, false, system), true);
+  }
+  write8(lo: number, hi: number, value: number, system = false): void {
+    const host = this.at(lo, hi, 1, true, system);
+    this.u8[host] = value;
+    if (host === this.scratch) this.commitAs(system);
+  }
+  write16(lo: number, hi: number, value: number, system = false): void {
+    const host = this.at(lo, hi, 2, true, system);
+    this.view.setUint16(host, value, true);
+    if (host === this.scratch) this.commitAs(system);
+  }
+  write32(lo: number, hi: number, value: number, system = false): void {
+    const host = this.at(lo, hi, 4, true, system);
+    this.view.setInt32(host, value, true);
+    if (host === this.scratch) this.commitAs(system);
+  }
+  write64(lo: number, hi: number, valueLow: number, valueHigh: number, system = false): void {
+    const host = this.at(lo, hi, 8, true, system);
+    this.view.setInt32(host, valueLow, true);
+    this.view.setInt32(host + 4, valueHigh, true);
+    if (host === this.scratch) this.commitAs(system);
+  }
+
+  private commitAs(system: boolean): void {
+    if (!system || this.cpu.cpl !== 3) return this.commit();
+    const cpl = this.cpu.cpl;
+    this.cpu.cpl = 0;
+    try {
+      this.commit();
+    } finally {
+      this.cpu.cpl = cpl;
+    }
+  }
+
+  /**
+   * For bulk operations (string instructions, FXSAVE): host address of the byte at a linear address if its page is plain
+   * RAM for this access (then everything up to the page's end can be used in place), or −1: go byte by byte through
+   * read and write. @throws faults
+   */
+  hostPage(lo: number, hi: number, write: boolean): number {
+    const host = this.at(lo, hi, 1, write, false);
+    return host === this.scratch ? -1 : host;
+  }
+}

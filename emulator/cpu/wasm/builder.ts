@@ -1,0 +1,357 @@
+/** Function bodies and modules of WebAssembly, written straight to bytes. */
+import { emitExpr, I32, localGet, type Expr, type ValType } from './expr.ts';
+import { Writer } from './writer.ts';
+
+export interface FunctionType {
+  readonly params: readonly ValType[];
+  readonly results: readonly ValType[];
+}
+
+/** A mutable local of the function under construction. */
+export interface Local {
+  readonly type: ValType;
+  readonly index: number;
+  /** Reads it. */
+  readonly get: Expr;
+}
+
+/** A label for `br`: its depth is counted from the outermost block. */
+export interface Label {
+  readonly depth: number;
+}
+
+/**
+ * One function body. Statements are emitted in the order of the calls; expressions where a statement uses them.
+ * Temporaries from `let` can be given back in bulk with `mark`/`release`, so that long functions keep few locals.
+ */
+export class FunctionBuilder {
+  readonly w = new Writer();
+  private readonly localTypes: ValType[] = [];
+  private readonly free = new Map<ValType, Local[]>();
+  private readonly used: Local[] = [];
+  private depth = 0;
+
+  constructor(readonly signature: FunctionType) {}
+
+  param(index: number): Expr {
+    return localGet(this.signature.params[index]!, index);
+  }
+
+  /** A new local, zero at first, for as long as the function runs. */
+  local(type: ValType): Local {
+    const index = this.signature.params.length + this.localTypes.length;
+    this.localTypes.push(type);
+    return { type, index, get: localGet(type, index) };
+  }
+
+  /** A local that `release` may hand out again. */
+  temp(type: ValType): Local {
+    const local = this.free.get(type)?.pop() ?? this.local(type);
+    this.used.push(local);
+    return local;
+  }
+
+  mark(): number {
+    return this.used.length;
+  }
+
+  release(mark: number): void {
+    while (this.used.length > mark) {
+      const local = this.used.pop()!;
+      const list = this.free.get(local.type);
+      if (list) list.push(local);
+      else this.free.set(local.type, [local]);
+    }
+  }
+
+  /** Evaluates now; the result can be used any number of times. Constants and unchanging locals stay as they are. */
+  let(x: Expr): Expr {
+    if (x.op === 0x41 || x.op === 0x42) return x;
+    const local = this.temp(x.type);
+    this.set(local, x);
+    return local.get;
+  }
+
+  set(local: Local, x: Expr): void {
+    emitExpr(this.w, x);
+    this.w.u8(0x21);
+    this.w.u32(local.index);
+  }
+
+  /** Evaluates and throws the value away. */
+  drop(x: Expr): void {
+    emitExpr(this.w, x);
+    this.w.u8(0x1a);
+  }
+
+  /** A call without result. */
+  call(index: number, ...args: Expr[]): void {
+    for (const a of args) emitExpr(this.w, a);
+    this.w.u8(0x10);
+    this.w.u32(index);
+  }
+
+  /** Tail call through table 0 of a function of type `type`. */
+  returnCallIndirect(type: number, target: Expr, ...args: Expr[]): void {
+    for (const a of args) emitExpr(this.w, a);
+    emitExpr(this.w, target);
+    this.w.u8(0x13);
+    this.w.u32(type);
+    this.w.u32(0);
+  }
+
+  /** Tail call of a function of this module. */
+  returnCall(index: number, ...args: Expr[]): void {
+    for (const a of args) emitExpr(this.w, a);
+    this.w.u8(0x12);
+    this.w.u32(index);
+  }
+
+  return(...results: Expr[]): void {
+    for (const r of results) emitExpr(this.w, r);
+    this.w.u8(0x0f);
+  }
+
+  unreachable(): void {
+    this.w.u8(0x00);
+  }
+
+  /** Stores `value` of `bytes` bytes (1, 2, 4 or 8; 16 for v128; floats by type) at a host address. */
+  store(bytes: number, address: Expr | number, value: Expr, offset = 0): void {
+    let at = typeof address === 'number' ? undefined : address;
+    if (at?.op === 0x41 && (at.k as number) > 0) {
+      offset += at.k as number;
+      at = undefined;
+    } else if (typeof address === 'number') offset += address;
+    if (at) emitExpr(this.w, at);
+    else {
+      this.w.u8(0x41);
+      this.w.u8(0);
+    }
+    emitExpr(this.w, value);
+    switch (value.type) {
+      case 0x7f:
+        this.w.u8(bytes === 1 ? 0x3a : bytes === 2 ? 0x3b : 0x36);
+        break;
+      case 0x7e:
+        this.w.u8(bytes === 1 ? 0x3c : bytes === 2 ? 0x3d : bytes === 4 ? 0x3e : 0x37);
+        break;
+      case 0x7d:
+        this.w.u8(0x38);
+        break;
+      case 0x7c:
+        this.w.u8(0x39);
+        break;
+      default:
+        this.w.u8(0xfd);
+        this.w.u8(0x0b);
+    }
+    this.w.u8(0);
+    this.w.u32(offset);
+  }
+
+  if(condition: Expr, then: () => void, otherwise?: () => void): void {
+    emitExpr(this.w, condition);
+    this.w.u8(0x04);
+    this.w.u8(0x40);
+    this.depth++;
+    then();
+    if (otherwise) {
+      this.w.u8(0x05);
+      otherwise();
+    }
+    this.depth--;
+    this.w.u8(0x0b);
+  }
+
+  /** A block whose label leaves it. */
+  block(body: (leave: Label) => void): void {
+    this.w.u8(0x02);
+    this.nest(body);
+  }
+
+  /** A loop whose label starts it again. */
+  loop(body: (again: Label) => void): void {
+    this.w.u8(0x03);
+    this.nest(body);
+  }
+
+  private nest(body: (label: Label) => void): void {
+    this.w.u8(0x40);
+    const label = { depth: this.depth++ };
+    body(label);
+    this.depth--;
+    this.w.u8(0x0b);
+  }
+
+  br(label: Label): void {
+    this.w.u8(0x0c);
+    this.w.u32(this.depth - label.depth - 1);
+  }
+
+  brIf(condition: Expr, label: Label): void {
+    emitExpr(this.w, condition);
+    this.w.u8(0x0d);
+    this.w.u32(this.depth - label.depth - 1);
+  }
+
+  brTable(index: Expr, labels: readonly Label[], otherwise: Label): void {
+    emitExpr(this.w, index);
+    this.w.u8(0x0e);
+    this.w.u32(labels.length);
+    for (const l of labels) this.w.u32(this.depth - l.depth - 1);
+    this.w.u32(this.depth - otherwise.depth - 1);
+  }
+
+  memoryCopy(to: Expr, from: Expr, length: Expr): void {
+    emitExpr(this.w, to);
+    emitExpr(this.w, from);
+    emitExpr(this.w, length);
+    this.w.raw(Uint8Array.of(0xfc, 10, 0, 0));
+  }
+
+  memoryFill(to: Expr, value: Expr, length: Expr): void {
+    emitExpr(this.w, to);
+    emitExpr(this.w, value);
+    emitExpr(this.w, length);
+    this.w.raw(Uint8Array.of(0xfc, 11, 0));
+  }
+
+  /** The code section's entry for this function. */
+  encode(out: Writer): void {
+    const head = new Writer();
+    const runs: { type: ValType; count: number }[] = [];
+    for (const type of this.localTypes) {
+      const last = runs[runs.length - 1];
+      if (last?.type === type) last.count++;
+      else runs.push({ type, count: 1 });
+    }
+    head.u32(runs.length);
+    for (const run of runs) {
+      head.u32(run.count);
+      head.u8(run.type);
+    }
+    out.u32(head.length + this.w.length + 1);
+    out.raw(head.view());
+    out.raw(this.w.view());
+    out.u8(0x0b);
+  }
+}
+
+/** A module of functions that share the imported memory `m.memory` and table `m.table`. */
+export class ModuleBuilder {
+  private readonly types: FunctionType[] = [];
+  private readonly typeKeys = new Map<string, number>();
+  private readonly imports: { name: string; type: number }[] = [];
+  private readonly functions: { builder: FunctionBuilder; type: number }[] = [];
+  private readonly exports: { name: string; index: number }[] = [];
+  private readonly elements: { slot: number; indices: number[] }[] = [];
+  private sealed = false;
+
+  type(signature: FunctionType): number {
+    const key = `${signature.params.join()}>${signature.results.join()}`;
+    let index = this.typeKeys.get(key);
+    if (index === undefined) {
+      index = this.types.length;
+      this.types.push(signature);
+      this.typeKeys.set(key, index);
+    }
+    return index;
+  }
+
+  /** Imports `m.<name>`; all imports come before the first function. @returns its function index */
+  import(name: string, signature: FunctionType): number {
+    if (this.sealed) throw new Error(`import of ${name} after the first function`);
+    this.imports.push({ name, type: this.type(signature) });
+    return this.imports.length - 1;
+  }
+
+  /** Adds a function; its body may be written later. @returns its function index */
+  add(builder: FunctionBuilder, exportName?: string): number {
+    this.sealed = true;
+    const index = this.imports.length + this.functions.length;
+    this.functions.push({ builder, type: this.type(builder.signature) });
+    if (exportName) this.exports.push({ name: exportName, index });
+    return index;
+  }
+
+  /** Puts functions into consecutive table slots when the module is instantiated. */
+  element(slot: number, indices: number[]): void {
+    this.elements.push({ slot, indices });
+  }
+
+  encode(): Uint8Array<ArrayBuffer> {
+    const out = new Writer();
+    out.raw(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
+    const section = (id: number, body: (w: Writer) => void): void => {
+      const w = new Writer();
+      body(w);
+      out.u8(id);
+      out.u32(w.length);
+      out.raw(w.view());
+    };
+    section(1, (w) => {
+      w.u32(this.types.length);
+      for (const t of this.types) {
+        w.u8(0x60);
+        w.u32(t.params.length);
+        for (const p of t.params) w.u8(p);
+        w.u32(t.results.length);
+        for (const r of t.results) w.u8(r);
+      }
+    });
+    section(2, (w) => {
+      w.u32(this.imports.length + 2);
+      for (const i of this.imports) {
+        w.name('m');
+        w.name(i.name);
+        w.u8(0);
+        w.u32(i.type);
+      }
+      w.name('m');
+      w.name('memory');
+      w.u8(2);
+      w.u8(0);
+      w.u32(1);
+      w.name('m');
+      w.name('table');
+      w.u8(1);
+      w.u8(0x70);
+      w.u8(0);
+      w.u32(1);
+    });
+    section(3, (w) => {
+      w.u32(this.functions.length);
+      for (const f of this.functions) w.u32(f.type);
+    });
+    if (this.exports.length)
+      section(7, (w) => {
+        w.u32(this.exports.length);
+        for (const e of this.exports) {
+          w.name(e.name);
+          w.u8(0);
+          w.u32(e.index);
+        }
+      });
+    if (this.elements.length)
+      section(9, (w) => {
+        w.u32(this.elements.length);
+        for (const e of this.elements) {
+          w.u32(0);
+          w.u8(0x41);
+          w.s32(e.slot);
+          w.u8(0x0b);
+          w.u32(e.indices.length);
+          for (const i of e.indices) w.u32(i);
+        }
+      });
+    section(10, (w) => {
+      w.u32(this.functions.length);
+      for (const f of this.functions) f.builder.encode(w);
+    });
+    return out.take();
+  }
+}
+
+/** The signature of everything in the table: a handler or a region's entry, given its record's address. */
+export const HANDLER: FunctionType = { params: [I32], results: [] };

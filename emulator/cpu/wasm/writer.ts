@@ -1,0 +1,68 @@
+/** A growing byte buffer with WebAssembly's LEB128 encodings. */
+export class Writer {
+  bytes = new Uint8Array(1024);
+  length = 0;
+
+  private room(n: number): void {
+    if (this.length + n <= this.bytes.length) return;
+    const bigger = new Uint8Array(Math.max(this.bytes.length * 2, this.length + n));
+    bigger.set(this.bytes.subarray(0, this.length));
+    this.bytes = bigger;
+  }
+
+  u8(value: number): void {
+    if (this.length === this.bytes.length) this.room(1);
+    this.bytes[this.length++] = value;
+  }
+
+  raw(data: Uint8Array): void {
+    this.room(data.length);
+    this.bytes.set(data, this.length);
+    this.length += data.length;
+  }
+
+  /** Unsigned LEB128 of an integer up to 2^32 − 1. */
+  u32(value: number): void {
+    value >>>= 0;
+    while (value >= 0x80) {
+      this.u8((value & 0x7f) | 0x80);
+      value >>>= 7;
+    }
+    this.u8(value);
+  }
+
+  /** Signed LEB128 of a 32-bit integer. */
+  s32(value: number): void {
+    value |= 0;
+    while (value < -64 || value > 63) {
+      this.u8((value & 0x7f) | 0x80);
+      value >>= 7;
+    }
+    this.u8(value & 0x7f);
+  }
+
+  /** Signed LEB128 of a 64-bit integer. */
+  s64(value: bigint): void {
+    if (value >= -0x80000000n && value <= 0x7fffffffn) return this.s32(Number(value));
+    while (value < -64n || value > 63n) {
+      this.u8(Number(value & 0x7fn) | 0x80);
+      value >>= 7n;
+    }
+    this.u8(Number(value & 0x7fn));
+  }
+
+  name(text: string): void {
+    const data = new TextEncoder().encode(text);
+    this.u32(data.length);
+    this.raw(data);
+  }
+
+  /** The bytes so far (a view: copy before writing on). */
+  view(): Uint8Array {
+    return this.bytes.subarray(0, this.length);
+  }
+
+  take(): Uint8Array<ArrayBuffer> {
+    return this.bytes.slice(0, this.length);
+  }
+}
