@@ -1,0 +1,363 @@
+import type {
+  BootFile,
+  FromWorker,
+  Location,
+  MachineSpec,
+  PlainExit,
+  Progress,
+  ToWorker,
+  VmStats,
+} from '../src/protocol.ts';
+import { plainError } from '../src/protocol.ts';
+import { decompress, detectCompression } from './disk/compression.ts';
+import type { Fetch } from './disk/fetch.ts';
+import { fetchFile } from './disk/file.ts';
+import type { DiskManifest, ManifestFile } from './disk/manifest.ts';
+import { openDisk, type OpenDisk } from './disk/open.ts';
+import { BlockError } from './disk/types.ts';
+import type { ProcessorStats } from './processor.ts';
+import { readSaved, writeSaved } from './saved-state.ts';
+
+/** Either end of what joins a page to its worker. A MessagePort, a Worker and a worker's global scope all fit. */
+export interface Port<In, Out> {
+  post(message: Out, transfer?: Transferable[]): void;
+  onMessage(listener: (message: In) => void): void;
+}
+
+/** What this file needs of a machine; `emulator/machine.ts` is the one there is, tests bring a small one. */
+export interface WorkerMachine {
+  start(): void;
+  pause(): void;
+  resume(): void;
+  writeConsole(bytes: Uint8Array): void;
+  writeAgent(bytes: Uint8Array): void;
+  resize(columns: number, rows: number): void;
+  stats(): ProcessorStats;
+  /** A consistent state; the machine does not run while it is written. */
+  save(): AsyncIterable<Uint8Array>;
+  restore(state: ReadableStream<Uint8Array>): Promise<void>;
+  /** Ends it for good. */
+  dispose(): void;
+}
+
+export interface MachineParts {
+  kernel?: Uint8Array;
+  initrd?: Uint8Array;
+  cmdline: string;
+  disk?: OpenDisk;
+  spec: MachineSpec;
+}
+
+export interface MachineEvents {
+  /** The bytes belong to the receiver. */
+  output(channel: 'console' | 'agent', bytes: Uint8Array): void;
+  stopped(exit: PlainExit): void;
+}
+
+export type MachineFactory = (parts: MachineParts, events: MachineEvents) => Promise<WorkerMachine>;
+
+export interface WorkerEnvironment {
+  createMachine: MachineFactory;
+  fetch?: Fetch;
+  /** Called after the last message. */
+  exit?: () => void;
+}
+
+/** Console output that the page has not dealt with, in bytes, past which the machine waits. */
+const MOST_UNREAD = 1 << 20;
+const PROGRESS_INTERVAL = 100;
+const LARGEST_KERNEL = 1 << 28;
+
+/** Serves one machine to the page at the other end of `port`. */
+export function serve(port: Port<ToWorker, FromWorker>, environment: WorkerEnvironment): void {
+  const session = new Session(port, environment);
+  port.onMessage((message) => session.handle(message));
+}
+
+class Session {
+  private machine: WorkerMachine | undefined;
+  private disk: OpenDisk | undefined;
+  private spec: MachineSpec | undefined;
+  private readonly controller = new AbortController();
+  private began = 0;
+  private stopped = false;
+  private unread = 0;
+  private held = false;
+  private paused = false;
+  private timer: ReturnType<typeof setInterval> | undefined;
+  private readonly progress: Progress = { phase: 'manifest', loaded: 0, diskBlocks: 0, diskBytes: 0, instructions: 0 };
+  /** Before the machine is there: what was typed, and the size of the terminal. */
+  private early: Extract<ToWorker, { type: 'input' | 'resize' }>[] = [];
+  private readonly fileBytes = new Map<string, { loaded: number; total?: number }>();
+
+  constructor(
+    private readonly port: Port<ToWorker, FromWorker>,
+    private readonly environment: WorkerEnvironment,
+  ) {}
+
+  handle(message: ToWorker): void {
+    if (this.stopped) {
+      if (message.type === 'call') this.fail(message.id, new Error('the machine has stopped'));
+      return;
+    }
+    switch (message.type) {
+      case 'start':
+        this.begin(() => this.boot(message.spec));
+        break;
+      case 'restore':
+        this.begin(() => this.restore(message.spec, message.state));
+        break;
+      case 'input':
+        if (!this.machine) this.early.push(message);
+        else if (message.channel === 'console') this.machine.writeConsole(message.bytes);
+        else this.machine.writeAgent(message.bytes);
+        break;
+      case 'resize':
+        if (this.machine) this.machine.resize(message.columns, message.rows);
+        else this.early.push(message);
+        break;
+      case 'credit':
+        this.unread -= message.bytes;
+        this.throttle();
+        break;
+      case 'pause':
+      case 'resume':
+        this.paused = message.type === 'pause';
+        this.throttle();
+        break;
+      case 'call':
+        this.call(message.id, message.method).catch((cause: unknown) => this.fail(message.id, cause));
+        break;
+      case 'booted':
+        clearInterval(this.timer);
+        break;
+      case 'stop':
+        this.stop({ reason: 'stopped' });
+        break;
+    }
+  }
+
+  private begin(work: () => Promise<void>): void {
+    if (this.began) return;
+    this.began = performance.now();
+    work().catch((cause: unknown) =>
+      this.stop({ reason: 'error', message: plainError(cause).message, error: plainError(cause) }),
+    );
+  }
+
+  private async boot(spec: MachineSpec): Promise<void> {
+    this.timer = setInterval(() => this.tellProgress(), PROGRESS_INTERVAL);
+    this.tellProgress();
+    this.spec = spec;
+    await this.openDisk(spec);
+    if (this.stopped) return;
+    const manifest = this.disk?.manifest;
+    const kernelFile = this.bootFile(spec.kernel, manifest?.kernel);
+    if (!kernelFile)
+      throw new BlockError('manifest', 'there is no kernel to boot: give one, or a disk whose manifest names one');
+    const initrdFile = this.bootFile(spec.initrd, manifest?.initrd);
+    this.progress.phase = 'kernel';
+    this.tellProgress();
+    const [kernel, initrd] = await Promise.all([
+      this.load('kernel', kernelFile),
+      initrdFile ? this.load('initrd', initrdFile) : undefined,
+    ]);
+    const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
+    this.prefetch(manifest);
+    await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec });
+  }
+
+  private async restore(changes: Partial<MachineSpec>, state: Blob): Promise<void> {
+    this.timer = setInterval(() => this.tellProgress(), PROGRESS_INTERVAL);
+    const { header, overlay, machine } = await readSaved(state);
+    const spec: MachineSpec = {
+      tier: 'auto',
+      deterministic: false,
+      readOnly: false,
+      cache: 64,
+      columns: 80,
+      rows: 24,
+      disk: header.disk,
+      ...changes,
+      memory: header.memory,
+    };
+    this.spec = spec;
+    if (header.diskSize !== undefined && spec.disk === undefined)
+      throw new Error('this machine was saved with a disk that was a local file: give the same file again');
+    if (header.diskSize !== undefined) await this.openDisk(spec);
+    if (this.disk && this.disk.device.size !== header.diskSize)
+      throw new Error(
+        `this machine was saved with a disk of ${header.diskSize} bytes, and this one has ${this.disk.device.size}`,
+      );
+    if (overlay) this.disk?.device.importState(overlay);
+    await this.createMachine({ cmdline: '', disk: this.disk, spec }, machine);
+  }
+
+  private async createMachine(parts: MachineParts, state?: ReadableStream<Uint8Array>): Promise<void> {
+    if (this.stopped) return;
+    this.progress.phase = 'machine';
+    this.tellProgress();
+    const machine = await this.environment.createMachine(parts, {
+      output: (channel, bytes) => this.output(channel, bytes),
+      stopped: (exit) => this.stop(exit),
+    });
+    if (this.stopped) return machine.dispose();
+    if (state) await machine.restore(state);
+    if (this.stopped) return machine.dispose();
+    this.machine = machine;
+    machine.resize(parts.spec.columns, parts.spec.rows);
+    for (const message of this.early.splice(0)) this.handle(message);
+    this.progress.phase = 'boot';
+    this.port.post({ type: 'started' });
+    this.tellProgress();
+    machine.start();
+    this.throttle();
+  }
+
+  private async openDisk(spec: MachineSpec): Promise<void> {
+    if (spec.disk === undefined) return;
+    this.disk = await openDisk(spec.disk, {
+      memory: spec.cache * 2 ** 20,
+      readOnly: spec.readOnly,
+      policy: this.environment.fetch ? { fetch: this.environment.fetch } : {},
+      signal: this.controller.signal,
+      onError: (error) => {
+        if (!this.stopped) this.port.post({ type: 'disk-error', error: plainError(error) });
+      },
+    });
+  }
+
+  private prefetch(manifest: DiskManifest | undefined): void {
+    if (manifest) this.disk?.cache.prefetch(manifest.bootChunks);
+  }
+
+  private bootFile(given: Location | undefined, file: ManifestFile | undefined): BootFile | undefined {
+    if (given !== undefined) return { location: given };
+    if (!file || this.disk?.url === undefined) return undefined;
+    return { ...file, location: new URL(file.url, this.disk.url).href };
+  }
+
+  private async load(name: string, file: BootFile): Promise<Uint8Array> {
+    const { location } = file;
+    let bytes: Uint8Array;
+    if (typeof location === 'string') {
+      bytes = await fetchFile(
+        { ...file, url: location },
+        {
+          policy: this.environment.fetch ? { fetch: this.environment.fetch } : {},
+          signal: this.controller.signal,
+          onProgress: (loaded, total) => this.fileBytes.set(name, { loaded, total }),
+        },
+      );
+    } else bytes = location instanceof Uint8Array ? location : new Uint8Array(await location.arrayBuffer());
+    // A file that nothing is known of may still be a compressed kernel. An initramfs is unpacked by the kernel itself.
+    if (file.compression === undefined && name === 'kernel')
+      bytes = await decompress(bytes, detectCompression(bytes), LARGEST_KERNEL, 'the kernel');
+    return bytes;
+  }
+
+  private output(channel: 'console' | 'agent', bytes: Uint8Array): void {
+    if (this.stopped || bytes.length === 0) return;
+    if (channel === 'console') {
+      this.unread += bytes.length;
+      this.throttle();
+    }
+    this.port.post({ type: 'output', channel, bytes });
+  }
+
+  /** Runs or holds the machine, after what the page asked for and what it has still to read. */
+  private throttle(): void {
+    const hold = this.paused || (this.held ? this.unread > MOST_UNREAD / 2 : this.unread > MOST_UNREAD);
+    if (hold === this.held || !this.machine) return;
+    this.held = hold;
+    if (hold) this.machine.pause();
+    else this.machine.resume();
+  }
+
+  private async call(id: number, method: 'save' | 'stats'): Promise<void> {
+    if (method === 'stats') {
+      const value = this.stats();
+      if (!value) throw new Error('the machine has not started yet');
+      this.port.post({ type: 'result', id, value });
+      return;
+    }
+    const { machine, spec } = this;
+    if (!machine || !spec) throw new Error('the machine has not started yet, so there is no state to save');
+    machine.pause();
+    try {
+      // The machine first: whatever of its disk requests is under way ends before the disk is looked at.
+      const pieces: Uint8Array[] = [];
+      for await (const piece of machine.save()) pieces.push(piece.slice());
+      const overlay = await this.disk?.device.exportState();
+      const value = await writeSaved(
+        {
+          memory: spec.memory,
+          disk: typeof spec.disk === 'string' ? spec.disk : undefined,
+          diskSize: this.disk?.device.size,
+        },
+        overlay,
+        (async function* () {
+          yield* pieces;
+        })(),
+      );
+      this.port.post({ type: 'result', id, value });
+    } finally {
+      if (!this.stopped && !this.held) machine.resume();
+    }
+  }
+
+  private fail(id: number, cause: unknown): void {
+    this.port.post({ type: 'failure', id, error: plainError(cause) });
+  }
+
+  private stats(): VmStats | undefined {
+    if (!this.machine) return undefined;
+    let kernelBytes = 0;
+    for (const file of this.fileBytes.values()) kernelBytes += file.loaded;
+    return {
+      seconds: (performance.now() - this.began) / 1000,
+      processor: { ...this.machine.stats() },
+      disk: this.disk?.device.stats,
+      kernelBytes,
+    };
+  }
+
+  private tellProgress(): void {
+    if (this.stopped) return;
+    const { progress } = this;
+    progress.loaded = 0;
+    progress.total = 0;
+    for (const { loaded, total } of this.fileBytes.values()) {
+      progress.loaded += loaded;
+      progress.total = total === undefined || progress.total === undefined ? undefined : progress.total + total;
+    }
+    const disk = this.disk?.device.stats;
+    progress.diskBlocks = disk?.fetches ?? 0;
+    progress.diskBytes = disk?.fetchedBytes ?? 0;
+    progress.instructions = this.machine?.stats().instructions ?? 0;
+    this.port.post({ type: 'progress', progress: { ...progress } });
+  }
+
+  private stop(exit: PlainExit): void {
+    if (this.stopped) return;
+    let stats: VmStats | undefined;
+    try {
+      stats = this.stats();
+    } catch {
+      // A machine that failed may not know its counters any more.
+    }
+    this.stopped = true;
+    clearInterval(this.timer);
+    this.controller.abort();
+    try {
+      this.machine?.dispose();
+    } catch {
+      // It is being thrown away; what it still had to say is in `exit`.
+    }
+    this.disk?.device.close();
+    this.machine = undefined;
+    this.disk = undefined;
+    this.port.post({ type: 'stopped', exit, stats });
+    this.environment.exit?.();
+  }
+}

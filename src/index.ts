@@ -1,0 +1,15 @@
+export {
+  describeExit,
+  LinuxVM,
+  type LinuxVMOptions,
+  type Source,
+  type VmEvents,
+  type VmExit,
+  type VmState,
+  VmStoppedError,
+} from './vm.ts';
+export { Console, type ConsoleListener } from './console.ts';
+export type { ExitReason, Progress, VmStats } from './protocol.ts';
+export { browserWorker, type WorkerFactory, type WorkerHandle } from './worker-handle.ts';
+export { checkSupport, type Support } from './support.ts';
+export type { FileSystem, Process, RunOptions, RunResult, SpawnOptions } from './agent/client.ts';

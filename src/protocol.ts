@@ -1,0 +1,121 @@
+import type { Compression } from '../emulator/disk/compression.ts';
+import type { DiskStats } from '../emulator/disk/types.ts';
+import type { ProcessorStats, Tier } from '../emulator/processor.ts';
+
+/** What a page and its worker say to each other. Everything here can be structured-cloned. */
+
+/** An absolute address, or the bytes themselves. */
+export type Location = string | Blob | Uint8Array;
+
+/** What a machine is made of. */
+export interface MachineSpec {
+  /** A disk's manifest (`….json`) or raw image. */
+  disk?: Location;
+  /** These three override what the manifest says. */
+  kernel?: Location;
+  initrd?: Location;
+  cmdline?: string;
+  /** Added to the command line, whoever gave it. */
+  append?: string;
+  /** RAM in MiB. */
+  memory: number;
+  tier: Tier;
+  deterministic: boolean;
+  readOnly: boolean;
+  /** Most memory for disk blocks that were read, in MiB. */
+  cache: number;
+  columns: number;
+  rows: number;
+}
+
+/** Bytes have two ways: the console, and the guest agent's port. */
+export type Channel = 'console' | 'agent';
+
+export type ToWorker =
+  | { type: 'start'; spec: MachineSpec }
+  | { type: 'restore'; spec: Partial<MachineSpec>; state: Blob }
+  | { type: 'input'; channel: Channel; bytes: Uint8Array }
+  | { type: 'resize'; columns: number; rows: number }
+  /** The page has dealt with this many bytes of console output; more than a bound unread stops the machine. */
+  | { type: 'credit'; bytes: number }
+  | { type: 'pause' }
+  | { type: 'resume' }
+  | { type: 'call'; id: number; method: 'save' | 'stats' }
+  /** The page shows no boot progress any more. */
+  | { type: 'booted' }
+  | { type: 'stop' };
+
+export type FromWorker =
+  | { type: 'progress'; progress: Progress }
+  /** The processor runs. */
+  | { type: 'started' }
+  | { type: 'output'; channel: Channel; bytes: Uint8Array }
+  | { type: 'result'; id: number; value: VmStats | Blob }
+  | { type: 'failure'; id: number; error: PlainError }
+  /** The guest was given an I/O error, for this reason. */
+  | { type: 'disk-error'; error: PlainError }
+  /** The last message. */
+  | { type: 'stopped'; exit: PlainExit; stats?: VmStats };
+
+/** How far loading and booting have come. */
+export interface Progress {
+  phase: 'manifest' | 'kernel' | 'initrd' | 'machine' | 'boot';
+  /** Bytes of the kernel and the initramfs come so far, and in all when that is known. */
+  loaded: number;
+  total?: number;
+  /** Disk blocks (chunks) and bytes that crossed the network for them. */
+  diskBlocks: number;
+  diskBytes: number;
+  /** Guest instructions so far. */
+  instructions: number;
+}
+
+/**
+ * Why a machine stopped: the guest powered off (`poweroff`), asked for a reset (`reset`), its kernel panicked, its
+ * processor shut down (`triple-fault`), `stop()` was called, or something failed (`error`).
+ */
+export type ExitReason = 'poweroff' | 'reset' | 'panic' | 'triple-fault' | 'stopped' | 'error';
+
+export interface PlainError {
+  name: string;
+  message: string;
+  code?: string;
+  url?: string;
+  stack?: string;
+}
+
+export interface PlainExit {
+  reason: ExitReason;
+  /** For people: the panic's first lines, or what failed. */
+  message?: string;
+  error?: PlainError;
+}
+
+export interface VmStats {
+  /** Seconds since the machine was started, on the host's clock. */
+  seconds: number;
+  processor: ProcessorStats;
+  disk?: DiskStats;
+  /** Bytes fetched for the kernel and the initramfs. */
+  kernelBytes: number;
+}
+
+/** A file in words for the worker: where it is and what is known of it. */
+export interface BootFile {
+  location: Location;
+  size?: number;
+  sha256?: string;
+  compression?: Compression;
+}
+
+export function plainError(cause: unknown): PlainError {
+  if (!(cause instanceof Error)) return { name: 'Error', message: String(cause) };
+  const { code, url } = cause as Error & { code?: unknown; url?: unknown };
+  return {
+    name: cause.name,
+    message: cause.message,
+    code: typeof code === 'string' ? code : undefined,
+    url: typeof url === 'string' ? url : undefined,
+    stack: cause.stack,
+  };
+}

@@ -1,0 +1,425 @@
+import type { Tier } from '../emulator/processor.ts';
+import { AgentClient } from './agent/client.ts';
+import type { FileSystem, Process, RunOptions, RunResult, SpawnOptions } from './agent/client.ts';
+import { Console, reportLater } from './console.ts';
+import type {
+  FromWorker,
+  Location,
+  MachineSpec,
+  PlainError,
+  PlainExit,
+  Progress,
+  ToWorker,
+  VmStats,
+} from './protocol.ts';
+import { defaultWorker, type WorkerFactory, type WorkerHandle } from './worker-handle.ts';
+
+/** An address (relative ones count from the page), or the bytes themselves. */
+export type Source = string | URL | Blob | Uint8Array;
+
+export interface LinuxVMOptions {
+  /** Manifest (`….json`) or raw image of the disk. A raw image on a server needs Range requests there. */
+  disk?: Source;
+  /** Kernel: bzImage, vmlinux or Multiboot; overrides the manifest's. */
+  kernel?: Source;
+  /** Initramfs; overrides the manifest's. */
+  initrd?: Source;
+  /** Kernel command line; replaces the manifest's. */
+  cmdline?: string;
+  /** Words added to the command line. */
+  append?: string;
+  /** RAM in MiB, 64 to 3072. Default 512. */
+  memory?: number;
+  /** Forces the interpreter or the compiler; for tests. Default `auto`. */
+  tier?: Tier;
+  /** Clock by instruction count and fixed random numbers: two runs with the same input are equal. Default false. */
+  deterministic?: boolean;
+  /** The guest cannot write to the disk. Default false: writes go to memory and are gone with the machine. */
+  readOnly?: boolean;
+  /** Most memory for disk blocks that were read, in MiB. Default 64. */
+  cache?: number;
+  /** First size of the console. Default 80 × 24. */
+  columns?: number;
+  rows?: number;
+  /** Hears of the loading before `start` resolves; the same as the `progress` event afterwards. */
+  onProgress?: (progress: Progress) => void;
+  /** Ends the loading, or the machine. */
+  signal?: AbortSignal;
+  /** Where the machine runs. Default: a web worker, or in Node (`linux-vm/node`) a worker thread. */
+  worker?: WorkerFactory;
+}
+
+export type VmState = 'loading' | 'booting' | 'running' | 'stopped' | 'error';
+
+/** How a machine ended. */
+export interface VmExit extends Omit<PlainExit, 'error'> {
+  error?: Error;
+  stats?: VmStats;
+}
+
+/** Why a call could not be answered: the machine is no longer there. */
+export class VmStoppedError extends Error {
+  override readonly name = 'VmStoppedError';
+  constructor(readonly exit: VmExit) {
+    super(`the machine has stopped (${describeExit(exit)})`, { cause: exit.error });
+  }
+}
+
+export interface VmEvents {
+  state: VmState;
+  progress: Progress;
+  /** A disk access failed after all retries; the guest saw an I/O error. */
+  'disk-error': Error;
+}
+
+/**
+ * A virtual machine that runs in a worker of its own.
+ *
+ * ```ts
+ * const vm = await LinuxVM.start({ disk: 'disks/debian/manifest.json' });
+ * const { stdout } = await vm.run(['python3', '-c', 'print(2**100)']);
+ * console.log(new TextDecoder().decode(stdout));
+ * await vm.stop();
+ * ```
+ *
+ * Every promise settles: when the machine stops for whatever reason, what is pending rejects with a VmStoppedError.
+ */
+export class LinuxVM {
+  /** The guest's console. */
+  readonly console: Console;
+  /** Resolves when the guest agent answers; rejects with VmStoppedError when the machine stops before. */
+  readonly ready: Promise<void>;
+  /** Resolves when the machine has stopped; never rejects. */
+  readonly exited: Promise<VmExit>;
+
+  private current: VmState = 'loading';
+  private exit: VmExit | undefined;
+  private settleExit: (exit: VmExit) => void = () => undefined;
+  private settleStart: { resolve(): void; reject(error: Error): void } | undefined;
+  private readonly listeners: { [K in keyof VmEvents]: Set<(value: VmEvents[K]) => void> } = {
+    state: new Set(),
+    progress: new Set(),
+    'disk-error': new Set(),
+  };
+  private readonly calls = new Map<number, { resolve(value: VmStats | Blob): void; reject(error: Error): void }>();
+  private nextCall = 1;
+  private readonly agent: AgentClient;
+  private agentData: ((bytes: Uint8Array) => void) | undefined;
+  private readonly agentClosed = new Set<() => void>();
+  private tail = '';
+
+  private constructor(
+    private readonly worker: WorkerHandle,
+    private readonly signal: AbortSignal | undefined,
+  ) {
+    this.exited = new Promise((resolve) => (this.settleExit = resolve));
+    this.console = new Console(
+      (bytes) => this.post({ type: 'input', channel: 'console', bytes }),
+      (columns, rows) => this.post({ type: 'resize', columns, rows }),
+      (bytes) => this.post({ type: 'credit', bytes }),
+    );
+    worker.onMessage((message) => this.receive(message));
+    worker.onError((error) => this.finish({ reason: 'error', message: error.message, error }));
+    this.agent = new AgentClient({
+      write: (bytes) => this.post({ type: 'input', channel: 'agent', bytes }),
+      onData: (listener) => (this.agentData = listener),
+      onClose: (listener) => {
+        if (this.exit) listener();
+        else this.agentClosed.add(listener);
+      },
+    });
+    this.ready = Promise.race([this.agent.ready.then(() => undefined), this.whenStopped()]);
+    this.ready.then(
+      () => this.setState('running'),
+      () => undefined,
+    );
+    signal?.addEventListener('abort', this.onAbort, { once: true });
+  }
+
+  /**
+   * Loads kernel and disk and starts a machine; resolves when its processor runs.
+   * @throws Error in words for people when something cannot be loaded; TypeError when an option is wrong
+   */
+  static async start(options: LinuxVMOptions): Promise<LinuxVM> {
+    const spec: MachineSpec = {
+      tier: options.tier ?? 'auto',
+      deterministic: options.deterministic ?? false,
+      readOnly: options.readOnly ?? false,
+      ...(await commonSpec(options)),
+      memory: checkNumber('memory', options.memory ?? 512, 64, 3072),
+      cache: checkNumber('cache', options.cache ?? 64, 1, 4096),
+      columns: checkNumber('columns', options.columns ?? 80, 1, 1000),
+      rows: checkNumber('rows', options.rows ?? 24, 1, 1000),
+    };
+    return LinuxVM.begin(options, { type: 'start', spec });
+  }
+
+  /**
+   * Goes on from a state that `saveState` gave. The same build is needed, and the same disk: by its address when it
+   * had one, else through `options.disk`.
+   * @throws Error when the state is damaged or its disk is not there
+   */
+  static async restore(
+    state: Blob | ReadableStream<Uint8Array>,
+    options: Omit<LinuxVMOptions, 'kernel' | 'initrd' | 'cmdline' | 'append' | 'memory'> = {},
+  ): Promise<LinuxVM> {
+    const blob = state instanceof Blob ? state : await new Response(state).blob();
+    const { disk } = await commonSpec(options);
+    const spec: Partial<MachineSpec> = { tier: options.tier ?? 'auto', deterministic: options.deterministic ?? false };
+    if (disk !== undefined) spec.disk = disk;
+    if (options.columns) spec.columns = options.columns;
+    if (options.rows) spec.rows = options.rows;
+    return LinuxVM.begin(options, { type: 'restore', spec, state: blob });
+  }
+
+  private static async begin(options: LinuxVMOptions, message: ToWorker): Promise<LinuxVM> {
+    options.signal?.throwIfAborted();
+    const vm = new LinuxVM((options.worker ?? defaultWorker)(), options.signal);
+    if (options.onProgress) vm.on('progress', options.onProgress);
+    const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
+    vm.post(message);
+    await started;
+    return vm;
+  }
+
+  /** `loading`, `booting` from the first instruction, `running` from the agent's first answer or the first prompt. */
+  get state(): VmState {
+    return this.current;
+  }
+
+  /** Adds a listener. @returns a function that removes it */
+  on<K extends keyof VmEvents>(event: K, listener: (value: VmEvents[K]) => void): () => void {
+    this.listeners[event].add(listener);
+    return () => this.listeners[event].delete(listener);
+  }
+
+  /**
+   * Runs a program in the guest and collects its output. Waits for the agent first.
+   * @param argv program (looked for in PATH) and arguments
+   */
+  async run(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+    options.signal?.throwIfAborted();
+    await this.readyOr(options.signal);
+    return Promise.race([this.agent.run([...argv], options), this.whenStopped()]);
+  }
+
+  /** Starts a program in the guest and gives its streams. Waits for the agent first. */
+  async spawn(argv: readonly string[], options: SpawnOptions = {}): Promise<Process> {
+    await this.readyOr(options.signal);
+    return Promise.race([this.agent.spawn([...argv], options), this.whenStopped()]);
+  }
+
+  /** The guest's files, through the agent. */
+  get fs(): FileSystem {
+    return this.agent.fs;
+  }
+
+  /** RAM, devices and what was written to the disk. The machine is held while it is taken, and then goes on. */
+  async saveState(): Promise<Blob> {
+    return (await this.call('save')) as Blob;
+  }
+
+  /** Counters; after the machine has stopped, its last ones. */
+  async stats(): Promise<VmStats> {
+    if (this.exit?.stats) return this.exit.stats;
+    return (await this.call('stats')) as VmStats;
+  }
+
+  /** Stops the processor's clock until `resume`. */
+  pause(): void {
+    this.post({ type: 'pause' });
+  }
+
+  resume(): void {
+    this.post({ type: 'resume' });
+  }
+
+  /** Pulls the plug and frees the memory. What the guest had not flushed is lost. */
+  async stop(): Promise<VmExit> {
+    if (!this.exit) {
+      this.post({ type: 'stop' });
+      // A worker that is stuck is not asked twice.
+      const timer = setTimeout(() => this.finish({ reason: 'stopped' }), 1000);
+      void this.exited.then(() => clearTimeout(timer));
+    }
+    return this.exited;
+  }
+
+  private readonly onAbort = (): void => {
+    const reason: unknown = this.signal?.reason;
+    this.finish({
+      reason: 'stopped',
+      message: 'stopped by its signal',
+      error: reason instanceof Error ? reason : new DOMException('The machine was stopped', 'AbortError'),
+    });
+  };
+
+  private async readyOr(signal: AbortSignal | undefined): Promise<void> {
+    if (!signal) return this.ready;
+    signal.throwIfAborted();
+    let abort: () => void = () => undefined;
+    const aborted = new Promise<never>((_, reject) => {
+      abort = () => reject(signal.reason as Error);
+      signal.addEventListener('abort', abort, { once: true });
+    });
+    try {
+      await Promise.race([this.ready, aborted]);
+    } finally {
+      signal.removeEventListener('abort', abort);
+    }
+  }
+
+  private whenStopped(): Promise<never> {
+    const promise = this.exited.then((exit): never => {
+      throw new VmStoppedError(exit);
+    });
+    promise.catch(() => undefined);
+    return promise;
+  }
+
+  private post(message: ToWorker): void {
+    if (!this.exit) this.worker.post(message);
+  }
+
+  private call(method: 'save' | 'stats'): Promise<VmStats | Blob> {
+    if (this.exit) return Promise.reject(new VmStoppedError(this.exit));
+    const id = this.nextCall++;
+    return new Promise((resolve, reject) => {
+      this.calls.set(id, { resolve, reject });
+      this.post({ type: 'call', id, method });
+    });
+  }
+
+  private receive(message: FromWorker): void {
+    if (this.exit) return;
+    switch (message.type) {
+      case 'progress':
+        this.emit('progress', message.progress);
+        break;
+      case 'started':
+        this.setState('booting');
+        this.settleStart?.resolve();
+        this.settleStart = undefined;
+        break;
+      case 'output':
+        if (message.channel === 'agent') this.agentData?.(message.bytes);
+        else {
+          this.console.receive(message.bytes);
+          this.watchForPrompt(message.bytes);
+        }
+        break;
+      case 'result':
+        this.calls.get(message.id)?.resolve(message.value);
+        this.calls.delete(message.id);
+        break;
+      case 'failure':
+        this.calls.get(message.id)?.reject(revive(message.error));
+        this.calls.delete(message.id);
+        break;
+      case 'disk-error':
+        this.emit('disk-error', revive(message.error));
+        break;
+      case 'stopped':
+        this.finish({
+          ...message.exit,
+          error: message.exit.error && revive(message.exit.error),
+          stats: message.stats,
+        });
+        break;
+    }
+  }
+
+  /** A guest without an agent is taken as running from its first prompt. */
+  private watchForPrompt(bytes: Uint8Array): void {
+    if (this.current !== 'booting') return;
+    this.tail = (this.tail + new TextDecoder('latin1').decode(bytes)).slice(-200);
+    // eslint-disable-next-line no-control-regex -- colours and bracketed paste come as escape sequences
+    const line = this.tail
+      .replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '')
+      .split(/[\r\n]/)
+      .at(-1)!;
+    if (/([#$%]|login:) $/.test(line)) this.setState('running');
+  }
+
+  private setState(state: VmState): void {
+    if (this.current === state || this.current === 'stopped' || this.current === 'error') return;
+    if (state === 'running') this.post({ type: 'booted' });
+    this.current = state;
+    this.emit('state', state);
+  }
+
+  private emit<K extends keyof VmEvents>(event: K, value: VmEvents[K]): void {
+    for (const listener of this.listeners[event]) {
+      try {
+        listener(value);
+      } catch (error) {
+        reportLater(error);
+      }
+    }
+  }
+
+  private finish(exit: VmExit): void {
+    if (this.exit) return;
+    this.exit = exit;
+    this.signal?.removeEventListener('abort', this.onAbort);
+    this.worker.terminate();
+    const error = new VmStoppedError(exit);
+    this.settleStart?.reject(exit.error ?? error);
+    this.settleStart = undefined;
+    for (const call of this.calls.values()) call.reject(error);
+    this.calls.clear();
+    for (const listener of this.agentClosed) listener();
+    this.agentClosed.clear();
+    this.console.close();
+    this.setState(exit.reason === 'error' ? 'error' : 'stopped');
+    this.settleExit(exit);
+  }
+}
+
+/** One line for people about how a machine ended. */
+export function describeExit(exit: Pick<VmExit, 'reason' | 'message'>): string {
+  const words: Record<VmExit['reason'], string> = {
+    poweroff: 'it was powered off',
+    reset: 'it asked for a restart',
+    panic: 'the kernel panicked',
+    'triple-fault': 'its processor shut down after a triple fault',
+    stopped: 'it was stopped',
+    error: 'an error',
+  };
+  return exit.message ? `${words[exit.reason]}: ${exit.message}` : words[exit.reason];
+}
+
+async function commonSpec(options: LinuxVMOptions): Promise<Partial<MachineSpec>> {
+  const spec: Partial<MachineSpec> = {};
+  for (const name of ['disk', 'kernel', 'initrd'] as const) {
+    const value = options[name];
+    if (value !== undefined) spec[name] = location(name, value);
+  }
+  if (options.cmdline !== undefined) spec.cmdline = options.cmdline;
+  if (options.append !== undefined) spec.append = options.append;
+  if (options.tier !== undefined && !['auto', 'interp', 'jit'].includes(options.tier))
+    throw new TypeError(`tier is "${String(options.tier)}"; it can be auto, interp or jit`);
+  return spec;
+}
+
+/** Makes an address absolute: a worker's own base is not the page's. */
+function location(name: string, value: Source): Location {
+  if (value instanceof Uint8Array || value instanceof Blob) return value;
+  const base = typeof document === 'undefined' ? undefined : document.baseURI;
+  try {
+    return new URL(value, base).href;
+  } catch {
+    throw new TypeError(`${name} is "${String(value)}", which is not an address`);
+  }
+}
+
+function checkNumber(name: string, value: number, least: number, most: number): number {
+  if (!(Number.isFinite(value) && value >= least && value <= most))
+    throw new TypeError(`${name} is ${value}; it can be ${least} to ${most}`);
+  return Math.floor(value);
+}
+
+function revive(plain: PlainError): Error {
+  const error = new Error(plain.message);
+  return Object.assign(error, { name: plain.name, code: plain.code, url: plain.url });
+}
