@@ -6,7 +6,8 @@ import { setDefaultWorker, type WorkerHandle } from './worker-handle.ts';
 export function nodeWorker(): WorkerHandle {
   // The extension is the source's own under tsx and the built file's in the package.
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const worker = new Worker(new URL(`./cli/worker-node.${extension}`, import.meta.url));
+  const entry = `./cli/worker-node.${extension}`;
+  const worker = new Worker(new URL(entry, import.meta.url));
   let terminated = false;
   return {
     post: (message) => worker.postMessage(message),

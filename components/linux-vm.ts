@@ -1,0 +1,412 @@
+import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from 'lit';
+import { customElement, property, query, state as reactive } from 'lit/decorators.js';
+import type { Tier } from '../emulator/processor.ts';
+import type { Progress } from '../src/protocol.ts';
+import { checkSupport } from '../src/support.ts';
+import { describeExit, LinuxVM, type VmExit, type VmState } from '../src/vm.ts';
+import type { WorkerFactory } from '../src/worker-handle.ts';
+import './linux-vm-terminal.ts';
+import type { LinuxVMTerminal } from './linux-vm-terminal.ts';
+import { progressText, progressValue } from './progress.ts';
+
+export interface VmStateDetail {
+  state: VmState;
+  /** With `error`, and with `stopped` where the guest crashed. */
+  error?: Error;
+}
+
+/**
+ * A virtual machine with its terminal.
+ *
+ * ```html
+ * <linux-vm disk="disks/debian/manifest.json" autostart></linux-vm>
+ * ```
+ *
+ * @fires vm-state each change of state (`CustomEvent<VmStateDetail>`); bubbles
+ * @fires vm-console what the guest prints (`CustomEvent<Uint8Array>`); bubbles
+ */
+@customElement('linux-vm')
+export class LinuxVMElement extends LitElement {
+  static override styles = css`
+    :host {
+      --panel: #1f232b;
+      --text: #e4e6eb;
+      --dim: #a9b0bd;
+      --accent: #7db4ff;
+      --on-accent: #0b1a30;
+      --bad: #ff9d94;
+      display: grid;
+      grid-template-rows: minmax(0, 1fr) auto;
+      position: relative;
+      height: 480px;
+      min-width: 0;
+      overflow: hidden;
+      color: var(--text);
+      background: #14161b;
+      font:
+        15px/1.45 system-ui,
+        sans-serif;
+    }
+    :host([hidden]) {
+      display: none;
+    }
+    @media (prefers-color-scheme: light) {
+      :host {
+        --panel: #eef1f6;
+        --text: #1d1f24;
+        --dim: #4d5562;
+        --accent: #0b57d0;
+        --on-accent: #ffffff;
+        --bad: #b3261e;
+        background: #ffffff;
+      }
+    }
+    .cover {
+      position: absolute;
+      inset: 0;
+      display: grid;
+      place-items: center;
+      padding: 16px;
+      overflow: auto;
+      background: color-mix(in srgb, var(--panel) 55%, transparent);
+    }
+    .card {
+      box-sizing: border-box;
+      width: min(30rem, 100%);
+      padding: 20px 24px;
+      border-radius: 12px;
+      background: var(--panel);
+      box-shadow: 0 6px 30px rgb(0 0 0 / 30%);
+      overflow-wrap: anywhere;
+    }
+    .card h2 {
+      margin: 0 0 8px;
+      font-size: 1.1rem;
+    }
+    .card p {
+      margin: 0 0 12px;
+    }
+    .bar {
+      display: flex;
+      flex-wrap: wrap;
+      gap: 6px 12px;
+      align-items: center;
+      padding: 6px 12px;
+      background: var(--panel);
+      font-size: 0.9rem;
+    }
+    .bar > span {
+      flex: 1 1 12rem;
+      min-width: 0;
+      overflow-wrap: anywhere;
+    }
+    .bad {
+      color: var(--bad);
+    }
+    .dim {
+      color: var(--dim);
+    }
+    progress {
+      width: 100%;
+      accent-color: var(--accent);
+    }
+    .bar progress {
+      flex: 0 1 8rem;
+      width: 8rem;
+    }
+    button {
+      min-height: 36px;
+      padding: 6px 16px;
+      border: 0;
+      border-radius: 8px;
+      background: var(--accent);
+      color: var(--on-accent);
+      font: inherit;
+      font-weight: 600;
+      cursor: pointer;
+    }
+    button:focus-visible {
+      outline: 3px solid var(--text);
+      outline-offset: 2px;
+    }
+    button.plain {
+      background: transparent;
+      color: var(--accent);
+    }
+    .unseen {
+      position: absolute;
+      width: 1px;
+      height: 1px;
+      overflow: hidden;
+      clip-path: inset(50%);
+      white-space: nowrap;
+    }
+  `;
+
+  /** Address of the disk: its manifest (`….json`) or a raw image. */
+  @property() disk?: string;
+  /** Addresses that override the manifest's. */
+  @property() kernel?: string;
+  @property() initrd?: string;
+  /** Kernel command line instead of the manifest's. */
+  @property() cmdline?: string;
+  /** RAM in MiB. */
+  @property({ type: Number }) memory = 512;
+  /** Start as soon as the element is in the page. */
+  @property({ type: Boolean }) autostart = false;
+  /** `auto`, `interp` or `jit`. */
+  @property() tier: Tier = 'auto';
+  /** Mirrors the terminal into text for screen readers. */
+  @property({ type: Boolean, attribute: 'screen-reader' }) screenReader = false;
+  /** Another kind of worker; for tests. */
+  @property({ attribute: false }) worker?: WorkerFactory;
+
+  @reactive() private current: VmState | 'idle' = 'idle';
+  @reactive() private failure: Error | undefined;
+  @reactive() private exit: VmExit | undefined;
+  @reactive() private progress: Progress | undefined;
+  @reactive() private diskError: Error | undefined;
+  @query('linux-vm-terminal') private readonly terminal!: LinuxVMTerminal;
+
+  private machine: LinuxVM | undefined;
+  private controller: AbortController | undefined;
+  private starting: Promise<LinuxVM> | undefined;
+
+  /** The machine, from the time its processor runs until the next start. */
+  get vm(): LinuxVM | undefined {
+    return this.machine;
+  }
+
+  /** `idle` before the first start. */
+  get state(): VmState | 'idle' {
+    return this.current;
+  }
+
+  /**
+   * Loads and starts a machine; resolves when its processor runs. While one is loading or running, gives that one.
+   * @throws Error in words for people; the same that the element shows
+   */
+  start(): Promise<LinuxVM> {
+    if (this.starting) return this.starting;
+    if (this.machine && (this.current === 'booting' || this.current === 'running'))
+      return Promise.resolve(this.machine);
+    const starting = this.begin().finally(() => {
+      if (this.starting === starting) this.starting = undefined;
+    });
+    this.starting = starting;
+    return starting;
+  }
+
+  /** Ends the machine, or its loading, and frees its memory. */
+  async stop(): Promise<void> {
+    this.controller?.abort(new DOMException('The machine was stopped', 'AbortError'));
+    await this.machine?.exited;
+    await this.starting?.catch(() => undefined);
+  }
+
+  /** Puts the keyboard into the terminal. */
+  override focus(): void {
+    this.terminal?.focus();
+  }
+
+  override disconnectedCallback(): void {
+    super.disconnectedCallback();
+    // An element that is only moved is connected again before this runs.
+    queueMicrotask(() => {
+      if (!this.isConnected) void this.stop();
+    });
+  }
+
+  protected override firstUpdated(): void {
+    if (this.autostart) this.start().catch(() => undefined);
+  }
+
+  protected override updated(changed: PropertyValues<this>): void {
+    if (changed.has('autostart') && this.autostart && this.current === 'idle' && !this.starting && this.hasUpdated)
+      this.start().catch(() => undefined);
+  }
+
+  private async begin(): Promise<LinuxVM> {
+    await this.updateComplete;
+    await this.terminal.updateComplete;
+    const controller = new AbortController();
+    this.controller = controller;
+    this.machine = undefined;
+    this.exit = undefined;
+    this.failure = undefined;
+    this.diskError = undefined;
+    this.progress = undefined;
+    this.terminal.reset();
+    this.change('loading');
+    try {
+      const support = checkSupport();
+      if (!support.ok) throw new Error(support.message);
+      if (!this.disk && !this.kernel)
+        throw new Error('This element has neither a "disk" nor a "kernel" attribute; give it the address of one.');
+      const vm = await LinuxVM.start({
+        disk: this.disk,
+        kernel: this.kernel,
+        initrd: this.initrd,
+        cmdline: this.cmdline,
+        memory: this.memory,
+        tier: this.tier,
+        columns: this.terminal.columns,
+        rows: this.terminal.rows,
+        signal: controller.signal,
+        worker: this.worker,
+        onProgress: (progress) => (this.progress = progress),
+      });
+      this.attach(vm);
+      return vm;
+    } catch (cause) {
+      const error = cause instanceof Error ? cause : new Error(String(cause));
+      if (controller.signal.aborted) {
+        this.exit = { reason: 'stopped' };
+        this.change('stopped');
+      } else {
+        this.failure = error;
+        this.change('error', error);
+      }
+      throw error;
+    }
+  }
+
+  private attach(vm: LinuxVM): void {
+    this.machine = vm;
+    vm.console.onData((bytes) => {
+      this.dispatchEvent(new CustomEvent<Uint8Array>('vm-console', { detail: bytes, bubbles: true, composed: true }));
+      return this.terminal.write(bytes);
+    });
+    vm.on('disk-error', (error) => (this.diskError = error));
+    vm.on('state', (state) => {
+      if (state === 'running' && this.machine === vm) this.change('running');
+    });
+    this.change('booting');
+    if (vm.state === 'running') this.change('running');
+    this.focus();
+    void vm.exited.then((exit) => {
+      if (this.machine !== vm) return;
+      this.exit = exit;
+      if (exit.reason === 'error') {
+        this.failure = exit.error ?? new Error(describeExit(exit));
+        this.change('error', this.failure);
+      } else {
+        const crashed = exit.reason === 'panic' || exit.reason === 'triple-fault';
+        this.change('stopped', crashed ? new Error(describeExit(exit)) : undefined);
+      }
+    });
+  }
+
+  private change(state: VmState, error?: Error): void {
+    this.current = state;
+    this.dispatchEvent(
+      new CustomEvent<VmStateDetail>('vm-state', { detail: { state, error }, bubbles: true, composed: true }),
+    );
+  }
+
+  private readonly onInput = (event: CustomEvent<Uint8Array>): void => {
+    this.machine?.console.write(event.detail);
+  };
+
+  private readonly onResize = (event: CustomEvent<{ columns: number; rows: number }>): void => {
+    this.machine?.console.resize(event.detail.columns, event.detail.rows);
+  };
+
+  private readonly onStart = (): void => {
+    this.start().catch(() => undefined);
+  };
+
+  protected override render(): TemplateResult {
+    return html`
+      <linux-vm-terminal
+        part="terminal"
+        ?screen-reader=${this.screenReader}
+        @terminal-input=${this.onInput}
+        @terminal-resize=${this.onResize}
+      ></linux-vm-terminal>
+      ${this.renderCover()} ${this.renderBar()}
+      <div class="unseen" role="status" aria-live="polite">${this.spoken}</div>
+    `;
+  }
+
+  private get spoken(): string {
+    switch (this.current) {
+      case 'idle':
+        return '';
+      case 'loading':
+        return 'The virtual machine is loading.';
+      case 'booting':
+        return 'The virtual machine is starting.';
+      case 'running':
+        return 'The virtual machine is running.';
+      case 'stopped':
+        return `The virtual machine has stopped: ${this.exit ? describeExit(this.exit) : ''}`;
+      case 'error':
+        return `The virtual machine failed: ${this.failure?.message ?? ''}`;
+    }
+  }
+
+  private renderCover(): TemplateResult | typeof nothing {
+    if (this.current === 'idle')
+      return this.autostart
+        ? nothing
+        : html`<div class="cover">
+            <button @click=${this.onStart}>Start Linux</button>
+          </div>`;
+    if (this.current === 'loading')
+      return html`<div class="cover">
+        <div class="card">
+          <h2>Loading</h2>
+          <p>${progressText(this.progress)}</p>
+          <progress aria-label="Loading" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
+        </div>
+      </div>`;
+    if (this.current === 'error')
+      return html`<div class="cover">
+        <div class="card" role="alert">
+          <h2 class="bad">${this.machine ? 'The machine failed' : 'The machine could not be started'}</h2>
+          <p>${this.failure?.message}</p>
+          <p class="dim">
+            ${
+              this.machine
+                ? 'What was typed since the start is lost; a restart begins with the original disk.'
+                : 'When the cause is removed, try again.'
+            }
+          </p>
+          <button @click=${this.onStart}>${this.machine ? 'Restart' : 'Try again'}</button>
+        </div>
+      </div>`;
+    return nothing;
+  }
+
+  private renderBar(): TemplateResult | typeof nothing {
+    if (this.current === 'stopped') {
+      const bad = this.exit?.reason === 'panic' || this.exit?.reason === 'triple-fault';
+      return html`<div class="bar">
+        <span class=${bad ? 'bad' : ''}>The machine has stopped: ${this.exit ? describeExit(this.exit) : ''}</span>
+        <button @click=${this.onStart}>Restart</button>
+      </div>`;
+    }
+    if (this.diskError)
+      return html`<div class="bar" role="alert">
+        <span class="bad">The disk could not be read, and the guest was told so: ${this.diskError.message}</span>
+        <button class="plain" @click=${() => (this.diskError = undefined)}>Dismiss</button>
+      </div>`;
+    if (this.current === 'booting')
+      return html`<div class="bar">
+        <span>${progressText(this.progress)}</span>
+        <progress aria-label="Starting" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
+      </div>`;
+    return nothing;
+  }
+}
+
+declare global {
+  interface HTMLElementTagNameMap {
+    'linux-vm': LinuxVMElement;
+  }
+  interface HTMLElementEventMap {
+    'vm-state': CustomEvent<VmStateDetail>;
+    'vm-console': CustomEvent<Uint8Array>;
+  }
+}

@@ -1,0 +1,109 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { createStaticServer, listen } from './serve.ts';
+
+/**
+ * `npm start`: sees to the tools, builds disk and site where they are absent or older than their sources, and serves
+ * them.
+ */
+const DISK = resolve('build/disks/debian');
+const SITE = resolve('dist');
+
+/** Commands that building the disk needs, and the Debian package that brings each. */
+const TOOLS: Record<string, string> = {
+  gcc: 'gcc',
+  mke2fs: 'e2fsprogs',
+  mmdebstrap: 'mmdebstrap',
+  'dpkg-deb': 'dpkg',
+};
+
+async function main(): Promise<void> {
+  const major = Number(process.versions.node.split('.')[0]);
+  if (major < 20) throw new Error(`Node ${process.versions.node} is too old: version 20 or later is needed`);
+  if (!existsSync('node_modules/vite')) throw new Error('the packages are not installed: run "npm ci" first');
+
+  if (stale(join(DISK, 'manifest.json'), ['disks'])) {
+    installTools();
+    say('building the disk (a few minutes, once)');
+    await run('npm', ['run', '--silent', 'disk', '--', 'debian']);
+  }
+  if (
+    stale(join(SITE, 'index.html'), [
+      'index.html',
+      'vite.config.ts',
+      'package.json',
+      'src',
+      'components',
+      'emulator',
+      'sw',
+    ])
+  ) {
+    say('building the site');
+    await run('npm', ['run', '--silent', 'build']);
+  }
+  const host = process.env['HOST'] ?? '127.0.0.1';
+  const server = createStaticServer([
+    { path: '/disks/debian/', directory: DISK },
+    { path: '/disks/', directory: resolve('build/disks') },
+    { path: '/', directory: SITE },
+  ]);
+  const address = await listen(server, Number(process.env['PORT'] ?? 8080), host);
+  say(`Debian is at ${address}  (Ctrl-C ends)`);
+}
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+/** Whether `product` is absent or older than anything under `sources`. */
+function stale(product: string, sources: readonly string[]): boolean {
+  if (!existsSync(product)) return true;
+  const made = statSync(product).mtimeMs;
+  const newer = (path: string): boolean => {
+    if (!existsSync(path)) return false;
+    const info = statSync(path);
+    if (!info.isDirectory()) return info.mtimeMs > made;
+    return readdirSync(path).some((name) => newer(join(path, name)));
+  };
+  return sources.some(newer);
+}
+
+function has(command: string): boolean {
+  const path = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`;
+  return path.split(':').some((directory) => directory !== '' && existsSync(join(directory, command)));
+}
+
+function installTools(): void {
+  const missing = Object.keys(TOOLS).filter((tool) => !has(tool));
+  if (missing.length === 0) return;
+  const packages = [...new Set(missing.map((tool) => TOOLS[tool]!))];
+  const command = `apt-get install -y --no-install-recommends ${packages.join(' ')}`;
+  if (!has('apt-get'))
+    throw new Error(`missing: ${missing.join(', ')}. This is not Debian; install what brings them, then start again`);
+  const prefix = process.getuid?.() === 0 ? [] : ['sudo', '-n'];
+  const may =
+    prefix.length === 0 || (has('sudo') && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0);
+  if (!may) throw new Error(`missing: ${missing.join(', ')}. Run this first:\n  sudo ${command}`);
+  say(`installing ${packages.join(', ')}`);
+  const shell = `apt-get update -q && ${command}`;
+  const [program, ...rest] = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'sh', '-c', shell];
+  const { status } = spawnSync(program!, rest, { stdio: 'inherit' });
+  if (status !== 0) throw new Error(`the packages could not be installed; see above, or run: sudo ${command}`);
+}
+
+function run(command: string, args: string[]): Promise<void> {
+  return new Promise((done, fail) => {
+    const child = spawn(command, args, { stdio: 'inherit' });
+    child.on('error', fail);
+    child.on('exit', (code, signal) => {
+      if (code === 0) done();
+      else fail(new Error(`"${command} ${args.join(' ')}" ended with ${signal ?? `status ${code}`}`));
+    });
+  });
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(1);
+});

@@ -1,0 +1,10 @@
+import '../components/linux-vm.ts';
+
+/** The hosted page. Its address may set the element's attributes: `?disk=…&memory=1024&tier=interp`. */
+const element = document.querySelector('linux-vm');
+const wishes = new URLSearchParams(location.search);
+for (const name of ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier']) {
+  const value = wishes.get(name);
+  if (value !== null) element?.setAttribute(name, value);
+}
+if (wishes.has('screen-reader')) element?.setAttribute('screen-reader', '');

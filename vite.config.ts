@@ -1,0 +1,18 @@
+import { defineConfig } from 'vite';
+
+/** The site: static files that any server can host, under any path. */
+export default defineConfig({
+  base: './',
+  worker: { format: 'es' },
+  build: {
+    target: 'es2022',
+    outDir: 'dist',
+    // Preloading would need inline styles and scripts that the page's policy forbids.
+    modulePreload: { polyfill: false },
+    assetsInlineLimit: 0,
+  },
+  server: { host: '127.0.0.1' },
+  test: {
+    include: ['test/unit/**/*.test.ts'],
+  },
+} as Parameters<typeof defineConfig>[0]);
