@@ -1,0 +1,674 @@
+import { writeAcpi } from './boot/acpi.ts';
+import type { VirtioWindow } from './boot/acpi.ts';
+import { MAX_MEMORY, MIN_MEMORY, VIRTIO_BASE, VIRTIO_PINS, VIRTIO_STRIDE } from './boot/layout.ts';
+import { BootError, loadKernel } from './boot/load.ts';
+import { Bus } from './bus.ts';
+import { Scheduler } from './clock.ts';
+import { Ioapic, IOAPIC_BASE, IOAPIC_SIZE } from './devices/ioapic.ts';
+import { Lapic, LAPIC_BASE, LAPIC_SIZE } from './devices/lapic.ts';
+import { Power } from './devices/power.ts';
+import { Rtc, RTC_PORT } from './devices/rtc.ts';
+import { COM1_IRQ, COM1_PORT, Uart16550 } from './devices/uart16550.ts';
+import { VirtioBalloon } from './devices/virtio/balloon.ts';
+import { VirtioBlock } from './devices/virtio/block.ts';
+import { VirtioConsole } from './devices/virtio/console.ts';
+import type { ConsolePort } from './devices/virtio/console.ts';
+import type { VirtioDevice } from './devices/virtio/device.ts';
+import type { NetworkPort } from './devices/virtio/net.ts';
+import { VirtioNet } from './devices/virtio/net.ts';
+import { VirtioRng } from './devices/virtio/rng.ts';
+import { VIRTIO_MMIO_SIZE, VirtioMmio } from './devices/virtio/transport-mmio.ts';
+import type { BlockDevice } from './disk/types.ts';
+import { InstructionClock, RealClock } from './machine-clock.ts';
+import type { MachineClock } from './machine-clock.ts';
+import { isZero, PAGE_SIZE, restoreMemory, saveMemory, STATE_VERSION, wordsOf } from './machine-state.ts';
+import type { MachineState } from './machine-state.ts';
+import { ByteBatch, PanicWatch, RandomSource } from './machine-parts.ts';
+import type { Processor, ProcessorHost, ProcessorStats, StopReason, Tier } from './processor.ts';
+import { macrotasks } from './macrotask.ts';
+import type { Macrotasks } from './macrotask.ts';
+
+export type { MachineState } from './machine-state.ts';
+
+/** The name of the guest agent's port: /sys/class/virtio-ports/…/name in the guest. */
+export const AGENT_PORT = 'org.linux-vm.agent';
+
+const DEFAULT_MAC = new Uint8Array([0x02, 0x4c, 0x56, 0x4d, 0x00, 0x01]);
+/** 2026-01-01, where a deterministic machine's wall clock starts. */
+const DETERMINISTIC_EPOCH = 1_767_225_600_000;
+
+/** How long the run loop keeps the thread before it lets other events in, in milliseconds. */
+const TURN = 4;
+/** The same while a disk request is under way, whose completion is such an event. */
+const TURN_WITH_IO = 1;
+/** Guest time of one call of the processor in nanoseconds: timers are late by at most this. */
+const SLICE = 500_000;
+const DETERMINISTIC_SLICE = 200_000;
+const LEAST_BUDGET = 256;
+/** Waits shorter than this (milliseconds) are spent in the event loop: a host timer cannot be as short. */
+const SHORTEST_SLEEP = 0.3;
+/** The longest host timer; a longer sleep is made of several. */
+const LONGEST_SLEEP = 60_000;
+
+/** Why a machine stopped for good. `shutdown` is a triple fault, `stop` the host's own call. */
+export type MachineExitReason = 'poweroff' | 'reset' | 'shutdown' | 'panic' | 'stop' | 'error';
+
+export interface MachineExit {
+  reason: MachineExitReason;
+  /** For people: the panic's lines, or what failed. */
+  message?: string;
+  error?: unknown;
+}
+
+/** `created` until `start`; `stopped` is final. */
+export type MachineStatus = 'created' | 'running' | 'paused' | 'stopped';
+
+/** Byte arrays belong to the receiver. Handlers are called between slices, never while the processor runs. */
+export interface MachineEvents {
+  /** Output of the terminal (hvc0). */
+  console?(bytes: Uint8Array): void;
+  /** Output of the serial port (ttyS0). */
+  serial?(bytes: Uint8Array): void;
+  /** Output of the guest agent. */
+  agent?(bytes: Uint8Array): void;
+  /** The agent has opened or closed its port. */
+  agentOpen?(open: boolean): void;
+  status?(status: MachineStatus, exit?: MachineExit): void;
+  /** The guest was given an I/O error because of this. */
+  diskError?(error: unknown): void;
+}
+
+export interface MachineOptions {
+  createProcessor: (host: ProcessorHost, memoryBytes: number, tier: Tier) => Promise<Processor> | Processor;
+  /** RAM in bytes: a multiple of 2 MiB, up to 3 GiB. */
+  memory: number;
+  /** A bzImage, an uncompressed ELF vmlinux or a Multiboot kernel. Without one the machine must be restored. */
+  kernel?: Uint8Array;
+  initrd?: Uint8Array;
+  cmdline?: string;
+  /** The first is /dev/vda. */
+  disks?: readonly BlockDevice[];
+  network?: NetworkPort;
+  /** Six bytes. */
+  mac?: Uint8Array;
+  tier?: Tier;
+  /** Time is counted in instructions, random numbers come from `seed`, and a disk request stops the processor. */
+  deterministic?: boolean;
+  seed?: number;
+  events?: MachineEvents;
+  /** Monotonic milliseconds; default `performance.now`. */
+  now?: () => number;
+  /** Milliseconds since 1970; default `Date.now`. */
+  wall?: () => number;
+  /** How the run loop lets other events in; default a macrotask without the 4 ms clamp of timers. */
+  macrotasks?: Macrotasks;
+}
+
+export interface MachineStats {
+  status: MachineStatus;
+  processor: ProcessorStats;
+  /** Guest time in seconds. */
+  guestSeconds: number;
+  /** Host milliseconds in which the processor ran, and turns of the run loop. */
+  busyMs: number;
+  turns: number;
+  /** Interrupts accepted by the local APIC. */
+  interrupts: number;
+  /** Counters of the virtio devices, in order. */
+  devices: { name: string; counters: Record<string, number>; failure?: string }[];
+}
+
+/**
+ * The PC: processor, memory, devices and the loop that runs them. One thread; the processor runs in slices, and between
+ * them timers, devices and the host's event loop have their turn. A machine that has stopped stays so.
+ */
+export class Machine {
+  readonly processor: Processor;
+  readonly clock: MachineClock;
+  readonly console: VirtioConsole;
+  readonly agent: VirtioConsole;
+  readonly balloon: VirtioBalloon;
+  readonly net: VirtioNet;
+  readonly blocks: readonly VirtioBlock[];
+  readonly transports: readonly VirtioMmio[];
+  /** Resolves when the machine has stopped, whatever the reason; never rejects. */
+  readonly stopped: Promise<MachineExit>;
+
+  private readonly scheduler: Scheduler;
+  private readonly lapic: Lapic;
+  private readonly ioapic: Ioapic;
+  private readonly uart: Uart16550;
+  private readonly rtc: Rtc;
+  private readonly random: RandomSource;
+  private readonly macrotasks: Macrotasks;
+  private readonly hostNow: () => number;
+  private readonly deterministic: boolean;
+  private readonly events: MachineEvents;
+  private readonly outputs: ByteBatch[];
+  private readonly panic = new PanicWatch();
+
+  private state: MachineStatus = 'created';
+  private entered = false;
+  private settle!: (exit: MachineExit) => void;
+  /** What the guest asked for while the processor ran. */
+  private request: MachineExit | undefined;
+  /** The loop waits for `wake` or a host timer. */
+  private asleep = false;
+  private sleepTimer: ReturnType<typeof setTimeout> | undefined;
+  private queuedTurn = false;
+  private inProcessor = false;
+  private saving: Promise<unknown> | undefined;
+  private resumeAfterSave = false;
+  private busyMs = 0;
+  private turns = 0;
+  private waiters = new Set<() => void>();
+
+  /**
+   * Makes a machine and loads its kernel; `start` lets it run.
+   * @throws RangeError for a wrong size of memory, BootError for a kernel that cannot be started
+   */
+  static async create(options: MachineOptions): Promise<Machine> {
+    const { memory } = options;
+    if (!Number.isInteger(memory) || memory < MIN_MEMORY || memory > MAX_MEMORY || memory % 0x20_0000)
+      throw new RangeError(`memory of ${memory} bytes: give a multiple of 2 MiB, from 2 MiB to 3 GiB`);
+    const bus = new Bus();
+    const instructions = { processor: undefined as Processor | undefined };
+    const retired = (): number => instructions.processor?.stats.instructions ?? 0;
+    const now = options.now ?? (() => performance.now());
+    const clock = options.deterministic
+      ? new InstructionClock(retired, options.wall?.() ?? DETERMINISTIC_EPOCH)
+      : new RealClock(now, retired, options.wall);
+    const scheduler = new Scheduler(clock);
+    const hooks = { changed: (): void => undefined };
+    const lapic = new Lapic(scheduler, () => hooks.changed());
+    const random = new RandomSource(options.deterministic ? (options.seed ?? 1) : undefined);
+    const processor = await options.createProcessor(
+      { bus, clock, interrupts: lapic, msrs: lapic, random: (bytes) => random.fill(bytes) },
+      memory,
+      options.tier ?? 'auto',
+    );
+    instructions.processor = processor;
+    const machine = new Machine(options, { bus, clock, scheduler, lapic, random, processor, now });
+    hooks.changed = () => machine.interruptChanged();
+    return machine;
+  }
+
+  private constructor(
+    options: MachineOptions,
+    parts: {
+      bus: Bus;
+      clock: MachineClock;
+      scheduler: Scheduler;
+      lapic: Lapic;
+      random: RandomSource;
+      processor: Processor;
+      now: () => number;
+    },
+  ) {
+    const { bus, processor } = parts;
+    this.processor = processor;
+    this.clock = parts.clock;
+    this.scheduler = parts.scheduler;
+    this.lapic = parts.lapic;
+    this.random = parts.random;
+    this.hostNow = parts.now;
+    this.deterministic = options.deterministic ?? false;
+    this.events = options.events ?? {};
+    this.macrotasks = options.macrotasks ?? macrotasks();
+    this.stopped = new Promise((resolve) => (this.settle = resolve));
+
+    this.ioapic = new Ioapic((vector, level) => this.lapic.deliver(vector, level));
+    this.lapic.onEoi = (vector) => this.ioapic.endOfInterrupt(vector);
+    bus.addMmio(LAPIC_BASE, LAPIC_SIZE, this.lapic);
+    bus.addMmio(IOAPIC_BASE, IOAPIC_SIZE, this.ioapic);
+    const serial = new ByteBatch((bytes) => this.output('serial', bytes));
+    this.uart = new Uart16550(this.ioapic.line(COM1_IRQ), (byte) => serial.addByte(byte));
+    bus.addPorts(COM1_PORT, 8, this.uart);
+    this.rtc = new Rtc(this.clock);
+    bus.addPorts(RTC_PORT, 2, this.rtc);
+    new Power(
+      () => this.guestAsks({ reason: 'poweroff' }),
+      () => this.guestAsks({ reason: 'reset' }),
+    ).attach(bus);
+
+    // The terminal is a device of its own, without control queues: see VirtioConsole on resizing.
+    this.console = new VirtioConsole([{ console: true }]);
+    this.agent = new VirtioConsole([{ name: AGENT_PORT }]);
+    const terminal = new ByteBatch((bytes) => this.output('console', bytes));
+    const channel = new ByteBatch((bytes) => this.output('agent', bytes));
+    this.console.ports[0]!.onOutput = (bytes) => terminal.add(bytes);
+    this.agent.ports[0]!.onOutput = (bytes) => channel.add(bytes);
+    this.agent.ports[0]!.onGuestOpen = (open) => this.events.agentOpen?.(open);
+    this.outputs = [serial, terminal, channel];
+    for (const port of [this.console.ports[0]!, this.agent.ports[0]!]) port.onWritable = () => this.wakeWriters();
+
+    this.blocks = (options.disks ?? []).map(
+      (disk, i) =>
+        new VirtioBlock(disk, { serial: `linux-vm-disk${i}`, onError: (error) => this.events.diskError?.(error) }),
+    );
+    this.net = new VirtioNet(options.mac ?? DEFAULT_MAC, options.network);
+    this.balloon = new VirtioBalloon((address, length) => this.release(address, length));
+    const devices: VirtioDevice[] = [
+      this.console,
+      this.agent,
+      ...this.blocks,
+      this.net,
+      new VirtioRng((bytes) => this.random.fill(bytes)),
+      this.balloon,
+    ];
+    if (devices.length > VIRTIO_PINS.length)
+      throw new RangeError(`${this.blocks.length} disks are too many: there is room for ${VIRTIO_PINS.length - 5}`);
+    const windows: VirtioWindow[] = [];
+    this.transports = devices.map((device, i) => {
+      const window = { base: VIRTIO_BASE + i * VIRTIO_STRIDE, size: VIRTIO_MMIO_SIZE, pin: VIRTIO_PINS[i]! };
+      windows.push(window);
+      const transport = new VirtioMmio(processor.memory, this.ioapic.line(window.pin), device);
+      bus.addMmio(window.base, window.size, transport);
+      return transport;
+    });
+
+    const { kernel, initrd, cmdline = '' } = options;
+    if (kernel) {
+      const rsdp = writeAcpi(processor.memory, windows);
+      processor.enter(loadKernel({ memory: processor.memory, kernel, initrd, cmdline, rsdp }));
+      this.entered = true;
+    }
+  }
+
+  get status(): MachineStatus {
+    return this.state;
+  }
+
+  // Life
+
+  /** Lets the machine run for the first time. @throws Error when there is nothing to run */
+  start(): void {
+    if (this.state !== 'created') return;
+    if (!this.entered) throw new BootError('the machine has neither a kernel nor a saved state to start from');
+    this.go();
+  }
+
+  /** Holds the machine; its time stands still. Disk requests under way go on. */
+  pause(): void {
+    this.resumeAfterSave = false;
+    if (this.state !== 'running') return;
+    this.hold();
+    this.events.status?.('paused');
+  }
+
+  resume(): void {
+    if (this.state !== 'paused') return;
+    if (this.saving) this.resumeAfterSave = true;
+    else this.go();
+  }
+
+  /** Ends the machine for good and settles everything that waits for it. */
+  stop(): void {
+    this.finish({ reason: 'stop' });
+  }
+
+  private pausedAt = 0;
+
+  private go(): void {
+    this.state = 'running';
+    this.clock.start(this.pausedAt);
+    this.events.status?.('running');
+    this.queueTurn();
+  }
+
+  private hold(): void {
+    this.state = 'paused';
+    this.pausedAt = this.clock.stop();
+    this.cancelSleep();
+  }
+
+  private finish(exit: MachineExit): void {
+    if (this.state === 'stopped') return;
+    if (this.state === 'running') this.pausedAt = this.clock.stop();
+    this.state = 'stopped';
+    this.cancelSleep();
+    try {
+      this.flushOutputs();
+    } catch (error) {
+      exit = { reason: 'error', message: String(error), error };
+    }
+    if (exit.reason !== 'error' && exit.reason !== 'stop') {
+      const message = this.panic.message;
+      if (message !== undefined) exit = { reason: 'panic', message };
+    }
+    this.macrotasks.close();
+    this.wakeWriters();
+    this.settle(exit);
+    try {
+      this.events.status?.('stopped', exit);
+    } catch {
+      // The listener's own failure changes nothing any more.
+    }
+  }
+
+  /** Called from inside the processor: it is let out at the next opportunity. */
+  private guestAsks(exit: MachineExit): void {
+    this.request ??= exit;
+    this.processor.interruptChanged();
+  }
+
+  // The run loop
+
+  private interruptChanged(): void {
+    if (this.inProcessor) this.processor.interruptChanged();
+    else this.wake();
+  }
+
+  /** Something has happened that a halted or waiting processor should see. Cheap; may be called at any time. */
+  wake(): void {
+    if (!this.asleep || this.state !== 'running') return;
+    this.cancelSleep();
+    this.queueTurn();
+  }
+
+  private cancelSleep(): void {
+    this.asleep = false;
+    clearTimeout(this.sleepTimer);
+    this.sleepTimer = undefined;
+  }
+
+  private queueTurn(): void {
+    if (this.queuedTurn) return;
+    this.queuedTurn = true;
+    this.macrotasks.post(this.turn);
+  }
+
+  private get requestsInFlight(): number {
+    let n = 0;
+    for (const block of this.blocks) n += block.inFlight;
+    return n;
+  }
+
+  private readonly turn = (): void => {
+    this.queuedTurn = false;
+    if (this.state !== 'running') return;
+    this.turns++;
+    try {
+      const start = this.hostNow();
+      const before = this.processor.stats.instructions;
+      const again = this.runSlices(start);
+      const elapsed = this.hostNow() - start;
+      this.busyMs += elapsed;
+      this.measure(elapsed, this.processor.stats.instructions - before);
+      this.flushOutputs();
+      if (again && this.isRunning()) this.queueTurn();
+    } catch (error) {
+      this.finish({ reason: 'error', message: error instanceof Error ? error.message : String(error), error });
+    }
+  };
+
+  /** Outside of `turn`'s flow analysis: a handler may have paused or stopped the machine meanwhile. */
+  private isRunning(): boolean {
+    return this.state === 'running';
+  }
+
+  /** Runs the processor for one turn. @returns whether the next turn may follow at once */
+  private runSlices(start: number): boolean {
+    for (;;) {
+      this.scheduler.run();
+      if (this.deterministic && this.requestsInFlight > 0) return this.waitForDisks();
+      const reason = this.runProcessor(this.budget());
+      if (this.request) {
+        this.finish(this.request);
+        return false;
+      }
+      switch (reason) {
+        case 'shutdown':
+          this.finish({ reason: 'shutdown', message: 'the processor shut down after a triple fault' });
+          return false;
+        case 'waiting':
+          this.asleep = true;
+          return false;
+        case 'halted':
+          this.panic.halted();
+          if (!this.idle()) return false;
+          break;
+        case 'budget':
+          if (this.panic.isFinal(this.clock.now())) {
+            this.finish({ reason: 'panic', message: this.panic.message });
+            return false;
+          }
+      }
+      if (this.hostNow() - start >= (this.requestsInFlight ? TURN_WITH_IO : TURN)) return true;
+    }
+  }
+
+  private runProcessor(budget: number): StopReason {
+    this.inProcessor = true;
+    try {
+      return this.processor.run(budget);
+    } finally {
+      this.inProcessor = false;
+    }
+  }
+
+  /** Instructions until the next timer, or for one slice. */
+  private budget(): number {
+    const left = this.scheduler.next - this.clock.now();
+    if (this.deterministic) return Math.max(1, Math.min(left, DETERMINISTIC_SLICE));
+    return Math.max(LEAST_BUDGET, Math.floor(Math.min(left, SLICE) / this.clock.nsPerInstruction));
+  }
+
+  private measure(elapsed: number, instructions: number): void {
+    if (this.deterministic || elapsed < 1 || instructions < 1000) return;
+    const measured = (elapsed * 1e6) / instructions;
+    // Bounded, so that one stall of the host does not make the next slices tiny.
+    const next = this.clock.nsPerInstruction * 0.75 + measured * 0.25;
+    this.clock.nsPerInstruction = Math.min(Math.max(next, 0.2), 1000);
+  }
+
+  /** The processor is halted. @returns true to go on in this turn, false when the loop sleeps or comes back by itself */
+  private idle(): boolean {
+    const { next } = this.scheduler;
+    if (this.deterministic) {
+      if (this.requestsInFlight > 0) return this.waitForDisks();
+      if (next === Infinity) {
+        this.asleep = true;
+        return false;
+      }
+      this.clock.jump(next);
+      return true;
+    }
+    const milliseconds = (next - this.clock.now()) / 1e6;
+    if (milliseconds <= 0) return true;
+    if (milliseconds < SHORTEST_SLEEP) {
+      this.queueTurn();
+      return false;
+    }
+    this.asleep = true;
+    if (next !== Infinity)
+      this.sleepTimer = setTimeout(() => this.wake(), Math.min(Math.floor(milliseconds), LONGEST_SLEEP));
+    return false;
+  }
+
+  /** Deterministic mode: guest time does not pass while a disk is asked. */
+  private waitForDisks(): false {
+    this.asleep = true;
+    void this.drain().then(() => this.wake());
+    return false;
+  }
+
+  private async drain(): Promise<void> {
+    await Promise.all(this.transports.map((t) => t.device.drain()));
+  }
+
+  // Input and output
+
+  private output(kind: 'console' | 'serial' | 'agent', bytes: Uint8Array): void {
+    if (kind !== 'agent') this.panic.watch(kind, bytes, this.clock.now());
+    this.events[kind]?.(bytes);
+  }
+
+  private flushOutputs(): void {
+    for (const output of this.outputs) output.flush();
+  }
+
+  private wakeWriters(): void {
+    const waiters = this.waiters;
+    this.waiters = new Set();
+    for (const wake of waiters) wake();
+  }
+
+  /**
+   * Types into the terminal. Resolves when all bytes are in the guest's reach (or the machine has stopped, and they are
+   * dropped): wait for it between large pieces. Never rejects.
+   */
+  writeConsole(bytes: Uint8Array): Promise<void> {
+    return this.writePort(this.console.ports[0]!, bytes);
+  }
+
+  /** Sends to the guest agent; as `writeConsole`. Bytes written before the agent has opened its port wait for it. */
+  writeAgent(bytes: Uint8Array): Promise<void> {
+    return this.writePort(this.agent.ports[0]!, bytes);
+  }
+
+  /** Sends to the serial port. @returns how many bytes were taken */
+  writeSerial(bytes: Uint8Array): number {
+    return this.state === 'stopped' ? 0 : this.uart.send(bytes);
+  }
+
+  /** Whether the agent has its port open. */
+  get agentIsOpen(): boolean {
+    return this.agent.ports[0]!.guestOpen;
+  }
+
+  private readonly writing = new Map<ConsolePort, Promise<void>>();
+
+  private writePort(port: ConsolePort, bytes: Uint8Array): Promise<void> {
+    if (this.state === 'stopped') return Promise.resolve();
+    const before = this.writing.get(port);
+    if (!before) {
+      const taken = port.send(bytes);
+      if (taken === bytes.length) return Promise.resolve();
+      bytes = bytes.slice(taken);
+    } else bytes = bytes.slice();
+    const done = this.writeRest(port, bytes, before).then(() => {
+      if (this.writing.get(port) === done) this.writing.delete(port);
+    });
+    this.writing.set(port, done);
+    return done;
+  }
+
+  private async writeRest(port: ConsolePort, bytes: Uint8Array, before?: Promise<void>): Promise<void> {
+    await before;
+    while (bytes.length && this.state !== 'stopped') {
+      bytes = bytes.subarray(port.send(bytes));
+      if (bytes.length) await new Promise<void>((resolve) => this.waiters.add(resolve));
+    }
+  }
+
+  /** The terminal's size in characters. */
+  resize(columns: number, rows: number): void {
+    if (this.state !== 'stopped') this.console.resize(columns, rows);
+  }
+
+  private words: Int32Array | undefined;
+
+  /** The guest does not use these pages. Only those that are not zero already are touched. */
+  private release(address: number, length: number): void {
+    const { memory } = this.processor;
+    this.words ??= wordsOf(memory);
+    for (let at = address; at < address + length; at += PAGE_SIZE)
+      if (!isZero(this.words, at >>> 2, (at + PAGE_SIZE) >>> 2)) memory.writable(at, PAGE_SIZE).fill(0);
+  }
+
+  // State
+
+  /**
+   * Takes the whole state. Time stands still meanwhile; disk requests under way are waited for. The machine goes on
+   * afterwards if it was running. @throws Error when it has stopped
+   */
+  async save(): Promise<MachineState> {
+    while (this.saving) await this.saving.catch(() => undefined);
+    if (this.state === 'stopped') throw new Error('the machine has stopped: it has no state to save');
+    this.resumeAfterSave = this.state === 'running';
+    if (this.state === 'running') this.hold();
+    const saving = this.takeState();
+    this.saving = saving;
+    try {
+      return await saving;
+    } finally {
+      this.saving = undefined;
+      if (this.resumeAfterSave && this.isPaused()) this.go();
+    }
+  }
+
+  private isPaused(): boolean {
+    return this.state === 'paused';
+  }
+
+  private async takeState(): Promise<MachineState> {
+    await this.drain();
+    if (this.state === 'stopped') throw new Error('the machine stopped while its state was being saved');
+    this.flushOutputs();
+    return {
+      version: STATE_VERSION,
+      deterministic: this.deterministic,
+      now: this.pausedAt,
+      wall: this.clock.wall(),
+      random: this.random.save(),
+      processor: this.processor.save(),
+      lapic: this.lapic.save(),
+      ioapic: this.ioapic.save(),
+      uart: this.uart.save(),
+      rtc: this.rtc.save(),
+      virtio: this.transports.map((t) => t.save()),
+      memory: saveMemory(this.processor.memory),
+    };
+  }
+
+  /**
+   * Puts a state into a machine that has not been started. `start` then goes on where it was taken.
+   * @throws Error when it is of another version or of a machine of another shape
+   */
+  restore(state: MachineState): void {
+    if (this.state !== 'created')
+      throw new Error('a state can only be restored into a machine that has not been started');
+    if (state.version !== STATE_VERSION)
+      throw new Error(`the saved machine has format ${state.version}, this program reads format ${STATE_VERSION}`);
+    if (state.deterministic !== this.deterministic)
+      throw new Error(
+        `the saved machine was ${state.deterministic ? '' : 'not '}deterministic, and this one is${this.deterministic ? '' : ' not'}`,
+      );
+    if (state.virtio.length !== this.transports.length)
+      throw new Error(
+        `the saved machine has ${state.virtio.length} devices, this one has ${this.transports.length}: give it the same disks`,
+      );
+    restoreMemory(this.processor.memory, state.memory);
+    this.processor.restore(state.processor);
+    this.pausedAt = state.now;
+    // Timers are armed against the restored time.
+    this.clock.start(state.now);
+    this.clock.stop();
+    this.random.restore(state.random);
+    this.ioapic.restore(state.ioapic);
+    this.uart.restore(state.uart);
+    this.rtc.restore(state.rtc);
+    this.transports.forEach((transport, i) => transport.restore(state.virtio[i]!));
+    // Last: putting back the wires above may have sent messages that the saved controllers had seen already.
+    this.ioapic.restore(state.ioapic);
+    this.lapic.restore(state.lapic);
+    this.entered = true;
+  }
+
+  stats(): MachineStats {
+    return {
+      status: this.state,
+      processor: { ...this.processor.stats },
+      guestSeconds: (this.state === 'running' ? this.clock.now() : this.pausedAt) / 1e9,
+      busyMs: this.busyMs,
+      turns: this.turns,
+      interrupts: this.lapic.delivered,
+      devices: this.transports.map((t) => ({
+        name: t.device.name,
+        counters: { ...t.device.counters },
+        ...(t.failure === undefined ? {} : { failure: t.failure }),
+      })),
+    };
+  }
+}
