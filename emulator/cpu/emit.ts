@@ -555,7 +555,11 @@ export abstract class Emit {
 
   /** Address of x87/MMX register storage for an MMX operand: its 64-bit value. */
   abstract mmxAt(i: number): Expr;
+  /** Writes an MMX register: the significand, and 0xffff to the sign and exponent (SDM vol. 1, 9.6.2). */
   abstract setMmxAt(i: number, value: Expr): void;
+
+  /** The i of an x87 ST(i) operand, 0 to 7: ModRM.rm, an i32. A constant in a region. */
+  abstract stIndex(): Expr;
 
   /** #GP(0) unless the memory operand is aligned (MOVAPS and legacy SSE memory operands of 16 bytes). */
   checkAligned(size = 16): void {
