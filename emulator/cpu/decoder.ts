@@ -214,7 +214,8 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
     switch (sizeLetter) {
       case 98: // b
         n = 1;
-        if (i === 0) insnSize = 1;
+        // A relative target or a sign-extended immediate alone (PUSH Ib) does not make it a byte instruction.
+        if (i === 0 && letter !== 74 && s.charCodeAt(2) !== 115) insnSize = 1;
         break;
       case 119: // w
         n = 2;

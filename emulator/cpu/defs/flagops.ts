@@ -1,0 +1,16 @@
+/** Instructions on single flags. CLI and STI are system instructions. */
+import { CF, def } from '../insn.ts';
+import { S } from '../layout.ts';
+import { i32, k32 } from '../wasm/expr.ts';
+
+const DF = 1 << 10;
+
+export function defineFlagops(): void {
+  def('clc f8', { writes: CF }, (c) => c.setCarry(k32(0)));
+  def('stc f9', { writes: CF }, (c) => c.setCarry(k32(1)));
+  def('cmc f5', { reads: CF, writes: CF }, (c) => {
+    if (!c.flagsDead) c.setCarry(i32.eqz(c.carry()));
+  });
+  def('cld fc', {}, (c) => c.setState(S.EFLAGS, 4, i32.and(c.state32(S.EFLAGS), k32(~DF))));
+  def('std fd', {}, (c) => c.setState(S.EFLAGS, 4, i32.or(c.state32(S.EFLAGS), k32(DF))));
+}
