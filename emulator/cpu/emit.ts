@@ -73,7 +73,9 @@ export type Import =
   /** link(record, which) → record of a direct branch's target (0: taken, 1: next), or 0. */
   | 'link'
   /** hot(record): the block that starts the current run is hot. */
-  | 'hot';
+  | 'hot'
+  /** float(op, record) → 1, or 0 after a fault: `exactFloat` of float/exact.ts, with operands and result in TEMP. */
+  | 'float';
 
 export abstract class Emit {
   /** Operand size in bytes: 1, 2, 4 or 8. */
@@ -500,6 +502,17 @@ export abstract class Emit {
     this.setFlagPair(fr, fx);
   }
 
+  /** ZF, PF and CF as given (0 or 1, i32); OF, SF, AF = 0: comparisons of floating-point numbers. */
+  flagsCompare(zf: Expr, pf: Expr, cf: Expr): void {
+    if (this.flagsDead) return;
+    const z = this.let(zf);
+    // fr is 0 (even parity) or 1 (odd parity): the parity delta makes up for what PF differs from ZF.
+    this.setFlagPair(
+      i64.extend_u(i32.xor(z, k32(1))),
+      i32.or(i32.mul(cf, k32(0xc0000000)), i32.shl(i32.xor(pf, z), 8)),
+    );
+  }
+
   /** The six flags at their RFLAGS places (i32). */
   flagBits(): Expr {
     this.settleFlags();
@@ -551,6 +564,18 @@ export abstract class Emit {
     if (size === 8) return this.let(v128.extract(0x1d, I64, v, 0));
     const low = v128.extract(0x1b, I32, v, 0);
     return this.let(size === 4 ? low : i32.and(low, size === 1 ? 0xff : 0xffff));
+  }
+
+  /**
+   * Runs an SSE floating-point operation exactly (rounding mode, flags, NaN rules, #XM): operands and result are in TEMP.
+   * Touches neither registers nor arithmetic flags.
+   *
+   * @param op a code that `floatOp` made, with an immediate in the upper half
+   */
+  exactFloat(op: Expr): void {
+    this.beforeSlow();
+    this.f.if(i32.eqz(this.callImport('float', op, this.record())), () => this.leaveFaulted());
+    this.afterSlow();
   }
 
   /** Address of x87/MMX register storage for an MMX operand: its 64-bit value. */
