@@ -51,7 +51,7 @@ export async function writeSaved(
     add(head);
     if (bytes) add(bytes);
   }
-  for await (const bytes of machine) add(bytes.slice());
+  for await (const bytes of machine) add(bytes);
   return new Blob([...parts, ...batch], { type: 'application/octet-stream' });
 }
 

@@ -33,8 +33,8 @@ export interface WorkerMachine {
   writeAgent(bytes: Uint8Array): void;
   resize(columns: number, rows: number): void;
   stats(): ProcessorStats;
-  /** A consistent state; the machine does not run while it is written. */
-  save(): AsyncIterable<Uint8Array>;
+  /** The state at this moment, once the disk requests under way have ended. The machine is paused. */
+  save(): Promise<AsyncIterable<Uint8Array>>;
   restore(state: ReadableStream<Uint8Array>): Promise<void>;
   /** Ends it for good. */
   dispose(): void;
@@ -84,6 +84,7 @@ class Session {
   private unread = 0;
   private held = false;
   private paused = false;
+  private saving = 0;
   private timer: ReturnType<typeof setInterval> | undefined;
   private readonly progress: Progress = { phase: 'manifest', loaded: 0, diskBlocks: 0, diskBytes: 0, instructions: 0 };
   /** Before the machine is there: what was typed, and the size of the terminal. */
@@ -267,7 +268,8 @@ class Session {
 
   /** Runs or holds the machine, after what the page asked for and what it has still to read. */
   private throttle(): void {
-    const hold = this.paused || (this.held ? this.unread > MOST_UNREAD / 2 : this.unread > MOST_UNREAD);
+    const hold =
+      this.paused || this.saving > 0 || (this.held ? this.unread > MOST_UNREAD / 2 : this.unread > MOST_UNREAD);
     if (hold === this.held || !this.machine) return;
     this.held = hold;
     if (hold) this.machine.pause();
@@ -283,11 +285,11 @@ class Session {
     }
     const { machine, spec } = this;
     if (!machine || !spec) throw new Error('the machine has not started yet, so there is no state to save');
-    machine.pause();
+    this.saving++;
+    this.throttle();
     try {
-      // The machine first: whatever of its disk requests is under way ends before the disk is looked at.
-      const pieces: Uint8Array[] = [];
-      for await (const piece of machine.save()) pieces.push(piece.slice());
+      const state = await machine.save();
+      // Now nothing is under way to the disk, and the machine is held: the two belong to the same moment.
       const overlay = await this.disk?.device.exportState();
       const value = await writeSaved(
         {
@@ -296,13 +298,12 @@ class Session {
           diskSize: this.disk?.device.size,
         },
         overlay,
-        (async function* () {
-          yield* pieces;
-        })(),
+        state,
       );
       this.port.post({ type: 'result', id, value });
     } finally {
-      if (!this.stopped && !this.held) machine.resume();
+      this.saving--;
+      this.throttle();
     }
   }
 

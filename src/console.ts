@@ -29,6 +29,11 @@ export class Console {
   get readable(): ReadableStream<Uint8Array> {
     if (this.stream) return this.stream;
     let drained: (() => void) | undefined;
+    let room: Promise<void> | undefined;
+    const drain = (): void => {
+      drained?.();
+      drained = room = undefined;
+    };
     let remove: () => void = () => undefined;
     this.stream = new ReadableStream<Uint8Array>(
       {
@@ -43,19 +48,19 @@ export class Console {
           remove = this.onData((bytes) => {
             controller.enqueue(bytes);
             if ((controller.desiredSize ?? 1) > 0) return;
-            return new Promise<void>((resolve) => (drained = resolve));
+            return (room ??= new Promise((resolve) => (drained = resolve)));
           });
           if (this.closed) end();
           else
             this.closing = () => {
-              drained?.();
+              drain();
               end();
             };
         },
-        pull: () => drained?.(),
+        pull: drain,
         cancel: () => {
           remove();
-          drained?.();
+          drain();
         },
       },
       { highWaterMark: QUEUE, size: (bytes) => bytes?.length ?? 0 },

@@ -12,4 +12,15 @@ export { Console, type ConsoleListener } from './console.ts';
 export type { ExitReason, Progress, VmStats } from './protocol.ts';
 export { browserWorker, type WorkerFactory, type WorkerHandle } from './worker-handle.ts';
 export { checkSupport, type Support } from './support.ts';
-export type { FileSystem, Process, RunOptions, RunResult, SpawnOptions } from './agent/client.ts';
+export {
+  AgentError,
+  type DirectoryEntry,
+  type ExitStatus,
+  type FileStat,
+  type FileSystem,
+  type FileType,
+  type Process,
+  type RunOptions,
+  type RunResult,
+  type SpawnOptions,
+} from './agent/client.ts';

@@ -1,6 +1,12 @@
 import type { Tier } from '../emulator/processor.ts';
-import { AgentClient } from './agent/client.ts';
-import type { FileSystem, Process, RunOptions, RunResult, SpawnOptions } from './agent/client.ts';
+import {
+  AgentClient,
+  type FileSystem,
+  type Process,
+  type RunOptions,
+  type RunResult,
+  type SpawnOptions,
+} from './agent/client.ts';
 import { Console, reportLater } from './console.ts';
 import type {
   FromWorker,
@@ -28,7 +34,7 @@ export interface LinuxVMOptions {
   cmdline?: string;
   /** Words added to the command line. */
   append?: string;
-  /** RAM in MiB, 64 to 3072. Default 512. */
+  /** RAM in MiB, 64 to 3072; an odd number is rounded down. Default 512. */
   memory?: number;
   /** Forces the interpreter or the compiler; for tests. Default `auto`. */
   tier?: Tier;
@@ -105,6 +111,7 @@ export class LinuxVM {
   private nextCall = 1;
   private readonly agent: AgentClient;
   private agentData: ((bytes: Uint8Array) => void) | undefined;
+  private readonly pending = new Set<(error: Error) => void>();
   private readonly agentClosed = new Set<() => void>();
   private tail = '';
 
@@ -128,7 +135,7 @@ export class LinuxVM {
         else this.agentClosed.add(listener);
       },
     });
-    this.ready = Promise.race([this.agent.ready.then(() => undefined), this.whenStopped()]);
+    this.ready = this.whileAlive(this.agent.ready.then(() => undefined));
     this.ready.then(
       () => this.setState('running'),
       () => undefined,
@@ -169,7 +176,10 @@ export class LinuxVM {
     if (disk !== undefined) spec.disk = disk;
     if (options.columns) spec.columns = options.columns;
     if (options.rows) spec.rows = options.rows;
-    return LinuxVM.begin(options, { type: 'restore', spec, state: blob });
+    const vm = await LinuxVM.begin(options, { type: 'restore', spec, state: blob });
+    // The guest's clock stood still since it was saved. An agent that is not there cannot put it right.
+    if (!options.deterministic) vm.ready.then(() => vm.agent.setTime(Date.now())).catch(() => undefined);
+    return vm;
   }
 
   private static async begin(options: LinuxVMOptions, message: ToWorker): Promise<LinuxVM> {
@@ -200,13 +210,13 @@ export class LinuxVM {
   async run(argv: readonly string[], options: RunOptions = {}): Promise<RunResult> {
     options.signal?.throwIfAborted();
     await this.readyOr(options.signal);
-    return Promise.race([this.agent.run([...argv], options), this.whenStopped()]);
+    return this.whileAlive(this.agent.run(argv, options));
   }
 
   /** Starts a program in the guest and gives its streams. Waits for the agent first. */
   async spawn(argv: readonly string[], options: SpawnOptions = {}): Promise<Process> {
-    await this.readyOr(options.signal);
-    return Promise.race([this.agent.spawn([...argv], options), this.whenStopped()]);
+    await this.ready;
+    return this.whileAlive(this.agent.spawn(argv, options));
   }
 
   /** The guest's files, through the agent. */
@@ -269,12 +279,22 @@ export class LinuxVM {
     }
   }
 
-  private whenStopped(): Promise<never> {
-    const promise = this.exited.then((exit): never => {
-      throw new VmStoppedError(exit);
+  /** `work`, or a VmStoppedError as soon as the machine has stopped, whatever `work` says of that itself. */
+  private whileAlive<T>(work: Promise<T>): Promise<T> {
+    const { exit } = this;
+    if (exit) {
+      work.catch(() => undefined);
+      return Promise.reject(new VmStoppedError(exit));
+    }
+    const either = new Promise<T>((resolve, reject) => {
+      this.pending.add(reject);
+      work
+        .then(resolve, (error: unknown) => reject(this.exit ? new VmStoppedError(this.exit) : error))
+        .finally(() => this.pending.delete(reject));
     });
-    promise.catch(() => undefined);
-    return promise;
+    // Nobody may be waiting for it, as for `ready`; who is, hears of it through a promise of their own.
+    either.catch(() => undefined);
+    return either;
   }
 
   private post(message: ToWorker): void {
@@ -368,6 +388,8 @@ export class LinuxVM {
     this.settleStart = undefined;
     for (const call of this.calls.values()) call.reject(error);
     this.calls.clear();
+    for (const reject of this.pending) reject(error);
+    this.pending.clear();
     for (const listener of this.agentClosed) listener();
     this.agentClosed.clear();
     this.console.close();

@@ -153,7 +153,8 @@ async function execute(vm: LinuxVM, command: string, verbose: boolean, signal: A
     console = (console + decoder.decode(bytes, { stream: true })).slice(-4000);
   });
   try {
-    const child = await vm.spawn(['bash', '-lc', command], { signal });
+    signal.throwIfAborted();
+    const child = await vm.spawn(['bash', '-lc', command]);
     await child.stdin.close();
     await Promise.all([pour(child.stdout, process.stdout), pour(child.stderr, process.stderr)]);
     return (await child.exit).status;
@@ -167,7 +168,8 @@ async function execute(vm: LinuxVM, command: string, verbose: boolean, signal: A
 }
 
 async function pour(from: ReadableStream<Uint8Array>, to: NodeJS.WriteStream): Promise<void> {
-  for await (const bytes of from) if (!to.write(bytes)) await new Promise((resolve) => to.once('drain', resolve));
+  for await (const bytes of from as unknown as AsyncIterable<Uint8Array>)
+    if (!to.write(bytes)) await new Promise((resolve) => to.once('drain', resolve));
 }
 
 /** @returns the status that an ending of the machine means, having said what is to say about it */

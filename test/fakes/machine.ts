@@ -54,9 +54,12 @@ export class FakeMachine implements WorkerMachine {
       tlbFills: 0,
     };
   }
-  async *save(): AsyncIterable<Uint8Array> {
-    yield new TextEncoder().encode('RAM ');
-    yield new TextEncoder().encode('and devices');
+  async save(): Promise<AsyncIterable<Uint8Array>> {
+    if (this.running) throw new Error('it was saved while it ran');
+    return (async function* () {
+      yield new TextEncoder().encode('RAM ');
+      yield new TextEncoder().encode('and devices');
+    })();
   }
   async restore(state: ReadableStream<Uint8Array>): Promise<void> {
     this.restored = await new Response(state).text();
