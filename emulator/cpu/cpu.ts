@@ -8,6 +8,7 @@ import { bitsToFlags, flagsToBits } from './flags.ts';
 import { ARITH, type Insn } from './insn.ts';
 import { CS, Mode, R, S } from './layout.ts';
 import { Mmu } from './mmu.ts';
+import { SystemRegisters } from './system/registers.ts';
 
 /** A segment register: selector and descriptor cache. */
 export interface Segment {
@@ -68,17 +69,17 @@ export abstract class Cpu {
   halted = false;
   /** Triple fault. */
   shutdown = false;
-  /** RIP (linear) until which interrupts are held off (STI, MOV SS, POP SS), or undefined. */
-  shadow: bigint | undefined;
   readonly faultObject = new GuestFault();
+  /** Registers that only the system instructions use (STAR, TSC_ADJUST…). */
+  readonly sys = new SystemRegisters();
 
   constructor(
-    readonly memory: WebAssembly.Memory,
+    readonly wasmMemory: WebAssembly.Memory,
     readonly host: ProcessorHost,
     ramSize: number,
     readonly state: number,
   ) {
-    const buffer = memory.buffer;
+    const buffer = wasmMemory.buffer;
     this.u8 = new Uint8Array(buffer);
     this.u16 = new Uint16Array(buffer);
     this.i32 = new Int32Array(buffer);
@@ -177,6 +178,18 @@ export abstract class Cpu {
     const at = (this.state + S.RIP) >> 2;
     this.i32[at] = lo;
     this.i32[at + 1] = hi;
+  }
+
+  /**
+   * RIP (linear) before which interrupts are held off (STI, MOV SS, POP SS), or undefined. It is stale once another
+   * instruction is reached, so the run loop clears it when it has honoured it.
+   */
+  get shadow(): bigint | undefined {
+    const linear = this.u64[(this.state + S.SHADOW) >> 3]!;
+    return linear === 0n ? undefined : linear;
+  }
+  set shadow(linear: bigint | undefined) {
+    this.u64[(this.state + S.SHADOW) >> 3] = linear ?? 0n;
   }
 
   /** RFLAGS with everything in it. */

@@ -148,6 +148,16 @@ export abstract class Emit {
   /** Runs the helper of this instruction. */
   abstract runHelper(): void;
 
+  /**
+   * Calls the definition's helper from within an emitted instruction, without handing over registers or flags: it may touch
+   * only what emitted code never keeps in locals (EFLAGS, SHADOW, TypeScript state), may call `cpu.leave`, and may not throw.
+   */
+  callHelper(): void {
+    this.beforeSlow();
+    this.f.drop(this.callImport('helper', this.record()));
+    this.afterSlow();
+  }
+
   // ---- state ----
 
   state32(offset: number): Expr {

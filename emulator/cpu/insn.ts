@@ -175,9 +175,11 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
  * `Ab`, `Av`), S, C, D, V, W, U (XMM in rm only), P, Q, N (MMX in rm only), `CL`, `DX`, `1`. Sizes: b w d q, v (operand
  * size), z (operand size, at most 4), y (4 or 8), x (16), s after I (sign-extended to the operand size: `Ibs`); M alone
  * has no size.
+ *
+ * @param helper what `Emit.callHelper` calls, for a rare part of an emitted instruction
  */
-export function def(pattern: string, options: DefOptions, emit: (c: Emit) => void): void {
-  DEFS.push(parse(pattern, options, emit, undefined));
+export function def(pattern: string, options: DefOptions, emit: (c: Emit) => void, helper?: Helper): void {
+  DEFS.push(parse(pattern, options, emit, helper));
 }
 
 /** Defines an instruction form by a function in TypeScript, for what is rare or slow. */

@@ -38,6 +38,8 @@ export const S = {
   MXCSR: 0x0f4,
   /** Instructions that the interpreter retired since the last slice began (i32); the rest were compiled. */
   INTERPRETED: 0x0f8,
+  /** Nonzero when an interrupt waits for RFLAGS.IF (i32). */
+  PENDING: 0x0fc,
   XMM: 0x100,
   /** x87 data registers R0…R7 (physical), 16 bytes each: significand (8), sign and exponent (2). MMn is Rn's significand. */
   X87: 0x200,
