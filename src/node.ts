@@ -2,12 +2,20 @@ import { Worker } from 'node:worker_threads';
 import type { FromWorker } from './protocol.ts';
 import { setDefaultWorker, type WorkerHandle } from './worker-handle.ts';
 
+// A variable, so that bundlers leave the address alone.
+const BUILT = './cli/worker-node.js';
+
+/** From its sources the project runs under tsx, which a worker thread does not inherit: it is told of it first. */
+function sourceWorker(): Worker {
+  const tsx = import.meta.resolve('tsx/esm/api');
+  const entry = new URL('./cli/worker-node.ts', import.meta.url).href;
+  const code = `import(${JSON.stringify(tsx)}).then(({ register }) => (register(), import(${JSON.stringify(entry)})))`;
+  return new Worker(code, { eval: true });
+}
+
 /** A worker thread of Node; `file:` addresses work there. */
 export function nodeWorker(): WorkerHandle {
-  // The extension is the source's own under tsx and the built file's in the package.
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const entry = `./cli/worker-node.${extension}`;
-  const worker = new Worker(new URL(entry, import.meta.url));
+  const worker = import.meta.url.endsWith('.ts') ? sourceWorker() : new Worker(new URL(BUILT, import.meta.url));
   let terminated = false;
   return {
     post: (message) => worker.postMessage(message),

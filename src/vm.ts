@@ -71,6 +71,10 @@ export class VmStoppedError extends Error {
   }
 }
 
+/** Colours, and the switching on of bracketed paste. */
+// eslint-disable-next-line no-control-regex -- they begin with ESC
+const ESCAPE_SEQUENCE = /\x1b\[[0-9;?]*[A-Za-z]/g;
+
 export interface VmEvents {
   state: VmState;
   progress: Progress;
@@ -257,11 +261,14 @@ export class LinuxVM {
 
   private readonly onAbort = (): void => {
     const reason: unknown = this.signal?.reason;
-    this.finish({
+    const exit: VmExit = {
       reason: 'stopped',
       message: 'stopped by its signal',
       error: reason instanceof Error ? reason : new DOMException('The machine was stopped', 'AbortError'),
-    });
+    };
+    // A machine that runs is asked for its last counters; one that loads has none.
+    if (this.settleStart) this.finish(exit);
+    else void this.stop();
   };
 
   private async readyOr(signal: AbortSignal | undefined): Promise<void> {
@@ -353,9 +360,8 @@ export class LinuxVM {
   private watchForPrompt(bytes: Uint8Array): void {
     if (this.current !== 'booting') return;
     this.tail = (this.tail + new TextDecoder('latin1').decode(bytes)).slice(-200);
-    // eslint-disable-next-line no-control-regex -- colours and bracketed paste come as escape sequences
     const line = this.tail
-      .replace(/\x1b\[[0-9;?]*[A-Za-z]/g, '')
+      .replace(ESCAPE_SEQUENCE, '')
       .split(/[\r\n]/)
       .at(-1)!;
     if (/([#$%]|login:) $/.test(line)) this.setState('running');

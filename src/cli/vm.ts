@@ -31,6 +31,7 @@ Status: that of COMMAND, else 0 after a power-off, 1 after a kernel panic or an 
 const FAILED = 1;
 const MISUSED = 2;
 const TIMED_OUT = 124;
+const INTERRUPTED = 130;
 
 async function main(): Promise<number> {
   let options;
@@ -73,7 +74,7 @@ async function main(): Promise<number> {
   }
   const controller = new AbortController();
   const timer = timeout && setTimeout(() => controller.abort(new TimeoutError(timeout)), timeout * 1000);
-  const onSignal = (): void => controller.abort(new Error('interrupted'));
+  const onSignal = (): void => controller.abort(new Interrupted('interrupted'));
   process.on('SIGTERM', onSignal);
   process.on('SIGHUP', onSignal);
   if (options.exec !== undefined) process.on('SIGINT', onSignal);
@@ -101,11 +102,12 @@ async function main(): Promise<number> {
       options.exec === undefined
         ? await interact(vm)
         : await execute(vm, options.exec, options.verbose, controller.signal);
+    controller.signal.throwIfAborted();
   } catch (error) {
     if (vm && controller.signal.aborted) await vm.exited;
     const reason = controller.signal.aborted ? (controller.signal.reason as Error) : (error as Error);
     process.stderr.write(`${reason.message}\n`);
-    status = reason instanceof TimeoutError ? TIMED_OUT : FAILED;
+    status = reason instanceof TimeoutError ? TIMED_OUT : reason instanceof Interrupted ? INTERRUPTED : FAILED;
   } finally {
     if (timer) clearTimeout(timer);
   }
@@ -113,6 +115,8 @@ async function main(): Promise<number> {
   await vm?.stop();
   return status;
 }
+
+class Interrupted extends Error {}
 
 class TimeoutError extends Error {
   constructor(seconds: number) {
@@ -153,13 +157,12 @@ async function execute(vm: LinuxVM, command: string, verbose: boolean, signal: A
     console = (console + decoder.decode(bytes, { stream: true })).slice(-4000);
   });
   try {
-    signal.throwIfAborted();
     const child = await vm.spawn(['bash', '-lc', command]);
     await child.stdin.close();
     await Promise.all([pour(child.stdout, process.stdout), pour(child.stderr, process.stderr)]);
     return (await child.exit).status;
   } catch (error) {
-    if (vm.state !== 'stopped' && vm.state !== 'error') throw error;
+    if (signal.aborted || (vm.state !== 'stopped' && vm.state !== 'error')) throw error;
     const exit = await vm.exited;
     if (exit.reason === 'poweroff') return 0;
     if (!verbose && console) process.stderr.write(`${console.trimEnd()}\n`);
