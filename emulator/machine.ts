@@ -402,7 +402,7 @@ export class Machine {
     }
   };
 
-  /** Outside of `turn`'s flow analysis: a handler may have paused or stopped the machine meanwhile. */
+  /** A method, so that the compiler does not believe the state known. */
   private isRunning(): boolean {
     return this.state === 'running';
   }
@@ -417,6 +417,10 @@ export class Machine {
         this.finish(this.request);
         return false;
       }
+      // Before idling, so that a prompt is seen at once; in a deterministic machine always at the same points.
+      if (reason === 'halted' || this.deterministic) this.flushOutputs();
+      // A handler may have paused or stopped the machine.
+      if (!this.isRunning()) return false;
       switch (reason) {
         case 'shutdown':
           this.finish({ reason: 'shutdown', message: 'the processor shut down after a triple fault' });
