@@ -62,6 +62,11 @@ export class LinuxVMTerminal extends LitElement {
       .xterm {
         height: 100%;
       }
+      /* What is left over below the last whole line has the colour of the rest. */
+      .xterm .xterm-viewport,
+      .xterm .xterm-scrollable-element {
+        background-color: transparent !important;
+      }
       @media (prefers-color-scheme: light) {
         :host {
           background: #ffffff;

@@ -358,6 +358,7 @@ export class LinuxVMElement extends LitElement {
         <div class="card">
           <h2>Loading</h2>
           <p>${progressText(this.progress)}</p>
+          ${this.progress?.trouble ? html`<p class="bad">Trying again: ${this.progress.trouble}</p>` : nothing}
           <progress aria-label="Loading" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
         </div>
       </div>`;

@@ -10,7 +10,7 @@ import type {
 } from '../src/protocol.ts';
 import { plainError } from '../src/protocol.ts';
 import { decompress, detectCompression } from './disk/compression.ts';
-import type { Fetch } from './disk/fetch.ts';
+import type { Fetch, FetchPolicy } from './disk/fetch.ts';
 import { fetchFile } from './disk/file.ts';
 import type { DiskManifest, ManifestFile } from './disk/manifest.ts';
 import { openDisk, type OpenDisk } from './disk/open.ts';
@@ -220,12 +220,19 @@ class Session {
     this.disk = await openDisk(spec.disk, {
       memory: spec.cache * 2 ** 20,
       readOnly: spec.readOnly,
-      policy: this.environment.fetch ? { fetch: this.environment.fetch } : {},
+      policy: this.policy,
       signal: this.controller.signal,
       onError: (error) => {
         if (!this.stopped) this.port.post({ type: 'disk-error', error: plainError(error) });
       },
     });
+  }
+
+  private get policy(): Partial<FetchPolicy> {
+    const { fetch } = this.environment;
+    const policy: Partial<FetchPolicy> = { onRetry: (error) => (this.progress.trouble = error.message) };
+    if (fetch) policy.fetch = fetch;
+    return policy;
   }
 
   private prefetch(manifest: DiskManifest | undefined): void {
@@ -245,7 +252,7 @@ class Session {
       bytes = await fetchFile(
         { ...file, url: location },
         {
-          policy: this.environment.fetch ? { fetch: this.environment.fetch } : {},
+          policy: this.policy,
           signal: this.controller.signal,
           onProgress: (loaded, total) => this.fileBytes.set(name, { loaded, total }),
         },
@@ -326,6 +333,7 @@ class Session {
   private tellProgress(): void {
     if (this.stopped) return;
     const { progress } = this;
+    const before = progress.loaded + progress.diskBlocks;
     progress.loaded = 0;
     progress.total = 0;
     for (const { loaded, total } of this.fileBytes.values()) {
@@ -336,6 +344,7 @@ class Session {
     progress.diskBlocks = disk?.fetches ?? 0;
     progress.diskBytes = disk?.fetchedBytes ?? 0;
     progress.instructions = this.machine?.stats().instructions ?? 0;
+    if (progress.loaded + progress.diskBlocks > before) progress.trouble = undefined;
     this.port.post({ type: 'progress', progress: { ...progress } });
   }
 

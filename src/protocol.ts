@@ -68,6 +68,8 @@ export interface Progress {
   diskBytes: number;
   /** Guest instructions so far. */
   instructions: number;
+  /** Why the last attempt to fetch something failed; it is being made again. Absent when all is well. */
+  trouble?: string;
 }
 
 /**

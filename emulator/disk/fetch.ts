@@ -52,7 +52,8 @@ export async function withRetry<T>(
     } catch (cause) {
       const error = asBlockError(cause, url);
       if (error.code === 'aborted') throw error;
-      if (number >= policy.attempts) throw number > 1 ? afterAttempts(error, number) : error;
+      if (number >= (error.lasting ? Math.min(3, policy.attempts) : policy.attempts))
+        throw number > 1 ? afterAttempts(error, number) : error;
       policy.onRetry?.(error, number);
       // Up to a quarter of jitter, so that many waiting blocks do not come back in one burst.
       const delay = Math.min(policy.maxDelay, policy.baseDelay * 2 ** (number - 1));
@@ -124,7 +125,11 @@ export function checkStatus(response: Response, url: string, wanted: readonly nu
       : response.status === 403 || response.status === 401
         ? 'the server wants a permission this page does not have'
         : 'try again later, or ask whoever runs the server';
-  throw new BlockError('status', `${url} was answered with ${response.status} ${response.statusText}: ${hint}`, url);
+  const { status } = response;
+  const text = `${url} was answered with ${status} ${response.statusText}: ${hint}`;
+  throw new BlockError('status', text, url, {
+    lasting: status >= 400 && status < 500 && status !== 408 && status !== 429,
+  });
 }
 
 /**
@@ -188,7 +193,10 @@ export function asBlockError(cause: unknown, url: string): BlockError {
 }
 
 function afterAttempts(error: BlockError, attempts: number): BlockError {
-  return new BlockError(error.code, `${error.message} (${attempts} attempts)`, error.url, { cause: error });
+  return new BlockError(error.code, `${error.message} (${attempts} attempts)`, error.url, {
+    cause: error,
+    lasting: error.lasting,
+  });
 }
 
 function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {

@@ -76,13 +76,16 @@ export type BlockErrorCode =
 /** Why data could not be had, in words for the person at the screen: what failed, what was expected, what to do. */
 export class BlockError extends Error {
   override readonly name = 'BlockError';
+  /** Unlikely to go away soon (a 404, say): fewer attempts are made. */
+  readonly lasting: boolean;
   constructor(
     readonly code: BlockErrorCode,
     message: string,
     readonly url?: string,
-    options?: { cause?: unknown },
+    options?: { cause?: unknown; lasting?: boolean },
   ) {
     super(message, options);
+    this.lasting = options?.lasting ?? false;
   }
 }
 
