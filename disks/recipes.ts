@@ -1,0 +1,90 @@
+/** What is in each disk. */
+
+export interface Recipe {
+  name: string;
+  packages: readonly string[];
+  /** Bytes of the file system. What is free is zeros, which are neither stored nor fetched. */
+  size: number;
+}
+
+const MIB = 2 ** 20;
+
+const BASE = [
+  ...['bash', 'coreutils', 'apt', 'python3', 'nano', 'less', 'curl', 'ca-certificates', 'iproute2', 'procps'],
+  // What Debian's installer always brings and people expect: mount, modprobe, useradd, names of ports, ping.
+  ...['mount', 'kmod', 'passwd', 'netbase', 'iputils-ping'],
+];
+
+export const RECIPES: readonly Recipe[] = [
+  { name: 'debian', packages: BASE, size: 1024 * MIB },
+  {
+    name: 'debian-dev',
+    packages: [
+      ...BASE,
+      ...['gcc', 'libc6-dev', 'make', 'git', 'perl', 'gdb', 'strace'],
+      // ensurepip's wheels: `python3 -m venv` works without a network.
+      'python3-venv',
+    ],
+    size: 3072 * MIB,
+  },
+];
+
+export const SUITE = 'trixie';
+
+/** The metapackage whose dependency is the kernel, and its ABI's name in the package's. */
+export const KERNEL_PACKAGE = 'linux-image-cloud-amd64';
+
+/** Times after this day are set to it, in seconds since 1970: trixie's release. Part of what makes builds reproducible. */
+export const EPOCH = Date.UTC(2025, 7, 9) / 1000;
+
+/** Not installed at all. Licences stay. */
+export const EXCLUDED_PATHS = [
+  'path-exclude=/usr/share/man/*',
+  'path-exclude=/usr/share/info/*',
+  'path-exclude=/usr/share/locale/*',
+  'path-include=/usr/share/locale/locale.alias',
+  'path-exclude=/usr/share/doc/*',
+  'path-include=/usr/share/doc/*/copyright',
+];
+
+/**
+ * Initialisers of the kernel that cost half of its start and do nothing for a guest like this one. What is lost:
+ * - jent_mod_init: the self-test of the jitter entropy source, and the source as a crypto algorithm. The kernel's own
+ *   random numbers come from RDRAND and virtio-rng.
+ * - trace_eval_init: names instead of numbers for some enums in tracefs formats.
+ * - ftrace_check_for_weak_functions: a few useless names more in available_filter_functions.
+ * - load_system_certificate_list: keys to verify modules with. Debian does not enforce them: a module loads all the
+ *   same and taints the kernel (E).
+ * - the rest: functions that BPF programs may call (kfuncs) and BPF_PROG_TEST_RUN of struct_ops; a program that needs
+ *   them is refused. Classic BPF, maps, and programs without kfuncs work.
+ */
+const SKIPPED_INITCALLS = [
+  'jent_mod_init',
+  'trace_eval_init',
+  'ftrace_check_for_weak_functions',
+  'load_system_certificate_list',
+  'bpf_rstat_kfunc_init',
+  'kfunc_init',
+  'cpumask_kfunc_init',
+  'crypto_kfunc_init',
+  'bpf_kfunc_init',
+  'bpf_prog_test_run_init',
+  'bpf_dummy_struct_ops_init',
+  'bpf_tcp_ca_kfunc_init',
+];
+
+export const CMDLINE = [
+  'console=ttyS0',
+  'console=hvc0', // the last one is /dev/console
+  'quiet',
+  'cryptomgr.notests',
+  'mitigations=off', // the emulated processor does not speculate
+  'init_on_alloc=0', // fresh RAM is zero already
+  'rodata=off',
+  'nokaslr',
+  'nr_cpus=1',
+  'tsc=reliable',
+  'no_timer_check',
+  'noreplace-smp',
+  `initcall_blacklist=${SKIPPED_INITCALLS.join(',')}`,
+].join(' ');
