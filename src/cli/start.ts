@@ -1,22 +1,14 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { createStaticServer, listen } from './serve.ts';
 
 /**
- * `npm start`: sees to the tools, builds disk and site where they are absent or older than their sources, and serves
- * them.
+ * `npm start`: builds disk and site where they are absent or older than their sources, and serves them. The disk's
+ * builder sees to the tools it needs.
  */
 const DISK = resolve('build/disks/debian');
 const SITE = resolve('dist');
-
-/** Commands that building the disk needs, and the Debian package that brings each. */
-const TOOLS: Record<string, string> = {
-  gcc: 'gcc',
-  mke2fs: 'e2fsprogs',
-  mmdebstrap: 'mmdebstrap',
-  'dpkg-deb': 'dpkg',
-};
 
 async function main(): Promise<void> {
   const major = Number(process.versions.node.split('.')[0]);
@@ -24,7 +16,6 @@ async function main(): Promise<void> {
   if (!existsSync('node_modules/vite')) throw new Error('the packages are not installed: run "npm ci" first');
 
   if (stale(join(DISK, 'manifest.json'), ['disks'])) {
-    installTools();
     say('building the disk (a few minutes, once)');
     await run('npm', ['run', '--silent', 'disk', '--', 'debian']);
   }
@@ -67,29 +58,6 @@ function stale(product: string, sources: readonly string[]): boolean {
     return readdirSync(path).some((name) => newer(join(path, name)));
   };
   return sources.some(newer);
-}
-
-function has(command: string): boolean {
-  const path = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`;
-  return path.split(':').some((directory) => directory !== '' && existsSync(join(directory, command)));
-}
-
-function installTools(): void {
-  const missing = Object.keys(TOOLS).filter((tool) => !has(tool));
-  if (missing.length === 0) return;
-  const packages = [...new Set(missing.map((tool) => TOOLS[tool]!))];
-  const command = `apt-get install -y --no-install-recommends ${packages.join(' ')}`;
-  if (!has('apt-get'))
-    throw new Error(`missing: ${missing.join(', ')}. This is not Debian; install what brings them, then start again`);
-  const prefix = process.getuid?.() === 0 ? [] : ['sudo', '-n'];
-  const may =
-    prefix.length === 0 || (has('sudo') && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0);
-  if (!may) throw new Error(`missing: ${missing.join(', ')}. Run this first:\n  sudo ${command}`);
-  say(`installing ${packages.join(', ')}`);
-  const shell = `apt-get update -q && ${command}`;
-  const [program, ...rest] = [...prefix, 'env', 'DEBIAN_FRONTEND=noninteractive', 'sh', '-c', shell];
-  const { status } = spawnSync(program!, rest, { stdio: 'inherit' });
-  if (status !== 0) throw new Error(`the packages could not be installed; see above, or run: sudo ${command}`);
 }
 
 function run(command: string, args: string[]): Promise<void> {
