@@ -22,7 +22,7 @@ import {
 import { ARITH, type Insn, type Operand } from './insn.ts';
 import { RSP, S, SS } from './layout.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
-import { I32, I64, V128, W32, W64, i32, i64, k32, k64, v128, type Expr, type IntOps } from './wasm/expr.ts';
+import { I32, I64, V128, W32, W64, i32, i64, k32, k64, select, v128, type Expr, type IntOps } from './wasm/expr.ts';
 
 /** Exception vectors (Intel SDM vol. 3, table 6-1). */
 export const Vector = {
@@ -282,6 +282,21 @@ export abstract class Emit {
     return host.get;
   }
 
+  /**
+   * Looks a linear address up without translating it: whether `size` bytes there can be used in place, and then the host
+   * address. For bulk operations, which go by `load` and `store` where there is no hit.
+   */
+  probe(address: Expr, size: number, write: boolean): { hit: Expr; host: Expr } {
+    const x = this.lookupTlb(this.let(address), write);
+    return { hit: i32.eqz(this.miss(x, size)), host: i32.wrap(x) };
+  }
+
+  /** Linear address of an offset in a string instruction's source segment (DS or an override). */
+  sourceAddress(offset: Expr): Expr {
+    const base = this.segmentBase();
+    return base ? this.wrapLinear(i64.add(offset, base)) : offset;
+  }
+
   /** Loads from a host address: i32 (zero-extended), i64 or v128 by size. */
   loadHost(host: Expr, size: number, offset = 0): Expr {
     switch (size) {
@@ -492,6 +507,19 @@ export abstract class Emit {
     const c = this.let(cf);
     const o = this.let(of);
     this.setFlagPair(this.signExtend64(r, size), i32.or(i32.shl(c, 31), i32.shl(i32.xor(c, o), 30)));
+  }
+
+  /** As `flagsResult` if `condition` (an i32, cheap to repeat) is not 0; otherwise all six flags stay. */
+  flagsResultIf(condition: Expr, r: Expr, cf: Expr, of: Expr, size = this.size): void {
+    if (this.flagsDead) return;
+    const c = this.let(cf);
+    const o = this.let(of);
+    this.settleFlags();
+    const { fr, fx } = this.flagPair();
+    this.setFlagPair(
+      select(condition, this.signExtend64(r, size), fr),
+      select(condition, i32.or(i32.shl(c, 31), i32.shl(i32.xor(c, o), 30)), fx),
+    );
   }
 
   /** As `flagsResult` with AF given too (0 or 1). */

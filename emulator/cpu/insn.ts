@@ -123,7 +123,8 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
   const tokens = pattern.trim().split(/\s+/);
   const name = tokens.shift()!;
   let prefix: Def['prefix'] = '';
-  if (/^(np|66|f2|f3)$/.test(tokens[0]!) && (tokens[1] ?? '').startsWith('0f'))
+  // (None of these bytes is an opcode itself.)
+  if (/^(np|66|f2|f3)$/.test(tokens[0]!) && /^[0-9a-f]{2}/.test(tokens[1] ?? ''))
     prefix = tokens.shift() as Def['prefix'];
   let map: Def['map'] = 0;
   if (tokens[0] === '0f' && tokens.length > 1 && /^[0-9a-f]{2}/.test(tokens[1]!)) {
@@ -168,7 +169,8 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
  * Defines an instruction form by code that emits its meaning.
  *
  * @param pattern `name [np|66|f2|f3] [0f [38|3a]] opcode[+r][/reg[.rm]] operands`, for example `add 00 Eb,Gb`,
- * `shl d3/4 Ev,CL`, `movaps np 0f 28 Vx,Wx`, `push 50+r Zv`, `swapgs 0f 01/7.0`.
+ * `shl d3/4 Ev,CL`, `movaps np 0f 28 Vx,Wx`, `push 50+r Zv`, `swapgs 0f 01/7.0`,
+ * `movs f3 a4`.
  *
  * Operand codes follow the manual's opcode map (Intel SDM vol. 2, appendix A): E (general register or memory), G, M
  * (memory only), R (ModRM.rm as register only), Z (register in the opcode), I (immediate), J (relative), O (moffs), A (accumulator:

@@ -3,6 +3,13 @@ import { defineAlu } from './alu.ts';
 import { defineBranch } from './branch.ts';
 import { defineStack } from './stack.ts';
 import { defineFlagops } from './flagops.ts';
+import { defineShift } from './shift.ts';
+import { defineMuldiv } from './muldiv.ts';
+import { defineBit } from './bit.ts';
+import { defineCmpxchg } from './cmpxchg.ts';
+import { defineString } from './string.ts';
+import { defineDecimal } from './decimal.ts';
+
 /** All instruction families. Order matters only where two forms share an opcode: the first that fits wins. */
 export function defineAll(): void {
   // each family's define function is called here
@@ -11,4 +18,10 @@ export function defineAll(): void {
   defineBranch();
   defineStack();
   defineFlagops();
+  defineShift();
+  defineMuldiv();
+  defineBit();
+  defineCmpxchg();
+  defineString();
+  defineDecimal();
 }
