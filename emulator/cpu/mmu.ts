@@ -65,7 +65,7 @@ export class Mmu {
     private readonly bus: Bus,
     private readonly ramSize: number,
   ) {
-    const buffer = cpu.memory.buffer;
+    const buffer = cpu.wasmMemory.buffer;
     this.u32 = new Uint32Array(buffer);
     this.u8 = new Uint8Array(buffer);
     this.view = new DataView(buffer);

@@ -1,0 +1,750 @@
+/**
+ * The code cache: decoded blocks by physical page, the handlers they need, and the links between them.
+ *
+ * Blocks belong to a physical page and a code mode, so they survive changes of address space and are shared by all
+ * mappings of the page. Linear addresses come in only through S.VPC (the page that is running) and the jump caches.
+ * A block never leaves its page; an instruction that crosses into the next page is a block of its own that checks, each
+ * time it runs, that the next page is still the one it was decoded from.
+ *
+ * When a byte of translated code is about to change, all blocks of its page are dropped: their records are turned into
+ * `resync` records, which send whoever still runs them back to the run loop.
+ */
+import { decode } from './decoder.ts';
+import {
+  buildHandler,
+  declareImports,
+  FAR,
+  InterpEmit,
+  memForm,
+  shapeKey,
+  usesSegment,
+  type BranchShape,
+  type Linkage,
+} from './interp.ts';
+import { ARITH, type Insn } from './insn.ts';
+import {
+  modeBits,
+  modeIsUser,
+  type Mode,
+  MODES,
+  R,
+  RAM_BASE,
+  RECORDS,
+  RECORDS_BYTES,
+  S,
+  JUMP_CACHES,
+  JUMP_CACHE_BYTES,
+} from './layout.ts';
+import { RUNTIME } from './runtime.ts';
+import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
+import { callExpr, i32, i64, I32, k32, k64 } from './wasm/expr.ts';
+
+/** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
+const MAX_BLOCK = 48;
+
+/** Table slots of the fixed handlers. */
+const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
+
+/** A decoded block. */
+export interface Block {
+  readonly page: CodePage;
+  /** Offset of its first instruction in the page. */
+  readonly offset: number;
+  /** Address of its first record (of the cross-page check, where there is one). */
+  readonly record: number;
+  /** Number of records, with the check and the final go-on record. */
+  readonly records: number;
+  readonly insns: readonly Insn[];
+  /** Offset in the page after the last instruction; above 4096 when it crosses. */
+  readonly end: number;
+  /** Offset of a direct branch's target relative to the page (it may lie outside 0…4095), or undefined. */
+  readonly target: number | undefined;
+  /** Whether it ends in the last instruction itself (a branch or the like), not by being cut. */
+  readonly branches: boolean;
+  /** The record that has the heat counter. */
+  readonly last: number;
+  /** An instruction that only raises an exception, in place of one that can't be decoded or may not be run. */
+  readonly raises: boolean;
+  /** It crosses into the next page. */
+  readonly crosses: boolean;
+  /** Times that it was found hot; set by the compiler. */
+  compiled: boolean;
+}
+
+/** The translations of one physical page in one mode. */
+export interface CodePage {
+  /** Physical address of the page. */
+  readonly physical: number;
+  readonly mode: Mode;
+  readonly blocks: Map<number, Block>;
+  /** Blocks that start in the page before and cross into this one are dropped with it. */
+  readonly spill: Set<Block>;
+  /** Exit records of compiled regions. */
+  readonly stubs: Block[];
+  /** One bit for each 128 bytes that hold code. */
+  granules: number;
+  /** Called when the page's translations are dropped (compiled regions). */
+  onDrop: (() => void)[];
+}
+
+export interface CodeHost {
+  readonly wasmMemory: WebAssembly.Memory;
+  readonly state: number;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly i32: Int32Array;
+  readonly ramSize: number;
+  /** Heat that a new block starts with: executions until it is reported. */
+  readonly heat: number;
+  /** The functions that emitted code imports. */
+  readonly imports: Record<string, (...args: number[]) => number>;
+  /** Physical address of the page after the one that S.VPC is in, or −1 after recording a fault. */
+  fetchNextPage(record: number): number;
+  /** Sets S.RIP to a record's instruction. */
+  rewind(record: number): void;
+  /** May code using this unit run now? 0: yes; 6: #UD; 7: #NM. */
+  unitFault(unit: 'x87' | 'mmx' | 'sse'): number;
+}
+
+export class CodeCache {
+  readonly table: WebAssembly.Table;
+  readonly exports: Record<string, WebAssembly.ExportValue> = {};
+  private readonly pages = new Map<number, CodePage>();
+  /** By physical page number: 1 where there is translated code. */
+  private readonly marks: Uint8Array;
+  private readonly handlers = new Map<number, number>();
+  private nextSlot: number = Slot.FIRST_FREE;
+  private readonly freeSlots: number[] = [];
+  private next = RECORDS;
+  /** Instructions by the index in their record's AUX, for helpers. */
+  insns: Insn[] = [];
+  private readonly blocksByRecord = new Map<number, Block>();
+  private waiting: { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[] = [];
+  /** Counts the times that all translations were dropped. */
+  generation = 0;
+  /** Handlers made so far. */
+  get handlerCount(): number {
+    return this.handlers.size;
+  }
+  onFlush: () => void = () => undefined;
+
+  constructor(private readonly host: CodeHost) {
+    this.marks = new Uint8Array(Math.ceil(host.ramSize / 4096));
+    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 4096 });
+    this.buildCore();
+    this.clearJumpCaches();
+  }
+
+  /** The fixed handlers, the runtime library and the way in. */
+  private buildCore(): void {
+    const m = new ModuleBuilder();
+    const link = declareImports(m, false);
+    const cross = m.import('cross', { params: [I32], results: [I32] });
+    const state = this.host.state;
+    const runtimeIndex = new Map<string, number>();
+    const runtime = RUNTIME.map((r) => {
+      const f = new FunctionBuilder(r.signature);
+      runtimeIndex.set(r.name, m.add(f, r.name));
+      return f;
+    });
+    RUNTIME.forEach((r, k) =>
+      r.build(runtime[k]!, (name, ...args) => {
+        const index = runtimeIndex.get(name);
+        if (index === undefined) throw new Error(`no runtime function ${name}`);
+        return callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index, args);
+      }),
+    );
+    const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>
+      f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
+
+    const enter = new FunctionBuilder(HANDLER);
+    call(enter, enter.param(0));
+    m.add(enter, 'enter');
+
+    // Nothing leads to slot 0 (an all-zero record); if something did, the run loop would look RIP up again.
+    const invalid = new FunctionBuilder(HANDLER);
+    const resync = new FunctionBuilder(HANDLER);
+    const rec = resync.param(0);
+    resync.store(
+      8,
+      state + S.RIP,
+      i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(rec, R.OFFSET))),
+    );
+    resync.store(
+      4,
+      state + S.FUEL,
+      i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(i32.load16_u(rec, R.COUNT), 1)),
+    );
+    const check = new FunctionBuilder(HANDLER);
+    const ok = check.let(callExpr(I32, cross, [check.param(0)]));
+    check.if(i32.eqz(ok), () => check.return());
+    const after = check.let(i32.add(check.param(0), R.SIZE));
+    call(check, after);
+    const raise = new FunctionBuilder(HANDLER);
+    // R0: vector; IMM: error code
+    raise.drop(
+      callExpr(I32, link.imports.raise!, [
+        i32.load16_u(raise.param(0), R.R0),
+        i32.load(raise.param(0), R.IMM),
+        raise.param(0),
+      ]),
+    );
+    const indices = [invalid, resync, check].map((f) => m.add(f));
+    const goOn = [true, false].map((near) => m.add(buildGoOn(state, link, near)));
+    m.element(0, [...indices, ...goOn, m.add(raise)]);
+    Object.assign(this.exports, this.instantiate(m).exports);
+  }
+
+  instantiate(m: ModuleBuilder): WebAssembly.Instance {
+    const module = new WebAssembly.Module(m.encode());
+    return new WebAssembly.Instance(module, this.importObject());
+  }
+
+  importObject(): WebAssembly.Imports {
+    return {
+      m: {
+        memory: this.host.wasmMemory,
+        table: this.table,
+        ...this.host.imports,
+        cross: (record: number) => this.cross(record),
+        ...this.exports,
+      } as WebAssembly.ModuleImports,
+    };
+  }
+
+  // ---- table slots ----
+
+  /** A free slot of the function table. */
+  allocateSlot(): number {
+    const free = this.freeSlots.pop();
+    if (free !== undefined) return free;
+    if (this.nextSlot === this.table.length) this.table.grow(Math.min(this.table.length, 16384));
+    return this.nextSlot++;
+  }
+
+  releaseSlot(slot: number): void {
+    this.table.set(slot, null);
+    this.freeSlots.push(slot);
+  }
+
+  private handler(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
+    const key = shapeKey(insn, flagsDead, branch);
+    let slot = this.handlers.get(key);
+    if (slot === undefined) {
+      slot = this.allocateSlot();
+      this.handlers.set(key, slot);
+      this.waiting.push({ insn, flagsDead, branch, slot });
+    }
+    return slot;
+  }
+
+  /** Compiles the handlers that decoding found missing. */
+  private makeHandlers(): void {
+    if (!this.waiting.length) return;
+    const m = new ModuleBuilder();
+    const link = declareImports(m, true);
+    for (const h of this.waiting) {
+      const index = m.add(buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch));
+      m.element(h.slot, [index]);
+    }
+    this.waiting = [];
+    this.instantiate(m);
+  }
+
+  /** Makes the handlers for sample instructions ahead of their first use, in one module. */
+  warm(samples: Iterable<{ bytes: Uint8Array; bits: 64 | 32 }>): void {
+    const shapes: BranchShape[] = [
+      { takenNear: true, nextNear: true },
+      { takenNear: false, nextNear: true },
+    ];
+    for (const s of samples) {
+      const insn = decode(s.bytes, 0, s.bytes.length + 16, s.bits);
+      if (typeof insn === 'string') continue;
+      const isRel = insn.operands.some((o) => o.kind === 'rel');
+      for (const dead of insn.def.writes ? [true, false] : [false])
+        for (const b of isRel ? shapes : [FAR]) this.handler(insn, dead, b);
+    }
+    this.makeHandlers();
+  }
+
+  // ---- pages and blocks ----
+
+  private static key(physical: number, mode: Mode): number {
+    return (physical / 4096) * 8 + mode;
+  }
+
+  hasCode(physical: number): boolean {
+    return this.marks[physical >>> 12] === 1;
+  }
+
+  page(physical: number, mode: Mode): CodePage | undefined {
+    return this.pages.get(CodeCache.key(physical, mode));
+  }
+
+  blockOf(record: number): Block | undefined {
+    return this.blocksByRecord.get(record);
+  }
+
+  /**
+   * The block at a physical address, decoded if need be.
+   *
+   * @param physical physical address of the instruction; its page is in RAM
+   * @param nextPage physical address of the page that follows in linear space, asked for only where an instruction crosses
+   *   (−1: it faulted, and the fault has been recorded)
+   */
+  block(physical: number, mode: Mode): Block {
+    const pagePhysical = physical - (physical & 0xfff);
+    const key = CodeCache.key(pagePhysical, mode);
+    let page = this.pages.get(key);
+    if (!page) {
+      page = {
+        physical: pagePhysical,
+        mode,
+        blocks: new Map(),
+        spill: new Set(),
+      stubs: [],
+        granules: 0,
+        onDrop: [],
+      };
+      this.pages.set(key, page);
+    }
+    const offset = physical & 0xfff;
+    const known = page.blocks.get(offset);
+    if (known) return known;
+    const block = this.decodeBlock(page, offset, MAX_BLOCK);
+    page.blocks.set(offset, block);
+    if (!this.marks[pagePhysical >>> 12]) {
+      this.marks[pagePhysical >>> 12] = 1;
+      this.onMark(pagePhysical);
+    }
+    for (let g = offset >> 7; g <= Math.min(31, (block.end - 1) >> 7); g++) page.granules |= 1 << g;
+    return block;
+  }
+
+  /** A block of one instruction that is not kept: for single steps. The records are overwritten by the next one. */
+  single(physical: number, mode: Mode): Block {
+    const pagePhysical = physical - (physical & 0xfff);
+    const page: CodePage = {
+      physical: pagePhysical,
+      mode,
+      blocks: new Map(),
+      spill: new Set(),
+      stubs: [],
+      granules: 0,
+      onDrop: [],
+    };
+    return this.decodeBlock(page, physical & 0xfff, 1);
+  }
+
+  private readonly crossBytes = new Uint8Array(32);
+
+  private decodeBlock(page: CodePage, offset: number, most: number): Block {
+    if (this.next + (MAX_BLOCK + 2000) * R.SIZE > RECORDS + RECORDS_BYTES) this.flush();
+    const { u8 } = this.host;
+    const base = RAM_BASE + page.physical;
+    const bits = modeBits(page.mode);
+    const insns: Insn[] = [];
+    const offsets: number[] = [];
+    let at = offset;
+    let fault: { vector: number; code: number } | undefined;
+    let crosses = false;
+    while (insns.length < most && at < 4096) {
+      let insn = decode(u8, base + at, base + 4096, bits);
+      if (insn === 'more') {
+        // It crosses into the next page: a block of its own.
+        if (insns.length) break;
+        const cross = this.decodeCrossing(page, at, bits);
+        if (!cross) {
+          // The next page faults: the check record will raise that fault when it runs.
+          crosses = true;
+          break;
+        }
+        insn = cross.insn;
+        crosses = true;
+      }
+      if (typeof insn === 'string') {
+        fault = insn === 'ud' ? { vector: 6, code: -1 } : { vector: 13, code: 0 };
+        break;
+      }
+      const d = insn.def;
+      if (d.privileged && modeIsUser(page.mode)) {
+        fault = { vector: 13, code: 0 };
+        break;
+      }
+      if (d.unit) {
+        const vector = this.host.unitFault(d.unit);
+        if (vector) {
+          fault = { vector, code: -1 };
+          break;
+        }
+      }
+      insns.push(insn);
+      offsets.push(at);
+      at += insn.len;
+      if (d.ends || crosses) break;
+    }
+    const start = this.next;
+    let record = start;
+    const { u16, i32: w } = this.host;
+    if (crosses) {
+      this.clearRecord(record);
+      w[(record + R.FN) >> 2] = Slot.CrossCheck;
+      u16[(record + R.OFFSET) >> 1] = offset;
+      u16[(record + R.COUNT) >> 1] = 1;
+      w[(record + R.DISP) >> 2] = insns.length ? this.lastCross : -1;
+      record += R.SIZE;
+    }
+    const dead = this.deadFlags(insns);
+    const last = insns[insns.length - 1];
+    const branches = !fault && last !== undefined && last.def.ends;
+    let target: number | undefined;
+    for (let k = 0; k < insns.length; k++) {
+      const insn = insns[k]!;
+      let shape = FAR;
+      this.clearRecord(record);
+      this.fillRecord(record, insn, offsets[k]!, k + 1);
+      if (insn.def.ends) {
+        const after = offsets[k]! + insn.len;
+        if (insn.operands.some((o) => o.kind === 'rel')) {
+          target = after + insn.imm;
+          const cut = insn.bits !== 64 && insn.size === 2;
+          shape = { takenNear: !crosses && !cut && target >= 0 && target < 4096, nextNear: !crosses && after < 4096 };
+          if (cut) target = undefined;
+          if (shape.takenNear) {
+            u16[(record + R.R0) >> 1] = target!;
+            w[(record + R.DISP) >> 2] = 0;
+          } else w[(record + R.DISP) >> 2] = insn.imm;
+          if (shape.nextNear) {
+            u16[(record + R.R1) >> 1] = after;
+            w[(record + R.IMM) >> 2] = 0;
+          }
+        }
+        if (insn.def.emit) w[(record + R.AUX) >> 2] = this.host.heat;
+      }
+      w[(record + R.FN) >> 2] = this.handler(insn, dead[k]!, shape);
+      if (insn.def.helper) {
+        w[(record + R.AUX) >> 2] = this.insns.length;
+        this.insns.push(insn);
+      }
+      record += R.SIZE;
+    }
+    if (fault) {
+      this.clearRecord(record);
+      w[(record + R.FN) >> 2] = Slot.Raise;
+      u16[(record + R.OFFSET) >> 1] = at;
+      u16[(record + R.COUNT) >> 1] = insns.length + 1;
+      u16[(record + R.R0) >> 1] = fault.vector;
+      w[(record + R.IMM) >> 2] = fault.code;
+      record += R.SIZE;
+    } else if (!branches) {
+      this.clearRecord(record);
+      const near = at < 4096;
+      w[(record + R.FN) >> 2] = near ? Slot.GoOnNear : Slot.GoOnFar;
+      u16[(record + R.OFFSET) >> 1] = at;
+      u16[(record + R.COUNT) >> 1] = insns.length;
+      u16[(record + R.R1) >> 1] = at;
+      w[(record + R.AUX) >> 2] = this.host.heat;
+      record += R.SIZE;
+    }
+    this.makeHandlers();
+    const block: Block = {
+      page,
+      offset,
+      record: start,
+      records: (record - start) / R.SIZE,
+      insns,
+      end: at,
+      target,
+      branches,
+      last: record - R.SIZE,
+      raises: fault !== undefined,
+      crosses,
+      compiled: false,
+    };
+    if (most > 1) {
+      this.next = record;
+      this.blocksByRecord.set(start, block);
+      this.blocksByRecord.set(block.last, block);
+      if (crosses && this.lastCross >= 0 && insns.length) this.noteSpill(this.lastCross, page.mode, block);
+    }
+    return block;
+  }
+
+  private lastCross = -1;
+
+  /** Decodes an instruction that runs into the next page, if that page is there. */
+  private decodeCrossing(page: CodePage, at: number, bits: 64 | 32 | 16): { insn: Insn | 'ud' | 'gp' } | undefined {
+    const second = this.host.fetchNextPage(-1);
+    this.lastCross = second;
+    if (second < 0) return undefined;
+    const { u8, ramSize } = this.host;
+    const head = 4096 - at;
+    this.crossBytes.fill(0xff);
+    this.crossBytes.set(u8.subarray(RAM_BASE + page.physical + at, RAM_BASE + page.physical + 4096));
+    if (second + 4096 <= ramSize) this.crossBytes.set(u8.subarray(RAM_BASE + second, RAM_BASE + second + 16), head);
+    const insn = decode(this.crossBytes, 0, 15, bits);
+    return { insn: insn === 'more' ? 'gp' : insn };
+  }
+
+  /** A block crosses into `physical`: that page has code in its first bytes now. */
+  private noteSpill(physical: number, mode: Mode, block: Block): void {
+    const key = CodeCache.key(physical, mode);
+    let page = this.pages.get(key);
+    if (!page) {
+      page = { physical, mode, blocks: new Map(), spill: new Set(), stubs: [], granules: 0, onDrop: [] };
+      this.pages.set(key, page);
+    }
+    page.spill.add(block);
+    page.granules |= 1;
+    this.marks[physical >>> 12] = 1;
+    this.onMark(physical);
+  }
+
+  /** Called when a page comes to hold code: the TLB must not let writes by. */
+  onMark: (physical: number) => void = () => undefined;
+
+  /** Runs before an instruction that crosses pages: is the next page what it was? 1: go on. */
+  private cross(record: number): number {
+    const second = this.host.fetchNextPage(record);
+    if (second < 0) return 0;
+    const expected = this.host.i32[(record + R.DISP) >> 2]!;
+    if (second === expected) return 1;
+    // Another page is mapped there now: decode the instruction afresh.
+    const block = this.blocksByRecord.get(record);
+    if (block) this.dropBlock(block);
+    this.host.rewind(record);
+    return 0;
+  }
+
+  private dropBlock(block: Block): void {
+    const { i32: w } = this.host;
+    for (let k = 0; k < block.records; k++) w[(block.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
+    block.page.blocks.delete(block.offset);
+    this.blocksByRecord.delete(block.record);
+    this.blocksByRecord.delete(block.last);
+    this.clearJumpCaches();
+  }
+
+  private clearRecord(record: number): void {
+    this.host.i32.fill(0, record >> 2, (record + R.SIZE) >> 2);
+  }
+
+  private fillRecord(record: number, insn: Insn, offset: number, count: number): void {
+    const { u8, u16, i32: w, state } = this.host;
+    let next = 0;
+    insn.operands.forEach((o, k) => {
+      if (o.kind !== 'reg') return;
+      const spec = insn.def.specs[k]!;
+      if (spec[0] === 'A' || spec === 'CL' || spec === 'DX') return;
+      const address =
+        o.cls === 'gpr'
+          ? state + S.GPR + o.reg * 8 + (o.high ? 1 : 0)
+          : o.cls === 'xmm'
+            ? state + S.XMM + o.reg * 16
+            : o.cls === 'mmx'
+              ? state + S.X87 + o.reg * 16
+              : o.reg;
+      u16[(record + (next++ === 0 ? R.R0 : R.R1)) >> 1] = address;
+    });
+    const m = insn.mem;
+    const zero = state + S.ZERO;
+    u16[(record + R.BASE) >> 1] = zero;
+    u16[(record + R.INDEX) >> 1] = zero;
+    const seg = m ? m.seg : insn.segment >= 0 ? insn.segment : 3;
+    u16[(record + R.SEG) >> 1] = usesSegment(insn) ? state + S.SEG_BASE + seg * 8 : zero;
+    const last = insn.operands[insn.operands.length - 1];
+    if (last?.kind === 'imm' && last.size === 8) {
+      w[(record + R.DISP) >> 2] = insn.imm;
+      w[(record + R.IMM) >> 2] = insn.immHigh;
+    } else w[(record + R.IMM) >> 2] = insn.imm;
+    if (m) {
+      let disp = m.disp;
+      if (m.base === 16) {
+        u16[(record + R.BASE) >> 1] = state + S.VPC;
+        disp += offset + insn.len;
+      } else if (m.base >= 0) u16[(record + R.BASE) >> 1] = state + S.GPR + m.base * 8;
+      if (m.index >= 0) u16[(record + R.INDEX) >> 1] = state + S.GPR + m.index * 8;
+      w[(record + R.DISP) >> 2] = disp;
+      if (memForm(insn) === 3) w[(record + R.IMM) >> 2] = m.dispHigh;
+      u8[record + R.SCALE] = m.scale;
+    } else u8[record + R.SCALE] = insn.modrm & 7;
+    u8[record + R.LEN] = insn.len;
+    u16[(record + R.OFFSET) >> 1] = offset;
+    u16[(record + R.COUNT) >> 1] = count;
+  }
+
+  /** Which instructions' flag results nobody can see: overwritten before anything reads them or can fault. */
+  private deadFlags(insns: readonly Insn[]): boolean[] {
+    const dead = new Array<boolean>(insns.length).fill(false);
+    let live = ARITH;
+    for (let k = insns.length - 1; k >= 0; k--) {
+      const d = insns[k]!.def;
+      dead[k] = d.writes !== 0 && (live & d.writes) === 0;
+      live = (live & ~d.writes) | d.reads;
+      if (insns[k]!.mem || d.faults || d.helper || d.ends) live = ARITH;
+      else if (touchesMemory(insns[k]!)) live = ARITH;
+    }
+    return dead;
+  }
+
+  // ---- links ----
+
+  /** Links a branch record to its target in the same page and returns the target's record. `which`: 0 taken, 1 next. */
+  link(record: number, which: number): number {
+    const { u16, i32: w } = this.host;
+    const block = this.blocksByRecord.get(record);
+    const offset = u16[(record + (which ? R.R1 : R.R0)) >> 1]!;
+    if (!block) return 0;
+    const generation = this.generation;
+    const to = this.block(block.page.physical + offset, block.page.mode);
+    if (this.generation === generation && w[(record + R.FN) >> 2] !== Slot.Resync)
+      w[(record + (which ? R.IMM : R.DISP)) >> 2] = to.record;
+    return to.record;
+  }
+
+  /** A record that leads to an offset in a page, for exits of regions: the block's own, or one that links to it later. */
+  stub(page: CodePage, offset: number): number {
+    const known = page.blocks.get(offset);
+    if (known) return known.record;
+    const record = this.next;
+    this.next += R.SIZE;
+    const { u16, i32: w } = this.host;
+    this.clearRecord(record);
+    w[(record + R.FN) >> 2] = Slot.GoOnNear;
+    u16[(record + R.OFFSET) >> 1] = offset;
+    u16[(record + R.R1) >> 1] = offset;
+    w[(record + R.AUX) >> 2] = 0x7fffffff;
+    const block: Block = {
+      page,
+      offset,
+      record,
+      records: 1,
+      insns: [],
+      end: offset,
+      target: undefined,
+      branches: false,
+      last: record,
+      raises: false,
+      crosses: false,
+      compiled: true,
+    };
+    this.blocksByRecord.set(record, block);
+    page.stubs.push(block);
+    return record;
+  }
+
+  // ---- jump caches ----
+
+  clearJumpCaches(): void {
+    const w = this.host.i32;
+    w.fill(0, JUMP_CACHES >> 2, (JUMP_CACHES + MODES * JUMP_CACHE_BYTES) >> 2);
+    // Tag 0 would match linear address 0: entry 0 of each cache gets the tag of an address that belongs to entry 1.
+    for (let m = 0; m < MODES; m++) w[(JUMP_CACHES + m * JUMP_CACHE_BYTES) >> 2] = 1;
+  }
+
+  rememberJump(mode: Mode, lo: number, hi: number, record: number): void {
+    const w = this.host.i32;
+    const at = (JUMP_CACHES + mode * JUMP_CACHE_BYTES + (((lo ^ (lo >>> 12)) & 0xfff) << 4)) >> 2;
+    w[at] = lo;
+    w[at + 1] = hi;
+    w[at + 2] = record;
+  }
+
+  // ---- invalidation ----
+
+  /** Whether a write of `size` bytes within a page would touch translated code. */
+  hits(physical: number, size: number): boolean {
+    const page = physical - (physical & 0xfff);
+    const from = (physical & 0xfff) >> 7;
+    const to = Math.min(31, ((physical & 0xfff) + size - 1) >> 7);
+    for (let mode = 0; mode < MODES; mode++) {
+      const p = this.pages.get(CodeCache.key(page, mode as Mode));
+      if (p) for (let g = from; g <= to; g++) if (p.granules & (1 << g)) return true;
+    }
+    return false;
+  }
+
+  /** Bytes of a page with code are about to change. @returns whether translations were dropped */
+  written(physical: number, size: number): boolean {
+    const page = physical - (physical & 0xfff);
+    const from = (physical & 0xfff) >> 7;
+    const to = Math.min(31, ((physical & 0xfff) + size - 1) >> 7);
+    let mask = 0;
+    for (let g = from; g <= to; g++) mask |= 1 << g;
+    let dropped = false;
+    let rest = false;
+    for (let mode = 0; mode < MODES; mode++) {
+      const p = this.pages.get(CodeCache.key(page, mode as Mode));
+      if (!p) continue;
+      if (p.granules & mask) {
+        this.dropPage(p);
+        dropped = true;
+      } else rest = true;
+    }
+    if (dropped) {
+      if (!rest) this.marks[page >>> 12] = 0;
+      this.clearJumpCaches();
+    }
+    return dropped;
+  }
+
+  private dropPage(p: CodePage): void {
+    const { i32: w } = this.host;
+    const drop = (b: Block): void => {
+      for (let k = 0; k < b.records; k++) w[(b.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
+      this.blocksByRecord.delete(b.record);
+      this.blocksByRecord.delete(b.last);
+    };
+    for (const b of p.blocks.values()) drop(b);
+    for (const b of p.stubs) drop(b);
+    for (const b of p.spill) {
+      drop(b);
+      b.page.blocks.delete(b.offset);
+    }
+    for (const f of p.onDrop) f();
+    p.onDrop.length = 0;
+    this.pages.delete(CodeCache.key(p.physical, p.mode));
+  }
+
+  /** Drops everything: no room is left, or what translation depended on has changed. */
+  flush(): void {
+    for (const p of [...this.pages.values()]) this.dropPage(p);
+    this.pages.clear();
+    this.blocksByRecord.clear();
+    this.marks.fill(0);
+    this.clearJumpCaches();
+    // Whoever still runs old records finds `resync` there: the area is used again only from its other half on.
+    this.next = this.next > RECORDS + RECORDS_BYTES / 2 ? RECORDS : this.next;
+    this.generation++;
+    this.insns = [];
+    this.onFlush();
+  }
+}
+
+/** Instructions with implicit memory operands (stack and string instructions), which may fault. */
+function touchesMemory(insn: Insn): boolean {
+  return /^(push|pop|call|ret|enter|leave|movs|stos|lods|cmps|scas|ins|outs|xlat|maskmov)/.test(insn.def.name);
+}
+
+function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
+  const insn = {
+    def: { emit: undefined, helper: undefined, ends: true, specs: [], pattern: 'go on' },
+    operands: [],
+    mem: undefined,
+    size: 8,
+    imm: 0,
+    immHigh: 0,
+    len: 0,
+    rep: 0,
+    lock: false,
+    bits: 64,
+    addressSize: 8,
+    segment: -1,
+    opcode: 0,
+    modrm: 0,
+  } as unknown as Insn;
+  const c = new InterpEmit(f, insn, state, link, { takenNear: false, nextNear: near });
+  c.goOn();
+  return f;
+}

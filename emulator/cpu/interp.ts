@@ -1,0 +1,420 @@
+/**
+ * The threaded interpreter: one WebAssembly function (handler) for each shape of each instruction, called with the
+ * address of a decoded record (layout.ts, R) and ending in a tail call of the next record's handler.
+ *
+ * A shape is a definition with everything that its code depends on: operand size, register or memory operand, address
+ * form, code size, dead flags. Handlers are made when the first instruction of their shape is decoded, in one module a
+ * batch; register numbers, displacements and immediates come from the record.
+ */
+import { Emit, type Import, type PendingFlags } from './emit.ts';
+import type { Insn } from './insn.ts';
+import { R, RAX, RCX, RDX, S } from './layout.ts';
+import { RUNTIME } from './runtime.ts';
+import { FunctionBuilder, HANDLER, ModuleBuilder, type FunctionType } from './wasm/builder.ts';
+import { callExpr, I32, I64, i32, i64, k32, k64, v128, type Expr } from './wasm/expr.ts';
+
+const i = (n: number): FunctionType => ({ params: Array.from({ length: n }, () => I32), results: [I32] });
+
+/** Signatures of the functions that TypeScript gives to emitted code. */
+export const IMPORTS: Record<Import, FunctionType> = {
+  access: i(4),
+  store: i(4),
+  commit: i(1),
+  raise: i(3),
+  helper: i(1),
+  lookup: i(0),
+  link: i(2),
+  hot: i(1),
+  float: i(2),
+};
+export const IMPORT_NAMES = Object.keys(IMPORTS) as Import[];
+
+/** How an address is formed: base + disp; + index; everything; 64-bit absolute. */
+type MemForm = 0 | 1 | 2 | 3;
+
+/** Where a branch goes: `near` targets are in the branch's page and linked record to record. */
+export interface BranchShape {
+  takenNear: boolean;
+  nextNear: boolean;
+}
+export const FAR: BranchShape = { takenNear: false, nextNear: false };
+
+export function memForm(insn: Insn): MemForm {
+  const m = insn.mem;
+  if (!m) return 0;
+  if (m.base < 0 && m.index < 0 && m.addressSize === 8 && m.dispHigh !== m.disp >> 31) return 3;
+  if (m.addressSize !== 8 || usesSegment(insn)) return 2;
+  return m.index >= 0 ? 1 : 0;
+}
+
+/** Whether the memory operand's (or string source's) segment has a base to add. In 64-bit mode only FS and GS have. */
+export function usesSegment(insn: Insn): boolean {
+  const seg = insn.mem ? insn.mem.seg : insn.segment;
+  return insn.bits !== 64 || seg >= 4;
+}
+
+/** A number that is equal for instructions that the same handler serves. */
+export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
+  const log = (n: number): number => (n === 8 ? 3 : n === 4 ? 2 : n === 2 ? 1 : 0);
+  let bits = log(insn.size);
+  bits = bits * 2 + (insn.mem ? 1 : 0);
+  bits = bits * 4 + memForm(insn);
+  bits = bits * 4 + (insn.bits === 64 ? 2 : insn.bits === 32 ? 1 : 0);
+  bits = bits * 4 + (insn.rep === 0 ? 0 : insn.rep === 0xf2 ? 1 : 2);
+  bits = bits * 4 + log(insn.addressSize);
+  bits = bits * 2 + (usesSegment(insn) ? 1 : 0);
+  bits = bits * 2 + (flagsDead ? 1 : 0);
+  bits = bits * 2 + (branch.takenNear ? 1 : 0);
+  bits = bits * 2 + (branch.nextNear ? 1 : 0);
+  // forms whose opcode byte carries meaning (Jcc, SETcc and the like are separate definitions; x87 and +r are not)
+  return insn.def.id * 2 ** 20 + bits;
+}
+
+/** What a module of emitted code can call, by function index. */
+export interface Linkage {
+  imports: Record<string, number>;
+  handlerType: number;
+}
+
+/** Declares the shared functions in a module. `runtime`: also the runtime library (all modules but the one that has it). */
+export function declareImports(m: ModuleBuilder, runtime: boolean): Linkage {
+  const imports: Record<string, number> = {};
+  for (const name of IMPORT_NAMES) imports[name] = m.import(name, IMPORTS[name]);
+  if (runtime) for (const r of RUNTIME) imports[r.name] = m.import(r.name, r.signature);
+  return { imports, handlerType: m.type(HANDLER) };
+}
+
+const RUNTIME_RESULT = new Map(RUNTIME.map((r) => [r.name, r.signature.results[0]!]));
+
+export class InterpEmit extends Emit {
+  private readonly rec: Expr;
+  private pending: PendingFlags | undefined;
+  /** Set once control has been handed on. */
+  private done = false;
+  private readonly slots: number[] = [];
+
+  constructor(
+    f: FunctionBuilder,
+    insn: Insn,
+    state: number,
+    private readonly link: Linkage,
+    private readonly branch: BranchShape,
+  ) {
+    super(f, insn, state);
+    this.rec = f.param(0);
+    let next = 0;
+    insn.operands.forEach((o, k) => {
+      const spec = insn.def.specs[k]!;
+      const fixed = spec[0] === 'A' || spec === 'CL' || spec === 'DX';
+      this.slots.push(o.kind === 'reg' && !fixed ? (next++ === 0 ? R.R0 : R.R1) : -1);
+    });
+  }
+
+  private slotAddress(k: number): Expr {
+    const slot = this.slots[k]!;
+    if (slot >= 0) return i32.load16_u(this.rec, slot);
+    const spec = this.insn.def.specs[k]!;
+    return k32(this.state + S.GPR + 8 * (spec === 'CL' ? RCX : spec === 'DX' ? RDX : RAX));
+  }
+
+  private loadReg(address: Expr, size: number): Expr {
+    switch (size) {
+      case 1:
+        return i32.load8_u(address);
+      case 2:
+        return i32.load16_u(address);
+      case 4:
+        return i32.load(address);
+      case 8:
+        return i64.load(address);
+      default:
+        return v128.load(address);
+    }
+  }
+
+  protected regAt(k: number): Expr {
+    return this.loadReg(this.slotAddress(k), this.operand(k).size);
+  }
+
+  protected setRegAt(k: number, value: Expr): void {
+    const o = this.operand(k);
+    const gpr = o.kind === 'reg' && o.cls === 'gpr';
+    if (gpr && o.size === 4) this.f.store(8, this.slotAddress(k), i64.extend_u(value));
+    else this.f.store(o.size, this.slotAddress(k), value);
+  }
+
+  gpr(n: number, size: number): Expr {
+    return this.loadReg(k32(this.state + S.GPR + n * 8), size);
+  }
+
+  setGpr(n: number, size: number, value: Expr): void {
+    const at = this.state + S.GPR + n * 8;
+    if (size === 4) this.f.store(8, at, i64.extend_u(value));
+    else this.f.store(size, at, value);
+  }
+
+  xmm(n: number): Expr {
+    return v128.load(k32(this.state + S.XMM + n * 16));
+  }
+  setXmm(n: number, value: Expr): void {
+    this.f.store(16, this.state + S.XMM + n * 16, value);
+  }
+  vectorAt(k: number): Expr {
+    return v128.load(this.slotAddress(k));
+  }
+  setVectorAt(k: number, value: Expr): void {
+    this.f.store(16, this.slotAddress(k), value);
+  }
+  mmxAt(k: number): Expr {
+    return i64.load(this.slotAddress(k));
+  }
+  setMmxAt(k: number, value: Expr): void {
+    this.f.store(8, this.slotAddress(k), value);
+    this.f.store(2, this.slotAddress(k), k32(0xffff), 8);
+  }
+  stIndex(): Expr {
+    return i32.load8_u(this.rec, R.SCALE);
+  }
+
+  imm32(): Expr {
+    return i32.load(this.rec, R.IMM);
+  }
+  imm64(): Expr {
+    const last = this.insn.operands[this.insn.operands.length - 1]!;
+    return last.kind === 'imm' && last.size === 8 ? i64.load(this.rec, R.DISP) : i64.load32_s(this.rec, R.IMM);
+  }
+  immConst(): undefined {
+    return undefined;
+  }
+
+  effectiveAddress(): Expr {
+    const form = memForm(this.insn);
+    if (form === 3) return i64.load(this.rec, R.DISP);
+    let ea = i64.add(i64.load(i32.load16_u(this.rec, R.BASE)), i64.load32_s(this.rec, R.DISP));
+    if (form === 1 || form === 2)
+      ea = i64.add(ea, i64.shl(i64.load(i32.load16_u(this.rec, R.INDEX)), i64.load8_u(this.rec, R.SCALE)));
+    const size = this.insn.mem!.addressSize;
+    return size === 8 ? ea : i64.and(ea, k64(size === 4 ? 0xffffffff : 0xffff));
+  }
+
+  protected segmentBase(): Expr | undefined {
+    return usesSegment(this.insn) ? i64.load(i32.load16_u(this.rec, R.SEG)) : undefined;
+  }
+
+  private linearAfter(extra: Expr): Expr {
+    return this.wrapLinear(i64.add(this.state64(S.VPC), i64.extend_u(extra)));
+  }
+
+  nextRip(): Expr {
+    return this.linearAfter(i32.add(i32.load16_u(this.rec, R.OFFSET), i32.load8_u(this.rec, R.LEN)));
+  }
+
+  record(): Expr {
+    return this.rec;
+  }
+
+  callImport(name: Import, ...args: Expr[]): Expr {
+    return callExpr(I32, this.link.imports[name]!, args);
+  }
+
+  callRuntime(name: string, ...args: Expr[]): Expr {
+    return callExpr(RUNTIME_RESULT.get(name)!, this.link.imports[name]!, args);
+  }
+
+  protected leaveFaulted(): void {
+    this.f.return();
+  }
+
+  protected tlb(write: boolean): Expr {
+    return this.state32(write ? S.TLB_WRITE : S.TLB_READ);
+  }
+
+  protected flagPair(): { fr: Expr; fx: Expr } {
+    return { fr: this.let(this.state64(S.FR)), fx: this.let(this.state32(S.FX)) };
+  }
+
+  protected setFlagPair(fr: Expr | undefined, fx: Expr): void {
+    this.pending = undefined;
+    if (fr) {
+      const x = this.let(fx);
+      this.setState(S.FR, 8, fr);
+      this.setState(S.FX, 4, x);
+    } else this.setState(S.FX, 4, fx);
+  }
+
+  protected getPending(): PendingFlags | undefined {
+    return this.pending;
+  }
+
+  protected setPending(p: PendingFlags): void {
+    this.pending = p;
+  }
+
+  settleFlags(): void {
+    const p = this.pending;
+    this.pending = undefined;
+    if (p) this.materialise(p);
+  }
+
+  protected beforeSlow(): void {
+    // Everything is in memory already.
+  }
+  protected afterSlow(): void {
+    // Everything is in memory already.
+  }
+
+  // ---- control flow ----
+
+  private tailCall(record: Expr): void {
+    this.f.returnCallIndirect(this.link.handlerType, i32.load(record, R.FN), record);
+  }
+
+  /** Accounts for the block that ends here, counts its heat, and leaves if the fuel is used up. */
+  private account(target: () => Expr): void {
+    const n = i32.load16_u(this.rec, R.COUNT);
+    const fuel = this.let(i32.sub(this.state32(S.FUEL), n));
+    this.setState(S.FUEL, 4, fuel);
+    this.setState(S.INTERPRETED, 4, i32.add(this.state32(S.INTERPRETED), n));
+    this.f.if(i32.le_s(fuel, 0), () => {
+      this.setState(S.RIP, 8, target());
+      this.f.return();
+    });
+  }
+
+  private countHeat(): void {
+    const heat = this.let(i32.sub(i32.load(this.rec, R.AUX), 1));
+    this.f.store(4, this.rec, heat, R.AUX);
+    this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.rec)));
+  }
+
+  /** Follows a link to another record of the same page; `which` is 0 (DISP) or 1 (IMM). */
+  private follow(which: 0 | 1): void {
+    const slot = which ? R.IMM : R.DISP;
+    const to = this.temp(I32);
+    this.f.set(to, i32.load(this.rec, slot));
+    this.f.if(i32.eqz(to.get), () => {
+      this.f.set(to, this.callImport('link', this.rec, k32(which)));
+      this.f.if(i32.eqz(to.get), () => this.f.return());
+    });
+    this.tailCall(to.get);
+  }
+
+  /** Goes to S.RIP's record by the jump cache. */
+  private dispatch(target: Expr): void {
+    const low = i32.wrap(target);
+    const entry = this.let(
+      i32.add(this.state32(S.JUMP_CACHE), i32.shl(i32.and(i32.xor(low, i32.shr_u(low, 12)), 0xfff), 4)),
+    );
+    this.f.if(i64.eq(i64.load(entry), target), () => {
+      const record = this.let(i32.load(entry, 8));
+      this.setState(S.VPC, 8, i64.and(target, k64(-4096)));
+      this.tailCall(record);
+    });
+    this.setState(S.RIP, 8, target);
+    const record = this.let(this.callImport('lookup'));
+    this.f.if(i32.eqz(record), () => this.f.return());
+    this.tailCall(record);
+  }
+
+  private targetOf(taken: boolean): Expr {
+    if (!taken) return this.branch.nextNear ? this.linearAfter(i32.load16_u(this.rec, R.R1)) : this.nextRip();
+    if (this.branch.takenNear) return this.linearAfter(i32.load16_u(this.rec, R.R0));
+    return this.wrapTarget(i64.add(this.nextRip(), i64.load32_s(this.rec, R.DISP)));
+  }
+
+  /** A 16-bit operand size cuts EIP to 16 bits (outside 64-bit mode). */
+  private wrapTarget(x: Expr): Expr {
+    if (this.insn.bits === 64) return x;
+    return i64.and(x, k64(this.size === 2 ? 0xffff : 0xffffffff));
+  }
+
+  private goTaken(): void {
+    if (this.branch.takenNear) {
+      this.account(() => this.targetOf(true));
+      this.follow(0);
+    } else {
+      const t = this.let(this.targetOf(true));
+      this.account(() => t);
+      this.dispatch(t);
+    }
+  }
+
+  private goNext(): void {
+    if (this.branch.nextNear) {
+      this.account(() => this.targetOf(false));
+      this.follow(1);
+    } else {
+      const t = this.let(this.targetOf(false));
+      this.account(() => t);
+      this.dispatch(t);
+    }
+  }
+
+  jumpRel(): void {
+    this.settleFlags();
+    this.countHeat();
+    this.goTaken();
+    this.done = true;
+  }
+
+  jumpRelIf(condition: Expr): void {
+    const c = this.let(condition);
+    this.settleFlags();
+    this.countHeat();
+    this.f.if(c, () => this.goTaken());
+    this.goNext();
+    this.done = true;
+  }
+
+  jumpTo(target: Expr): void {
+    const t = this.let(target);
+    this.settleFlags();
+    this.countHeat();
+    this.account(() => t);
+    this.dispatch(t);
+    this.done = true;
+  }
+
+  /** Falls through to the next block (a record of its own that ends a block without a branch). */
+  goOn(): void {
+    this.countHeat();
+    this.goNext();
+    this.done = true;
+  }
+
+  runHelper(): void {
+    this.f.if(this.callImport('helper', this.rec), () => this.f.return());
+    if (this.insn.def.ends) {
+      const t = this.let(this.state64(S.RIP));
+      this.account(() => t);
+      this.dispatch(t);
+      this.done = true;
+    }
+  }
+
+  /** Ends the handler with the next record, unless control has been handed on. */
+  finish(): void {
+    if (this.done) return;
+    this.settleFlags();
+    this.tailCall(i32.add(this.rec, k32(R.SIZE)));
+  }
+}
+
+/** Builds one handler. */
+export function buildHandler(
+  insn: Insn,
+  state: number,
+  link: Linkage,
+  flagsDead: boolean,
+  branch: BranchShape,
+): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
+  const c = new InterpEmit(f, insn, state, link, branch);
+  c.flagsDead = flagsDead;
+  if (insn.def.emit) insn.def.emit(c);
+  else c.runHelper();
+  c.finish();
+  return f;
+}
+
+export { I64 };

@@ -1,0 +1,132 @@
+/**
+ * The compiler's queue: hot blocks become regions, regions are written to one module a batch, compiled by the host's own
+ * threads while the interpreter goes on, and put in place of their blocks' first handlers between two slices.
+ */
+import type { Tier } from '../processor.ts';
+import type { Block, CodeCache } from './code.ts';
+import { declareImports } from './interp.ts';
+import { emitRegion, findRegion, type Region } from './jit/region.ts';
+import { R } from './layout.ts';
+import type { X86Processor } from './processor.ts';
+import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
+import { k32 } from './wasm/expr.ts';
+
+/** Regions of one module at most. */
+const BATCH = 24;
+
+export class Jit {
+  regions = 0;
+  codeBytes = 0;
+  /** Milliseconds spent in writing WebAssembly. */
+  emitTime = 0;
+  private readonly queue: Block[] = [];
+  private compiling = 0;
+  /** Counts flushes, so that what was compiled before one is thrown away. */
+  private epoch = 0;
+
+  constructor(
+    private readonly cpu: X86Processor,
+    private readonly code: CodeCache,
+    private readonly tier: Tier,
+  ) {}
+
+  /** A block's heat counter ran out. `record` is its last one. */
+  hot(record: number): void {
+    if (this.tier === 'interp') return;
+    const block = this.code.blockOf(record);
+    if (!block || block.compiled || block.raises || block.crosses || block.insns.length === 0) return;
+    block.compiled = true;
+    this.queue.push(block);
+  }
+
+  /** Compiles a block at once, for the tier that is forced. */
+  compileNow(block: Block): void {
+    if (block.compiled || block.raises || block.crosses || block.insns.length === 0) return;
+    block.compiled = true;
+    const batch = this.write([block]);
+    if (!batch) return;
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.importObject());
+    this.install(batch.regions, instance);
+  }
+
+  /** Between slices: starts compiling what is waiting. `wait`: does it at once (deterministic runs). */
+  pump(wait: boolean): void {
+    while (this.queue.length && (wait || this.compiling < 2)) {
+      const blocks = this.queue.splice(0, BATCH);
+      const epoch = this.epoch;
+      const batch = this.write(blocks);
+      if (!batch) continue;
+      if (wait) {
+        this.install(
+          batch.regions,
+          new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.importObject()),
+        );
+        continue;
+      }
+      this.compiling++;
+      WebAssembly.compile(batch.bytes).then(
+        (module) => {
+          this.compiling--;
+          if (epoch === this.epoch)
+            this.install(batch.regions, new WebAssembly.Instance(module, this.code.importObject()));
+        },
+        (error: unknown) => {
+          // The interpreter goes on with these blocks; a region that cannot be compiled is a defect worth seeing.
+          this.compiling--;
+          console.error('a region could not be compiled', error);
+        },
+      );
+    }
+  }
+
+  private write(blocks: readonly Block[]): { regions: Region[]; bytes: Uint8Array<ArrayBuffer> } | undefined {
+    const t = performance.now();
+    const m = new ModuleBuilder();
+    const link = declareImports(m, true);
+    const regions: Region[] = [];
+    for (const head of blocks) {
+      if (head.page.blocks.get(head.offset) !== head) continue; // dropped meanwhile
+      const region = findRegion(head);
+      const index = m.add(emitRegion(region, this.cpu.state, link, this.code));
+      const thunks = region.entries.map((_, selector) => {
+        const f = new FunctionBuilder(HANDLER);
+        f.returnCall(index, k32(selector));
+        return m.add(f);
+      });
+      region.slots = thunks.map(() => this.code.allocateSlot());
+      thunks.forEach((t, k) => m.element(region.slots[k]!, [t]));
+      region.page.onDrop.push(() => this.drop(region));
+      regions.push(region);
+    }
+    if (!regions.length) return undefined;
+    const bytes = m.encode();
+    this.codeBytes += bytes.length;
+    this.emitTime += performance.now() - t;
+    return { regions, bytes };
+  }
+
+  private install(regions: readonly Region[], _instance: WebAssembly.Instance): void {
+    const { i32 } = this.cpu;
+    for (const region of regions) {
+      if (region.dropped) continue;
+      this.regions++;
+      region.entries.forEach((block, k) => {
+        // The main entry takes over; others only where nothing compiled is there yet.
+        if (k > 0 && block.compiled) return;
+        block.compiled = true;
+        i32[(block.record + R.FN) >> 2] = region.slots[k]!;
+      });
+    }
+  }
+
+  private drop(region: Region): void {
+    region.dropped = true;
+    for (const slot of region.slots) this.code.releaseSlot(slot);
+  }
+
+  /** All translations were dropped. */
+  flushed(): void {
+    this.epoch++;
+    this.queue.length = 0;
+  }
+}

@@ -1,0 +1,398 @@
+/** Definitions emitted into a compiled region: registers, flags and fuel are WebAssembly locals, operands are known. */
+import { Emit, type Import, type PendingFlags } from '../emit.ts';
+import { ARITH, type Insn } from '../insn.ts';
+import { memForm, usesSegment, type Linkage } from '../interp.ts';
+import { modeIsUser, S, TLB_KERNEL_READ, TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE, type Mode } from '../layout.ts';
+import { RUNTIME } from '../runtime.ts';
+import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
+import { callExpr, I32, i32, I64, i64, k32, k64, V128, v128, type Expr } from '../wasm/expr.ts';
+
+const RUNTIME_RESULT = new Map(RUNTIME.map((r) => [r.name, r.signature.results[0]!]));
+
+/** Value of `exitRecord` for an exit to the linear address in `exitTarget`. 0: return to the run loop. */
+export const EXIT_FAR = -1;
+
+/** Which registers a piece of code touches: bit masks of GPR and XMM numbers. */
+export interface Registers {
+  gpr: number;
+  gprWritten: number;
+  xmm: number;
+  xmmWritten: number;
+}
+
+/** What all instructions of a region share while it is emitted. */
+export interface RegionContext {
+  readonly f: FunctionBuilder;
+  readonly state: number;
+  readonly mode: Mode;
+  readonly link: Linkage;
+  readonly gpr: readonly Local[];
+  readonly xmm: readonly Local[];
+  readonly fr: Local;
+  readonly fx: Local;
+  readonly fuel: Local;
+  /** Linear address of the region's page. */
+  readonly vpc: Local;
+  readonly exitRecord: Local;
+  readonly exitTarget: Local;
+  /** Operands and result of the last flag-setting instruction, by type. */
+  readonly pending32: readonly Local[];
+  readonly pending64: readonly Local[];
+  readonly registers: Registers;
+  /** While registers are only being discovered. */
+  readonly discover: boolean;
+  pending: PendingFlags | undefined;
+  /** Leaves the function through the common exit. */
+  exit: Label;
+  /** Goes to an offset relative to the page, as an edge from the current block. */
+  edge(offset: number): void;
+}
+
+export function newContext(
+  f: FunctionBuilder,
+  state: number,
+  mode: Mode,
+  link: Linkage,
+  registers: Registers,
+  discover: boolean,
+): RegionContext {
+  const locals = (type: typeof I32 | typeof I64 | typeof V128, n: number): Local[] =>
+    Array.from({ length: n }, () => f.local(type));
+  return {
+    f,
+    state,
+    mode,
+    link,
+    gpr: locals(I64, 16),
+    xmm: locals(V128, 16),
+    fr: f.local(I64),
+    fx: f.local(I32),
+    fuel: f.local(I32),
+    vpc: f.local(I64),
+    exitRecord: f.local(I32),
+    exitTarget: f.local(I64),
+    pending32: locals(I32, 3),
+    pending64: locals(I64, 3),
+    registers,
+    discover,
+    pending: undefined,
+    exit: { depth: 0 },
+    edge: () => undefined,
+  };
+}
+
+/** Registers to memory, before a helper and at the exit. */
+export function spill(c: RegionContext): void {
+  const { f, state, registers: r } = c;
+  for (let n = 0; n < 16; n++) if (r.gprWritten & (1 << n)) f.store(8, state + S.GPR + n * 8, c.gpr[n]!.get);
+  for (let n = 0; n < 16; n++) if (r.xmmWritten & (1 << n)) f.store(16, state + S.XMM + n * 16, c.xmm[n]!.get);
+  f.store(8, state + S.FR, c.fr.get);
+  f.store(4, state + S.FX, c.fx.get);
+  f.store(4, state + S.FUEL, c.fuel.get);
+}
+
+/** Registers from memory, at the entry and after a helper. */
+export function reload(c: RegionContext): void {
+  const { f, state, registers: r } = c;
+  for (let n = 0; n < 16; n++) if (r.gpr & (1 << n)) f.set(c.gpr[n]!, i64.load(k32(state + S.GPR + n * 8)));
+  for (let n = 0; n < 16; n++) if (r.xmm & (1 << n)) f.set(c.xmm[n]!, v128.load(k32(state + S.XMM + n * 16)));
+  f.set(c.fr, i64.load(k32(state + S.FR)));
+  f.set(c.fx, i32.load(k32(state + S.FX)));
+  f.set(c.fuel, i32.load(k32(state + S.FUEL)));
+}
+
+export class JitEmit extends Emit {
+  done = false;
+
+  /**
+   * @param offset of the instruction in the region's page
+   * @param recordAddress of its decoded record, for helpers and slow paths
+   * @param blockLength instructions of its block, for the last one
+   */
+  constructor(
+    private readonly c: RegionContext,
+    insn: Insn,
+    private readonly offset: number,
+    private readonly recordAddress: number,
+    private readonly blockLength: number,
+  ) {
+    super(c.f, insn, c.state);
+  }
+
+  private useGpr(n: number): Local {
+    this.c.registers.gpr |= 1 << n;
+    return this.c.gpr[n]!;
+  }
+  private writeGpr(n: number): Local {
+    this.c.registers.gpr |= 1 << n;
+    this.c.registers.gprWritten |= 1 << n;
+    return this.c.gpr[n]!;
+  }
+
+  private readGpr(n: number, size: number, high: boolean): Expr {
+    const x = this.useGpr(n).get;
+    switch (size) {
+      case 8:
+        return x;
+      case 4:
+        return i32.wrap(x);
+      case 2:
+        return i32.and(i32.wrap(x), 0xffff);
+      default:
+        return i32.and(high ? i32.shr_u(i32.wrap(x), 8) : i32.wrap(x), 0xff);
+    }
+  }
+
+  private putGpr(n: number, size: number, high: boolean, value: Expr): void {
+    const local = this.writeGpr(n);
+    if (size === 8) this.f.set(local, value);
+    else if (size === 4) this.f.set(local, i64.extend_u(value));
+    else {
+      const mask = size === 2 ? 0xffffn : high ? 0xff00n : 0xffn;
+      let v = i64.extend_u(i32.and(value, size === 2 ? 0xffff : 0xff));
+      if (high) v = i64.shl(v, 8);
+      this.f.set(local, i64.or(i64.and(local.get, k64(~mask)), v));
+    }
+  }
+
+  protected regAt(k: number): Expr {
+    const o = this.operand(k);
+    if (o.kind !== 'reg') throw new Error(`operand ${k} of ${this.insn.def.pattern} is no register`);
+    if (o.cls === 'gpr') return this.readGpr(o.reg, o.size, o.high);
+    if (o.cls === 'xmm') return this.xmm(o.reg);
+    if (o.cls === 'mmx') return this.mmxAt(k);
+    throw new Error(`register class ${o.cls} in ${this.insn.def.pattern}`);
+  }
+
+  protected setRegAt(k: number, value: Expr): void {
+    const o = this.operand(k);
+    if (o.kind !== 'reg') throw new Error(`operand ${k} of ${this.insn.def.pattern} is no register`);
+    if (o.cls === 'gpr') this.putGpr(o.reg, o.size, o.high, value);
+    else if (o.cls === 'xmm') this.setXmm(o.reg, value);
+    else this.setMmxAt(k, value);
+  }
+
+  gpr(n: number, size: number): Expr {
+    return this.readGpr(n, size, false);
+  }
+  setGpr(n: number, size: number, value: Expr): void {
+    this.putGpr(n, size, false, value);
+  }
+  xmm(n: number): Expr {
+    this.c.registers.xmm |= 1 << n;
+    return this.c.xmm[n]!.get;
+  }
+  setXmm(n: number, value: Expr): void {
+    this.c.registers.xmm |= 1 << n;
+    this.c.registers.xmmWritten |= 1 << n;
+    this.f.set(this.c.xmm[n]!, value);
+  }
+  private regNumber(k: number): number {
+    const o = this.operand(k);
+    return o.kind === 'reg' ? o.reg : 0;
+  }
+  vectorAt(k: number): Expr {
+    return this.xmm(this.regNumber(k));
+  }
+  setVectorAt(k: number, value: Expr): void {
+    this.setXmm(this.regNumber(k), value);
+  }
+  mmxAt(k: number): Expr {
+    return i64.load(k32(this.state + S.X87 + this.regNumber(k) * 16));
+  }
+  setMmxAt(k: number, value: Expr): void {
+    const at = this.state + S.X87 + this.regNumber(k) * 16;
+    this.f.store(8, at, value);
+    this.f.store(2, at + 8, k32(0xffff));
+  }
+  stIndex(): Expr {
+    return k32(this.insn.modrm & 7);
+  }
+
+  imm32(): Expr {
+    return k32(this.insn.imm);
+  }
+  imm64(): Expr {
+    return k64((BigInt(this.insn.immHigh) << 32n) | BigInt(this.insn.imm >>> 0));
+  }
+  immConst(): number {
+    return this.insn.imm;
+  }
+
+  effectiveAddress(): Expr {
+    const m = this.insn.mem!;
+    if (memForm(this.insn) === 3) return k64((BigInt(m.dispHigh) << 32n) | BigInt(m.disp >>> 0));
+    let ea: Expr;
+    if (m.base === 16) ea = i64.add(this.c.vpc.get, k64(this.offset + this.insn.len));
+    else ea = m.base >= 0 ? this.useGpr(m.base).get : k64(0);
+    if (m.index >= 0) {
+      const index = i64.shl(this.useGpr(m.index).get, k64(m.scale));
+      ea = m.base >= 0 ? i64.add(ea, index) : index;
+    }
+    ea = i64.add(ea, k64(m.disp));
+    return m.addressSize === 8 ? ea : i64.and(ea, k64(m.addressSize === 4 ? 0xffffffff : 0xffff));
+  }
+
+  protected segmentBase(): Expr | undefined {
+    if (!usesSegment(this.insn)) return undefined;
+    const m = this.insn.mem;
+    const seg = m ? m.seg : this.insn.segment >= 0 ? this.insn.segment : 3;
+    return this.state64(S.SEG_BASE + seg * 8);
+  }
+
+  private linear(offset: number): Expr {
+    return this.wrapLinear(i64.add(this.c.vpc.get, k64(offset)));
+  }
+  nextRip(): Expr {
+    return this.linear(this.offset + this.insn.len);
+  }
+  record(): Expr {
+    return k32(this.recordAddress);
+  }
+
+  callImport(name: Import, ...args: Expr[]): Expr {
+    // Regions must not go on after their own code has changed: the slow path is told that a region asks.
+    if (name === 'access' || name === 'store') args[2] = k32((args[2]!.k as number) | 0x200);
+    return callExpr(I32, this.c.link.imports[name]!, args);
+  }
+  callRuntime(name: string, ...args: Expr[]): Expr {
+    return callExpr(RUNTIME_RESULT.get(name)!, this.c.link.imports[name]!, args);
+  }
+
+  protected leaveFaulted(): void {
+    // What follows in the source is another path: the compile-time state is put back.
+    const pending = this.c.pending;
+    this.settleFlags();
+    this.f.set(this.c.fuel, this.state32(S.FUEL));
+    this.f.set(this.c.exitRecord, k32(0));
+    this.f.br(this.c.exit);
+    this.c.pending = pending;
+  }
+
+  protected tlb(write: boolean): Expr {
+    return k32(
+      modeIsUser(this.c.mode)
+        ? write
+          ? TLB_USER_WRITE
+          : TLB_USER_READ
+        : write
+          ? TLB_KERNEL_WRITE
+          : TLB_KERNEL_READ,
+    );
+  }
+
+  protected flagPair(): { fr: Expr; fx: Expr } {
+    return { fr: this.c.fr.get, fx: this.c.fx.get };
+  }
+  protected setFlagPair(fr: Expr | undefined, fx: Expr): void {
+    this.c.pending = undefined;
+    if (fr) {
+      const x = this.let(fx);
+      this.f.set(this.c.fr, fr);
+      this.f.set(this.c.fx, x);
+    } else this.f.set(this.c.fx, fx);
+  }
+  protected getPending(): PendingFlags | undefined {
+    return this.c.pending;
+  }
+  protected setPending(p: PendingFlags): void {
+    const keep = p.size === 8 ? this.c.pending64 : this.c.pending32;
+    const copy = (x: Expr, local: Local): Expr => {
+      if (x.op === 0x41 || x.op === 0x42) return x;
+      this.f.set(local, x);
+      return local.get;
+    };
+    // All three are evaluated before any is overwritten: operands may not be pending locals themselves.
+    const r = copy(p.r, keep[2]!);
+    const logic = p.kind === 'logic';
+    this.c.pending = {
+      kind: p.kind,
+      size: p.size,
+      a: logic ? r : copy(p.a, keep[0]!),
+      b: logic ? r : copy(p.b, keep[1]!),
+      r,
+    };
+  }
+  settleFlags(): void {
+    const p = this.c.pending;
+    this.c.pending = undefined;
+    if (p) this.materialise(p);
+  }
+
+  protected beforeSlow(): void {
+    this.f.store(4, this.state + S.FUEL, this.c.fuel.get);
+  }
+  protected afterSlow(): void {
+    this.f.set(this.c.fuel, this.state32(S.FUEL));
+  }
+
+  // ---- control flow ----
+
+  /** Takes the block's instructions off the fuel. */
+  account(): void {
+    this.f.set(this.c.fuel, i32.sub(this.c.fuel.get, k32(this.blockLength)));
+  }
+
+  private get relTarget(): number {
+    return this.offset + this.insn.len + this.insn.imm;
+  }
+
+  /** Leaves to a linear address. */
+  exitTo(target: Expr): void {
+    this.f.set(this.c.exitTarget, target);
+    this.settleFlags();
+    this.f.set(this.c.exitRecord, k32(EXIT_FAR));
+    this.f.br(this.c.exit);
+  }
+
+  private goRel(): void {
+    if (this.insn.bits !== 64 && this.size === 2) {
+      this.exitTo(i64.and(this.linear(this.relTarget), k64(0xffff)));
+      return;
+    }
+    this.c.edge(this.relTarget);
+  }
+
+  jumpRel(): void {
+    this.account();
+    this.goRel();
+    this.done = true;
+  }
+
+  jumpRelIf(condition: Expr): void {
+    this.account();
+    const pending = this.c.pending;
+    this.f.if(condition, () => this.goRel());
+    this.c.pending = pending;
+    this.c.edge(this.offset + this.insn.len);
+    this.done = true;
+  }
+
+  jumpTo(target: Expr): void {
+    this.account();
+    this.exitTo(target);
+    this.done = true;
+  }
+
+  runHelper(): void {
+    this.settleFlags();
+    spill(this.c);
+    this.f.if(this.callImport('helper', this.record()), () => this.f.return());
+    reload(this.c);
+    if (this.insn.def.ends) {
+      this.account();
+      this.exitTo(this.state64(S.RIP));
+      this.done = true;
+    }
+  }
+}
+
+/** Flags that are read before they are written from the start of an instruction list, given those live after it. */
+export function liveFlags(insns: readonly Insn[], after: number): number {
+  let live = after;
+  for (let k = insns.length - 1; k >= 0; k--) {
+    const d = insns[k]!.def;
+    live = d.helper ? ARITH : (live & ~d.writes) | d.reads;
+  }
+  return live;
+}

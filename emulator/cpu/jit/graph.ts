@@ -1,0 +1,221 @@
+/**
+ * The control-flow graph of a region, made reducible, and the order in which structured WebAssembly can be written from it.
+ *
+ * A region has one main entry and others (where calls return to). An entry into the middle of a loop would make the loop
+ * irreducible, so such an entry goes through a dispatch node in front of the loop's header, which looks at a selector;
+ * within the loop that costs one test of a local a round. Edges that are irreducible all the same leave the region.
+ */
+import type { Block } from '../code.ts';
+
+export interface Node {
+  readonly kind: 'start' | 'block' | 'dispatch';
+  readonly block: Block | undefined;
+  /** Edges within the region, in no order. */
+  successors: Node[];
+  /** start, dispatch: where selector value k goes; `last` resets the selector. */
+  routes: { selector: number; to: Node; last: boolean }[];
+  /** dispatch: the loop header that it stands in front of. */
+  header: Node | undefined;
+  // Results of the analysis:
+  order: number;
+  dominator: Node | undefined;
+  children: Node[];
+  forwardIn: number;
+  isLoop: boolean;
+}
+
+function node(kind: Node['kind'], block?: Block): Node {
+  return {
+    kind,
+    block,
+    successors: [],
+    routes: [],
+    header: undefined,
+    order: -1,
+    dominator: undefined,
+    children: [],
+    forwardIn: 0,
+    isLoop: false,
+  };
+}
+
+export interface Graph {
+  readonly start: Node;
+  /** Where an edge to this block goes: its dispatch node, where there is one. */
+  target(block: Block): Node | undefined;
+  /** Whether the edge may be taken inside the region. */
+  allowed(from: Node, to: Node): boolean;
+}
+
+/** Reverse postorder from `root`; nodes get their index as `order`. */
+function reversePostorder(root: Node, next: (n: Node) => readonly Node[]): Node[] {
+  const out: Node[] = [];
+  const seen = new Set<Node>([root]);
+  const stack: { n: Node; i: number }[] = [{ n: root, i: 0 }];
+  while (stack.length) {
+    const top = stack[stack.length - 1]!;
+    const list = next(top.n);
+    if (top.i < list.length) {
+      const s = list[top.i++]!;
+      if (!seen.has(s)) {
+        seen.add(s);
+        stack.push({ n: s, i: 0 });
+      }
+    } else {
+      out.push(top.n);
+      stack.pop();
+    }
+  }
+  out.reverse();
+  out.forEach((n, i) => (n.order = i));
+  return out;
+}
+
+/** Immediate dominators (Cooper, Harvey, Kennedy). */
+function dominators(order: readonly Node[], next: (n: Node) => readonly Node[]): void {
+  const preds = new Map<Node, Node[]>();
+  for (const n of order) {
+    n.dominator = undefined;
+    for (const s of next(n)) {
+      const list = preds.get(s);
+      if (list) list.push(n);
+      else preds.set(s, [n]);
+    }
+  }
+  const root = order[0]!;
+  root.dominator = root;
+  for (let changed = true; changed; ) {
+    changed = false;
+    for (let i = 1; i < order.length; i++) {
+      const n = order[i]!;
+      let d: Node | undefined;
+      for (const p of preds.get(n) ?? []) {
+        if (!p.dominator) continue;
+        if (!d) d = p;
+        else {
+          let a: Node = p;
+          let b: Node = d;
+          while (a !== b) {
+            while (a.order > b.order) a = a.dominator!;
+            while (b.order > a.order) b = b.dominator!;
+          }
+          d = a;
+        }
+      }
+      if (d !== n.dominator) {
+        n.dominator = d;
+        changed = true;
+      }
+    }
+  }
+}
+
+function dominates(a: Node, b: Node): boolean {
+  for (let n = b; ; n = n.dominator!) {
+    if (n === a) return true;
+    if (n === n.dominator || !n.dominator) return false;
+  }
+}
+
+/**
+ * @param blocks blocks of the region; the first is the main entry
+ * @param edges direct successors of a block within the region
+ * @param returns where a block's call comes back to, within the region
+ * @param entries blocks that are entered from outside, by selector value (index); the first is the main entry
+ */
+export function buildGraph(
+  blocks: readonly Block[],
+  edges: (b: Block) => readonly Block[],
+  returns: (b: Block) => readonly Block[],
+  entries: readonly Block[],
+): Graph {
+  const nodes = new Map<Block, Node>();
+  for (const b of blocks) nodes.set(b, node('block', b));
+  // Loops of the graph in which a call falls through to where it returns.
+  const flow = (n: Node): Node[] => [...edges(n.block!), ...returns(n.block!)].map((b) => nodes.get(b)!);
+  const flowCache = new Map<Node, Node[]>();
+  for (const n of nodes.values()) flowCache.set(n, flow(n));
+  const cached = (n: Node): Node[] => flowCache.get(n)!;
+  const order = reversePostorder(nodes.get(blocks[0]!)!, cached);
+  dominators(order, cached);
+  const bodies = new Map<Node, Set<Node>>();
+  const preds = new Map<Node, Node[]>();
+  for (const n of order)
+    for (const s of cached(n)) {
+      const list = preds.get(s);
+      if (list) list.push(n);
+      else preds.set(s, [n]);
+    }
+  for (const n of order)
+    for (const h of cached(n))
+      if (h.order <= n.order && dominates(h, n)) {
+        let body = bodies.get(h);
+        if (!body) bodies.set(h, (body = new Set([h])));
+        const stack = [n];
+        while (stack.length) {
+          const x = stack.pop()!;
+          if (body.has(x)) continue;
+          body.add(x);
+          for (const p of preds.get(x) ?? []) stack.push(p);
+        }
+      }
+  // Dispatch nodes for loops that are entered in the middle.
+  const dispatch = new Map<Node, Node>();
+  const around = (x: Node): Node[] =>
+    [...bodies].filter(([h, body]) => h !== x && body.has(x)).map(([h]) => h).sort((a, b) => a.order - b.order);
+  const entryNodes = entries.map((b) => nodes.get(b)!);
+  for (const x of entryNodes)
+    for (const h of around(x))
+      if (!dispatch.has(h)) {
+        const d = node('dispatch');
+        d.header = h;
+        dispatch.set(h, d);
+      }
+  const entryOf = (n: Node): Node => dispatch.get(n) ?? n;
+  const start = node('start');
+  entryNodes.forEach((x, selector) => {
+    const stops = [...around(x).map((h) => dispatch.get(h)!), entryOf(x)];
+    start.routes.push({ selector, to: stops[0]!, last: stops.length === 1 });
+    for (let i = 0; i + 1 < stops.length; i++)
+      stops[i]!.routes.push({ selector, to: stops[i + 1]!, last: i + 2 === stops.length });
+  });
+  start.successors = start.routes.map((r) => r.to);
+  for (const d of dispatch.values()) d.successors = [...d.routes.map((r) => r.to), d.header!];
+  for (const n of nodes.values()) n.successors = edges(n.block!).map((b) => entryOf(nodes.get(b)!));
+  // Cut irreducible edges until none is left.
+  const cut = new Map<Node, Set<Node>>();
+  const next = (n: Node): Node[] => {
+    const c = cut.get(n);
+    return c ? n.successors.filter((s) => !c.has(s)) : n.successors;
+  };
+  let final: Node[];
+  for (;;) {
+    final = reversePostorder(start, next);
+    dominators(final, next);
+    let irreducible = false;
+    for (const n of final)
+      for (const s of next(n))
+        if (s.order <= n.order && !dominates(s, n)) {
+          irreducible = true;
+          const c = cut.get(n);
+          if (c) c.add(s);
+          else cut.set(n, new Set([s]));
+        }
+    if (!irreducible) break;
+  }
+  for (const n of final) {
+    if (n.dominator && n.dominator !== n) n.dominator.children.push(n);
+    for (const s of next(n)) {
+      if (s.order > n.order) s.forwardIn++;
+      else s.isLoop = true;
+    }
+  }
+  return {
+    start,
+    target: (b) => {
+      const n = nodes.get(b);
+      return n && entryOf(n);
+    },
+    allowed: (from, to) => !cut.get(from)?.has(to),
+  };
+}

@@ -1,0 +1,513 @@
+/** The processor: run loop, code modes, and the border between emitted code and TypeScript. */
+import type { ProcessorState, EntryState, Processor, ProcessorHost, ProcessorStats, StopReason, Tier } from '../processor.ts';
+import { GuestMemory } from '../memory.ts';
+import { CodeCache, type CodeHost } from './code.ts';
+import { Cpu, GuestFault } from './cpu.ts';
+import { defineAll } from './defs/index.ts';
+import { DEFS } from './insn.ts';
+import { Jit } from './jit.ts';
+import {
+  CS,
+  Exit,
+  JUMP_CACHE_BYTES,
+  JUMP_CACHES,
+  Mode,
+  modeIsUser,
+  R,
+  RAM_BASE,
+  S,
+  STATE_BASE,
+  TLB_KERNEL_READ,
+  TLB_KERNEL_WRITE,
+  TLB_USER_READ,
+  TLB_USER_WRITE,
+} from './layout.ts';
+import { codeBreakpoint, dataBreak, hasCodeBreakpoints, pendingTrap, singleStepTrap } from './system/debug.ts';
+import { enterState, restoreCpu, saveCpu } from './reset.ts';
+import { deliverException, deliverInterrupt } from './system/interrupts.ts';
+
+const CR0_EM = 1 << 2;
+const CR0_TS = 1 << 3;
+const CR4_OSFXSR = 1 << 9;
+const IF = 1 << 9;
+const TF = 1 << 8;
+const RF = 1 << 16;
+
+/** Executions after which a block is given to the compiler. */
+const HOT = 400;
+const NEVER = 0x7fffffff;
+
+/** Fetch translations kept between TLB flushes: direct-mapped by linear page. */
+const FETCH_ENTRIES = 1024;
+
+const PAGE_SHIFT = 16;
+
+export class X86Processor extends Cpu implements Processor, CodeHost {
+  readonly memory: GuestMemory;
+  readonly ramSize: number;
+  readonly heat: number;
+  readonly code: CodeCache;
+  readonly jit: Jit;
+  readonly imports: Record<string, (...args: number[]) => number>;
+  private readonly enterCode: (record: number) => void;
+  /** A fault waits to be delivered. */
+  private faulted = false;
+  private stolen = 0;
+  private running = false;
+  private total = 0;
+  private exceptions = 0;
+  private interruptCount = 0;
+  private unitState = 0;
+  private readonly fetchLow = new Int32Array(FETCH_ENTRIES).fill(1);
+  private readonly fetchHigh = new Int32Array(FETCH_ENTRIES);
+  private readonly fetchPhysical = new Float64Array(FETCH_ENTRIES);
+  /** Called for each block entered from the run loop while tracing. */
+  onTrace: ((cpu: X86Processor) => void) | undefined;
+
+  constructor(
+    memory: WebAssembly.Memory,
+    host: ProcessorHost,
+    ramSize: number,
+    readonly tier: Tier,
+  ) {
+    super(memory, host, ramSize, STATE_BASE);
+    this.ramSize = ramSize;
+    this.heat = tier === 'interp' ? NEVER : tier === 'jit' ? 1 : HOT;
+    this.memory = new GuestMemory(memory.buffer, RAM_BASE, ramSize, (address, length) => this.dmaWrite(address, length));
+    this.imports = {
+      access: (lo, hi, info, record) => {
+        try {
+          if ((info! & 0x300) === 0x300 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
+          return this.mmu.access(lo!, hi!, info! & 0xff, (info! & 0x100) !== 0);
+        } catch (e) {
+          return this.catchFault(e, record!);
+        }
+      },
+      store: (lo, hi, size, record) => {
+        try {
+          if (size! & 0x200 && this.rewritesCode(lo!, hi!, size! & 0xff, record!)) return 0;
+          this.mmu.store(lo!, hi!, size! & 0xff);
+          return 1;
+        } catch (e) {
+          return this.catchFault(e, record!);
+        }
+      },
+      commit: () => {
+        this.mmu.commit();
+        return 0;
+      },
+      raise: (vector, code, record) => {
+        this.fault(vector!, code!);
+        this.faulted = true;
+        this.rewind(record!);
+        return 0;
+      },
+      helper: (record) => this.runHelper(record!),
+      lookup: () => this.lookup(),
+      link: (record, which) => {
+        try {
+          const to = this.code.link(record!, which!);
+          if (this.tier === 'jit' && to) {
+            const block = this.code.blockOf(to);
+            if (block) this.jit.compileNow(block);
+          }
+          return to;
+        } catch (e) {
+          return this.catchFault(e, record!);
+        }
+      },
+      hot: (record) => {
+        this.jit.hot(record!);
+        return 0;
+      },
+    };
+    this.code = new CodeCache(this);
+    this.code.onMark = (physical) => this.mmu.protectPhysical(physical);
+    this.jit = new Jit(this, this.code, tier);
+    this.code.onFlush = () => this.jit.flushed();
+    this.enterCode = this.code.exports.enter as (record: number) => void;
+    this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
+    this.modeChanged();
+  }
+
+  // ---- CodeHost ----
+
+  private catchFault(e: unknown, record: number): 0 {
+    if (!(e instanceof GuestFault)) throw e;
+    this.faulted = true;
+    this.rewind(record);
+    return 0;
+  }
+
+  /** Sets RIP back to a record's instruction and takes the not executed rest of its block off the count. */
+  rewind(record: number): void {
+    const lo = this.i32[(this.state + S.VPC) >> 2]!;
+    const hi = this.i32[((this.state + S.VPC) >> 2) + 1]!;
+    this.setRip(lo | this.u16[(record + R.OFFSET) >> 1]!, hi);
+    this.i32[(this.state + S.FUEL) >> 2]! -= this.u16[(record + R.COUNT) >> 1]! - 1;
+  }
+
+  /**
+   * A store of a compiled region into translated code: the code is dropped and the region left in front of the storing
+   * instruction, which the interpreter then runs, so that a changed next instruction is seen. @throws faults
+   */
+  private rewritesCode(lo: number, hi: number, size: number, record: number): boolean {
+    const user = this.cpl === 3;
+    const inPage = 4096 - (lo & 0xfff);
+    const first = this.mmu.translate(lo, hi, 'write', user);
+    let hit = false;
+    const test = (physical: number, n: number): void => {
+      if (physical + n <= this.ramSize && this.code.hasCode(physical) && this.code.hits(physical, n)) {
+        this.code.written(physical, n);
+        hit = true;
+      }
+    };
+    if (size > inPage) {
+      const next = (lo + inPage) | 0;
+      test(this.mmu.translate(next, next === 0 ? (hi + 1) | 0 : hi, 'write', user), size - inPage);
+      test(first, inPage);
+    } else test(first, size);
+    if (hit) {
+      this.rewind(record);
+      this.interpretOnce = true;
+    }
+    return hit;
+  }
+  /** The next block is run by the interpreter even where the compiler is forced. */
+  private interpretOnce = false;
+
+  unitFault(unit: 'x87' | 'mmx' | 'sse'): number {
+    if (unit === 'x87') return this.cr0 & (CR0_TS | CR0_EM) ? 7 : 0;
+    if (this.cr0 & CR0_EM) return 6;
+    if (unit === 'sse' && !(this.cr4 & CR4_OSFXSR)) return 6;
+    return this.cr0 & CR0_TS ? 7 : 0;
+  }
+
+  /** Physical page for instruction fetch. @throws faults */
+  private fetchPage(lo: number, hi: number): number {
+    const k = (lo >>> 12) & (FETCH_ENTRIES - 1);
+    const tag = (lo & ~0xfff) | (this.cpl === 3 ? 2 : 0);
+    if (this.fetchLow[k] === tag && this.fetchHigh[k] === hi) return this.fetchPhysical[k]!;
+    const page = this.mmu.translate(lo & ~0xfff, hi, 'fetch', this.cpl === 3);
+    this.fetchLow[k] = tag;
+    this.fetchHigh[k] = hi;
+    this.fetchPhysical[k] = page;
+    return page;
+  }
+
+  fetchNextPage(record: number): number {
+    const at = (this.state + S.VPC) >> 2;
+    const lo = (this.i32[at]! + 4096) | 0;
+    const hi = lo === 0 && this.code64 ? (this.i32[at + 1]! + 1) | 0 : this.i32[at + 1]!;
+    const cr2 = (this.state + S.CR2) >> 3;
+    const saved = this.u64[cr2]!;
+    try {
+      const page = this.fetchPage(lo, hi);
+      if (page + 4096 <= this.ramSize) return page;
+      if (record < 0) return -1;
+      throw this.fault(13, 0);
+    } catch (e) {
+      if (!(e instanceof GuestFault)) throw e;
+      if (record < 0) this.u64[cr2] = saved;
+      else this.catchFault(e, record);
+      return -1;
+    }
+  }
+
+  /** The record to run at S.RIP, or 0 with a fault recorded. */
+  private lookup(): number {
+    const lo = this.ripLow();
+    const hi = this.ripHigh();
+    try {
+      const page = this.fetchPage(lo, hi);
+      if (page + 4096 > this.ramSize) throw this.fault(13, 0);
+      const at = (this.state + S.VPC) >> 2;
+      this.i32[at] = lo & ~0xfff;
+      this.i32[at + 1] = hi;
+      const block = this.code.block(page + (lo & 0xfff), this.mode);
+      if (this.tier === 'jit') {
+        if (this.interpretOnce) this.interpretOnce = false;
+        else this.jit.compileNow(block);
+      }
+      this.code.rememberJump(this.mode, lo, hi, block.record);
+      return block.record;
+    } catch (e) {
+      if (!(e instanceof GuestFault)) throw e;
+      this.faulted = true;
+      return 0;
+    }
+  }
+
+  private runHelper(record: number): number {
+    const insn = this.code.insns[this.i32[(record + R.AUX) >> 2]!]!;
+    const at = (this.state + S.VPC) >> 2;
+    const after = this.u16[(record + R.OFFSET) >> 1]! + this.u8[record + R.LEN]!;
+    const lo = (this.i32[at]! + after) | 0;
+    this.setRip(lo, after >= 4096 && lo >>> 0 < 4096 && this.code64 ? (this.i32[at + 1]! + 1) | 0 : this.i32[at + 1]!);
+    const flushes = this.code.generation;
+    try {
+      insn.def.helper!(this, insn, record);
+    } catch (e) {
+      this.catchFault(e, record);
+      return 1;
+    }
+    if (this.code.generation !== flushes) {
+      // The translations are gone: whoever called must not go on with them. RIP is right; count what has run.
+      this.i32[(this.state + S.FUEL) >> 2]! -= this.u16[(record + R.COUNT) >> 1]!;
+      return 1;
+    }
+    return 0;
+  }
+
+  hasCode(physical: number): boolean {
+    return this.code?.hasCode(physical) ?? false;
+  }
+
+  codeWritten(physical: number, size: number): void {
+    if (this.code.written(physical, size)) this.leave();
+  }
+
+  private dmaWrite(address: number, length: number): void {
+    for (let page = address - (address & 0xfff); page < address + length; page += 4096)
+      if (this.code.hasCode(page)) {
+        const from = Math.max(page, address);
+        this.code.written(from, Math.min(page + 4096, address + length) - from);
+      }
+  }
+
+  translationsChanged(_globals: boolean): void {
+    if (!this.code) return;
+    this.code.clearJumpCaches();
+    this.fetchLow.fill(1);
+  }
+
+  translationChanged(lo: number, _hi: number): void {
+    this.code.clearJumpCaches();
+    this.fetchLow[(lo >>> 12) & (FETCH_ENTRIES - 1)] = 1;
+  }
+
+  modeChanged(): void {
+    const cs = this.segments[CS]!;
+    const user = this.cpl === 3;
+    const wide = (cs.attributes & 0x4000) !== 0;
+    const mode = this.code64
+      ? user
+        ? Mode.User64
+        : Mode.Kernel64
+      : user
+        ? wide
+          ? Mode.User32
+          : Mode.User16
+        : wide
+          ? Mode.Kernel32
+          : Mode.Kernel16;
+    const at = this.state >> 2;
+    this.i32[at + (S.MODE >> 2)] = mode;
+    this.i32[at + (S.CPL >> 2)] = this.cpl;
+    this.i32[at + (S.JUMP_CACHE >> 2)] = JUMP_CACHES + mode * JUMP_CACHE_BYTES;
+    this.i32[at + (S.TLB_READ >> 2)] = modeIsUser(mode) ? TLB_USER_READ : TLB_KERNEL_READ;
+    this.i32[at + (S.TLB_WRITE >> 2)] = modeIsUser(mode) ? TLB_USER_WRITE : TLB_KERNEL_WRITE;
+    this.i32[at + (S.CR0 >> 2)] = this.cr0;
+    this.i32[at + (S.CR4 >> 2)] = this.cr4;
+    const units = (this.cr0 & (CR0_TS | CR0_EM)) | (this.cr4 & CR4_OSFXSR);
+    if (units !== this.unitState) {
+      this.unitState = units;
+      this.code?.flush();
+    }
+  }
+
+  leave(): void {
+    const at = (this.state + S.FUEL) >> 2;
+    const fuel = this.i32[at]!;
+    if (!this.running || fuel <= 0) return;
+    this.stolen += fuel;
+    this.i32[at] = 0;
+  }
+
+  dataBreak(lo: number, hi: number, size: number, write: boolean): void {
+    dataBreak(this, lo, hi, size, write);
+  }
+
+  // ---- Processor ----
+
+  enter(state: EntryState): void {
+    enterState(this, state);
+    this.modeChanged();
+  }
+
+  interruptChanged(): void {
+    const pending = this.host.interrupts.pending() >= 0;
+    this.i32[(this.state + S.PENDING) >> 2] = pending ? 1 : 0;
+    if (pending && this.i32[(this.state + S.EFLAGS) >> 2]! & IF) this.leave();
+  }
+
+  get instructions(): number {
+    if (!this.running) return this.total;
+    return this.total + this.sliceBudget - this.i32[(this.state + S.FUEL) >> 2]! - this.stolen;
+  }
+  private sliceBudget = 0;
+  private interpreted = 0;
+  /** Compile between slices and wait for it, so that the tiers change at the same instruction in every run. */
+  synchronous = false;
+
+  run(budget: number): StopReason {
+    const fuelAt = (this.state + S.FUEL) >> 2;
+    const flagsAt = (this.state + S.EFLAGS) >> 2;
+    const { interrupts } = this.host;
+    this.sliceBudget = budget;
+    this.i32[fuelAt] = budget;
+    this.stolen = 0;
+    this.running = true;
+    let reason: StopReason = 'budget';
+    try {
+      for (;;) {
+        if (this.stolen) {
+          this.i32[fuelAt]! += this.stolen;
+          this.stolen = 0;
+        }
+        if (this.faulted) {
+          this.faulted = false;
+          this.exceptions++;
+          deliverException(this, this.faultObject.vector, this.faultObject.code);
+          this.shadow = undefined;
+        }
+        if (this.shutdown) {
+          reason = 'shutdown';
+          break;
+        }
+        const flags = this.i32[flagsAt]!;
+        const shadowed = this.shadow !== undefined && this.shadow === this.rip;
+        if (this.shadow !== undefined && !shadowed) this.shadow = undefined;
+        if (flags & IF && !shadowed) {
+          if (interrupts.pending() >= 0) {
+            const vector = interrupts.acknowledge();
+            if (vector >= 0) {
+              this.halted = false;
+              this.interruptCount++;
+              deliverInterrupt(this, vector);
+              this.i32[(this.state + S.PENDING) >> 2] = interrupts.pending() >= 0 ? 1 : 0;
+              continue;
+            }
+          }
+        }
+        if (this.halted) {
+          reason = 'halted';
+          break;
+        }
+        if (this.i32[fuelAt]! <= 0) break;
+        if (flags & TF || shadowed || this.mmu.watching || hasCodeBreakpoints(this)) {
+          this.step();
+          continue;
+        }
+        this.onTrace?.(this);
+        const record = this.lookup();
+        if (record) this.enterCode(record);
+      }
+    } finally {
+      if (this.stolen) this.i32[fuelAt]! += this.stolen;
+      this.stolen = 0;
+      this.running = false;
+      this.total += budget - this.i32[fuelAt]!;
+      const at = (this.state + S.INTERPRETED) >> 2;
+      this.interpreted += this.i32[at]!;
+      this.i32[at] = 0;
+      this.jit.pump(this.synchronous);
+    }
+    return reason;
+  }
+
+  /** Runs one instruction, then the traps that follow it. */
+  step(): void {
+    const flagsAt = (this.state + S.EFLAGS) >> 2;
+    const fuelAt = (this.state + S.FUEL) >> 2;
+    const lo = this.ripLow();
+    const hi = this.ripHigh();
+    const traced = (this.i32[flagsAt]! & TF) !== 0;
+    if (!(this.i32[flagsAt]! & RF) && codeBreakpoint(this, lo, hi)) {
+      this.fault(1);
+      this.faulted = true;
+      return;
+    }
+    let record: number;
+    try {
+      const page = this.fetchPage(lo, hi);
+      if (page + 4096 > this.ramSize) throw this.fault(13, 0);
+      const at = (this.state + S.VPC) >> 2;
+      this.i32[at] = lo & ~0xfff;
+      this.i32[at + 1] = hi;
+      record = this.code.single(page + (lo & 0xfff), this.mode).record;
+    } catch (e) {
+      if (!(e instanceof GuestFault)) throw e;
+      this.faulted = true;
+      return;
+    }
+    const fuel = this.i32[fuelAt]!;
+    this.i32[fuelAt] = 1;
+    this.enterCode(record);
+    this.i32[fuelAt] = fuel - 1;
+    this.stolen = 0;
+    if (this.faulted) return;
+    // RF holds for one instruction.
+    this.i32[flagsAt]! &= ~RF;
+    const trap = pendingTrap(this);
+    if (traced) singleStepTrap(this);
+    if (traced || trap) {
+      this.fault(1);
+      this.faulted = true;
+    }
+  }
+
+  get stats(): ProcessorStats {
+    return {
+      instructions: this.instructions,
+      interpreted: this.interpreted,
+      compiled: Math.max(0, this.total - this.interpreted),
+      regions: this.jit.regions,
+      codeBytes: this.jit.codeBytes,
+      exceptions: this.exceptions,
+      interrupts: this.interruptCount,
+      tlbFills: this.mmu.fills,
+    };
+  }
+
+  save(): ProcessorState {
+    return { version: 1, total: this.total, faulted: this.faulted, ...saveCpu(this) };
+  }
+
+  restore(state: ProcessorState): void {
+    restoreCpu(this, state);
+    this.total = Number(state.total);
+    this.faulted = Boolean(state.faulted);
+    this.mmu.flush(true);
+    this.modeChanged();
+    this.code.flush();
+  }
+}
+
+let defined = false;
+
+/**
+ * Makes a processor with its own memory.
+ *
+ * @param memoryBytes guest RAM in bytes, a multiple of 64 KiB, at most 3 GiB
+ * @throws Error when the host cannot give that much memory, or lacks WebAssembly tail calls or SIMD
+ */
+export function createProcessor(host: ProcessorHost, memoryBytes: number, tier: Tier): Processor {
+  if (!defined) {
+    defineAll();
+    defined = true;
+  }
+  const pages = Math.ceil((RAM_BASE + memoryBytes) / 2 ** PAGE_SHIFT);
+  let memory: WebAssembly.Memory;
+  try {
+    memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  } catch (cause) {
+    throw new Error(
+      `the browser could not give ${Math.round(memoryBytes / 2 ** 20)} MiB of memory to the machine: close other tabs or give it less memory`,
+      { cause },
+    );
+  }
+  return new X86Processor(memory, host, memoryBytes, tier);
+}
+
+export { DEFS, Exit };
