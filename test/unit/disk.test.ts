@@ -4,6 +4,7 @@ import { gzipSync } from 'node:zlib';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { BlobSource } from '../../emulator/disk/blob.ts';
 import { BlockCache } from '../../emulator/disk/cache.ts';
+import { decompress } from '../../emulator/disk/compression.ts';
 import { ChunkSource } from '../../emulator/disk/chunks.ts';
 import type { Fetch, FetchPolicy } from '../../emulator/disk/fetch.ts';
 import { fetchFile } from '../../emulator/disk/file.ts';
@@ -278,6 +279,20 @@ describe('whole file', () => {
   ])('%s is an error', async (_, change, code) => {
     const file = { url: 'http://h/k', size: packed.length, sha256: hex(packed), ...change };
     expect(await failure(fetchFile(file, { policy: quick(fetch) }))).toBe(code);
+  });
+});
+
+describe('zstd', () => {
+  const text = new TextEncoder().encode('hello hello hello hello hello hello');
+  // As the zstd program writes it: from a file (its size in the header), and from a pipe.
+  test.each<[string, string]>([
+    ['of known size', '28b52ffd24236500003068656c6c6f200100b94b112be168e7'],
+    ['of unknown size', '28b52ffd04586500003068656c6c6f200100b94b112be168e7'],
+  ])('%s is unpacked, bounded, and refused when damaged', async (_, packed) => {
+    const bytes = new Uint8Array(Buffer.from(packed, 'hex'));
+    expect(await decompress(bytes, 'zstd', 100, 'k')).toEqual(text);
+    expect(await failure(decompress(bytes, 'zstd', 10, 'k'))).toBe('long');
+    expect(await failure(decompress(bytes.slice(0, 15), 'zstd', 100, 'k'))).toBe('compression');
   });
 });
 
