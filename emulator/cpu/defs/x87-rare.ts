@@ -1,0 +1,1 @@
+export function defineX87Rare(): void {}
