@@ -179,7 +179,7 @@ static void end(int how, const char *message) {
   for (;;) pause(); // reboot(RB_HALT_SYSTEM) may return
 }
 
-static int init_main(void) {
+static _Noreturn void init_main(void) {
   sigset_t all;
   sigfillset(&all);
   sigprocmask(SIG_BLOCK, &all, NULL); // taken one by one by sigwaitinfo below
@@ -227,7 +227,7 @@ static int power_main(const char *name, int argc, char **argv) {
 int main(int argc, char **argv) {
   const char *slash = strrchr(argv[0], '/');
   const char *name = slash ? slash + 1 : argv[0];
-  if (getpid() == 1) return init_main();
+  if (getpid() == 1) init_main();
   if (!strcmp(name, "init")) {
     fprintf(stderr, "init: this is PID 1's program; use poweroff, reboot or halt\n");
     return 1;
