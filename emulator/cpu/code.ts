@@ -37,7 +37,7 @@ import {
 } from './layout.ts';
 import { RUNTIME } from './runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
-import { callExpr, i32, i64, I32, k32, k64 } from './wasm/expr.ts';
+import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 const MAX_BLOCK = 48;
@@ -419,10 +419,10 @@ export class CodeCache {
             w[(record + R.IMM) >> 2] = 0;
           }
         }
-        if (insn.def.emit) w[(record + R.AUX) >> 2] = this.host.heat;
+        if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
       }
       w[(record + R.FN) >> 2] = this.handler(insn, dead[k]!, shape);
-      if (insn.def.helper) {
+      if (insn.def.helper !== undefined) {
         w[(record + R.AUX) >> 2] = this.insns.length;
         this.insns.push(insn);
       }
@@ -581,7 +581,7 @@ export class CodeCache {
       const d = insns[k]!.def;
       dead[k] = d.writes !== 0 && (live & d.writes) === 0;
       live = (live & ~d.writes) | d.reads;
-      if (insns[k]!.mem || d.faults || d.helper || d.ends) live = ARITH;
+      if (insns[k]!.mem || d.faults || !d.emit || d.ends) live = ARITH;
       else if (touchesMemory(insns[k]!)) live = ARITH;
     }
     return dead;

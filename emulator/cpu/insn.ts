@@ -130,8 +130,11 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
   if (tokens[0] === '0f' && tokens.length > 1 && /^[0-9a-f]{2}/.test(tokens[1]!)) {
     tokens.shift();
     map = 1;
-    if ((tokens[0] === '38' || tokens[0] === '3a') && /^[0-9a-f]{2}/.test(tokens[1] ?? ''))
-      map = tokens.shift() === '38' ? 2 : 3;
+    const escape: string | undefined = tokens.at(0);
+    if ((escape === '38' || escape === '3a') && /^[0-9a-f]{2}/.test(tokens[1] ?? '')) {
+      tokens.shift();
+      map = escape === '38' ? 2 : 3;
+    }
   }
   const m = /^([0-9a-f]{2})(\+r)?(?:\/([0-7])(?:\.([0-7]))?)?$/.exec(tokens.shift()!);
   if (!m) throw new Error(`bad opcode pattern: ${pattern}`);

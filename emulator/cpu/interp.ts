@@ -282,6 +282,8 @@ export class InterpEmit extends Emit {
   }
 
   private countHeat(): void {
+    // AUX leads to the instruction where there is a helper.
+    if (this.insn.def.helper) return;
     const heat = this.let(i32.sub(i32.load(this.rec, R.AUX), 1));
     this.f.store(4, this.rec, heat, R.AUX);
     this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.rec)));

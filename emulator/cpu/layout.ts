@@ -57,6 +57,8 @@ export const S = {
   CR4: 0x2ac,
   /** CR2 as set by the last page fault, 8 bytes. */
   CR2: 0x2b0,
+  /** Linear address before which interrupts are held off (STI, MOV SS), 0 for none; 8 bytes. */
+  SHADOW: 0x2b8,
   /** Bounce buffer for accesses that cross a page, hit a device, or hit translated code. 64 bytes. */
   SCRATCH: 0x2c0,
   /** Free words for helpers' 64-bit results and operands. */

@@ -4,6 +4,7 @@ import { GuestMemory } from '../memory.ts';
 import { CodeCache, type CodeHost } from './code.ts';
 import { Cpu, GuestFault } from './cpu.ts';
 import { defineAll } from './defs/index.ts';
+import { exactFloat } from './float/exact.ts';
 import { DEFS } from './insn.ts';
 import { Jit } from './jit.ts';
 import {
@@ -112,6 +113,14 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
             if (block) this.jit.compileNow(block);
           }
           return to;
+        } catch (e) {
+          return this.catchFault(e, record!);
+        }
+      },
+      float: (op, record) => {
+        try {
+          exactFloat(this, op!);
+          return 1;
         } catch (e) {
           return this.catchFault(e, record!);
         }

@@ -2,6 +2,7 @@
 import type { EntryState, ProcessorState } from '../processor.ts';
 import type { Cpu, Segment } from './cpu.ts';
 import { CS, GPR_NAMES, S } from './layout.ts';
+import { updateBreakpoints } from './system/debug.ts';
 
 const CR0_PE = 1;
 const CR0_ET = 1 << 4;
@@ -83,7 +84,7 @@ export function saveCpu(cpu: Cpu): ProcessorState {
     shutdown: cpu.shutdown,
     shadow: cpu.shadow,
     fault: { vector: cpu.faultObject.vector, code: cpu.faultObject.code },
-    extra: cpu.saveExtra(),
+    sys: { ...cpu.sys, randomPool: undefined, randomLeft: 0 },
   };
 }
 
@@ -111,5 +112,6 @@ export function restoreCpu(cpu: Cpu, saved: ProcessorState): void {
   cpu.shutdown = Boolean(saved.shutdown);
   cpu.shadow = saved.shadow as bigint | undefined;
   Object.assign(cpu.faultObject, saved.fault);
-  cpu.restoreExtra(saved.extra);
+  Object.assign(cpu.sys, saved.sys);
+  updateBreakpoints(cpu);
 }

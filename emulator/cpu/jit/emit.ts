@@ -240,11 +240,11 @@ export class JitEmit extends Emit {
     return this.state64(S.SEG_BASE + seg * 8);
   }
 
-  private linear(offset: number): Expr {
+  private linearAt(offset: number): Expr {
     return this.wrapLinear(i64.add(this.c.vpc.get, k64(offset)));
   }
   nextRip(): Expr {
-    return this.linear(this.offset + this.insn.len);
+    return this.linearAt(this.offset + this.insn.len);
   }
   record(): Expr {
     return k32(this.recordAddress);
@@ -347,7 +347,7 @@ export class JitEmit extends Emit {
 
   private goRel(): void {
     if (this.insn.bits !== 64 && this.size === 2) {
-      this.exitTo(i64.and(this.linear(this.relTarget), k64(0xffff)));
+      this.exitTo(i64.and(this.linearAt(this.relTarget), k64(0xffff)));
       return;
     }
     this.c.edge(this.relTarget);
@@ -392,7 +392,7 @@ export function liveFlags(insns: readonly Insn[], after: number): number {
   let live = after;
   for (let k = insns.length - 1; k >= 0; k--) {
     const d = insns[k]!.def;
-    live = d.helper ? ARITH : (live & ~d.writes) | d.reads;
+    live = !d.emit ? ARITH : (live & ~d.writes) | d.reads;
   }
   return live;
 }

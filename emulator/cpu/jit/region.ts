@@ -321,7 +321,7 @@ class Structure {
     for (let k = b.insns.length - 1; k >= 0; k--) {
       after[k] = live;
       const d = b.insns[k]!.def;
-      live = d.helper ? ARITH : (live & ~d.writes) | d.reads;
+      live = !d.emit ? ARITH : (live & ~d.writes) | d.reads;
     }
     let offset = b.offset;
     c.edge = (to) => this.edge(n, to);
