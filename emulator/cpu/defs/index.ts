@@ -9,6 +9,10 @@ import { defineBit } from './bit.ts';
 import { defineCmpxchg } from './cmpxchg.ts';
 import { defineString } from './string.ts';
 import { defineDecimal } from './decimal.ts';
+import { defineIo } from './io.ts';
+import { defineSegment } from './segment.ts';
+import { defineSystem } from './system.ts';
+import { defineSystemFlow } from './system-flow.ts';
 
 /** All instruction families. Order matters only where two forms share an opcode: the first that fits wins. */
 export function defineAll(): void {
@@ -24,4 +28,8 @@ export function defineAll(): void {
   defineCmpxchg();
   defineString();
   defineDecimal();
+  defineSystem();
+  defineSystemFlow();
+  defineSegment();
+  defineIo();
 }

@@ -26,4 +26,10 @@ export class SystemRegisters {
 
   /** DR6 bits of data breakpoints that the running instruction has hit; #DB follows it. */
   dataHits = 0;
+  /** DR7 has an instruction breakpoint on. */
+  codeBreakpoints = false;
+
+  /** Random bytes for RDRAND that are left, in numbers of 8 bytes. */
+  randomLeft = 0;
+  randomPool: Int32Array | undefined;
 }

@@ -1,0 +1,137 @@
+/** Control registers and the switches between modes (SDM vol. 3, 2.5 and 9.8). */
+import type { Cpu } from '../cpu.ts';
+import { Vector } from '../emit.ts';
+import { CS, S } from '../layout.ts';
+import { ATTR } from './segments.ts';
+
+const CR0_PE = 1;
+const CR0_ET = 1 << 4;
+const CR0_WP = 1 << 16;
+const CR0_NW = 1 << 29;
+const CR0_CD = 1 << 30;
+const CR0_PG = 1 << 31;
+/** PE MP EM TS ET NE WP AM NW CD PG; the others read as 0. */
+const CR0_KNOWN = 0xe005003f | 0;
+
+const CR4_PSE = 1 << 4;
+const CR4_PAE = 1 << 5;
+const CR4_PGE = 1 << 7;
+/** TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT FSGSBASE: what CPUID offers. */
+const CR4_KNOWN = 0x000107fc;
+
+export const EFER = { SCE: 1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
+const EFER_WRITABLE = EFER.SCE | EFER.LME | EFER.NXE;
+
+/** Physical addresses have 40 bits (CPUID.80000008H). */
+const PHYSICAL_HIGH = 0xff;
+
+/** @throws #GP(0) for combinations that do not exist */
+export function writeCr0(cpu: Cpu, lo: number, hi: number): void {
+  if (hi !== 0) throw cpu.fault(Vector.GP, 0);
+  const value = (lo & CR0_KNOWN) | CR0_ET;
+  const old = cpu.cr0;
+  const pg = (value & CR0_PG) !== 0;
+  if ((pg && !(value & CR0_PE)) || (value & CR0_NW && !(value & CR0_CD))) throw cpu.fault(Vector.GP, 0);
+  const turnsOn = pg && !(old & CR0_PG);
+  const turnsOff = !pg && (old & CR0_PG) !== 0;
+  if (turnsOn && cpu.efer & EFER.LME) {
+    if (!(cpu.cr4 & CR4_PAE) || cpu.segments[CS]!.attributes & ATTR.L) throw cpu.fault(Vector.GP, 0);
+    cpu.efer |= EFER.LMA;
+  }
+  if (turnsOff && cpu.longMode) {
+    if (cpu.code64) throw cpu.fault(Vector.GP, 0);
+    cpu.efer &= ~EFER.LMA;
+  }
+  cpu.cr0 = value;
+  cpu.i32[(cpu.state + S.CR0) >> 2] = value;
+  if ((old ^ value) & (CR0_PG | CR0_WP | CR0_PE)) cpu.mmu.flush(true);
+  cpu.modeChanged();
+  cpu.leave();
+}
+
+/** @throws #GP(0) for address bits past the processor's */
+export function writeCr3(cpu: Cpu, lo: number, hi: number): void {
+  if (cpu.longMode && hi & ~PHYSICAL_HIGH) throw cpu.fault(Vector.GP, 0);
+  cpu.cr3Low = lo;
+  cpu.cr3High = cpu.longMode ? hi : 0;
+  cpu.mmu.flush((cpu.cr4 & CR4_PGE) === 0);
+}
+
+/** @throws #GP(0) for bits that CPUID does not offer */
+export function writeCr4(cpu: Cpu, lo: number, hi: number): void {
+  if (hi !== 0 || lo & ~CR4_KNOWN) throw cpu.fault(Vector.GP, 0);
+  if (cpu.longMode && !(lo & CR4_PAE)) throw cpu.fault(Vector.GP, 0);
+  const old = cpu.cr4;
+  cpu.cr4 = lo;
+  cpu.i32[(cpu.state + S.CR4) >> 2] = lo;
+  if ((old ^ lo) & (CR4_PSE | CR4_PAE | CR4_PGE)) cpu.mmu.flush(true);
+  cpu.modeChanged();
+  cpu.leave();
+}
+
+/** CR8: the task priority. @throws #GP(0) */
+export function writeCr8(cpu: Cpu, lo: number, hi: number): void {
+  if (hi !== 0 || lo & ~15) throw cpu.fault(Vector.GP, 0);
+  cpu.host.interrupts.taskPriority = lo;
+  cpu.leave();
+}
+
+/** WRMSR to IA32_EFER. @throws #GP(0) */
+export function writeEfer(cpu: Cpu, lo: number, hi: number): void {
+  if (hi !== 0 || lo & ~(EFER_WRITABLE | EFER.LMA)) throw cpu.fault(Vector.GP, 0);
+  const old = cpu.efer;
+  if ((old ^ lo) & EFER.LME && cpu.cr0 & CR0_PG) throw cpu.fault(Vector.GP, 0);
+  cpu.efer = (lo & EFER_WRITABLE) | (old & EFER.LMA);
+  if ((old ^ cpu.efer) & EFER.NXE) cpu.mmu.flush(true);
+  cpu.modeChanged();
+  cpu.leave();
+}
+
+/** A control register: low half returned, high half in `cpu.eaHigh`. @throws #UD for one that does not exist */
+export function readControl(cpu: Cpu, n: number): number {
+  cpu.eaHigh = 0;
+  switch (n) {
+    case 0:
+      return cpu.cr0;
+    case 2: {
+      const at = (cpu.state + S.CR2) >> 2;
+      cpu.eaHigh = cpu.i32[at + 1]!;
+      return cpu.i32[at]!;
+    }
+    case 3:
+      cpu.eaHigh = cpu.cr3High;
+      return cpu.cr3Low;
+    case 4:
+      return cpu.cr4;
+    case 8:
+      return cpu.host.interrupts.taskPriority;
+    default:
+      throw cpu.fault(Vector.UD);
+  }
+}
+
+/** @throws #UD, #GP(0) */
+export function writeControl(cpu: Cpu, n: number, lo: number, hi: number): void {
+  switch (n) {
+    case 0:
+      writeCr0(cpu, lo, hi);
+      return;
+    case 2: {
+      const at = (cpu.state + S.CR2) >> 2;
+      cpu.i32[at] = lo;
+      cpu.i32[at + 1] = hi;
+      return;
+    }
+    case 3:
+      writeCr3(cpu, lo, hi);
+      return;
+    case 4:
+      writeCr4(cpu, lo, hi);
+      return;
+    case 8:
+      writeCr8(cpu, lo, hi);
+      return;
+    default:
+      throw cpu.fault(Vector.UD);
+  }
+}

@@ -1,0 +1,99 @@
+/** SYSCALL, SYSRET, SYSENTER, SYSEXIT and SWAPGS, as Intel processors do them. */
+import type { Cpu } from '../cpu.ts';
+import { Vector } from '../emit.ts';
+import { CS, GS, RCX, RDX, RSP, S, SS } from '../layout.ts';
+import { loadedFlags, noticeInterrupts } from './far.ts';
+import { canonical } from './interrupts.ts';
+import { setCache, setCpl } from './segments.ts';
+
+const EFER_SCE = 1;
+const RF = 0x10000;
+const IF = 0x200;
+const VM = 0x20000;
+/** RFLAGS bits that SYSRET takes from R11 (SDM vol. 2). */
+const SYSRET_FLAGS = 0x3c7fd7;
+const R11 = 11;
+
+/** Flat descriptor caches: accessed, present, with granularity; DPL is added. */
+const CODE64 = 0xa09b;
+const CODE32 = 0xc09b;
+const DATA = 0xc093;
+const user = (attributes: number): number => attributes | 0x60;
+
+function setFlat(cpu: Cpu, n: number, selector: number, attributes: number): void {
+  setCache(cpu, n, selector & 0xffff, 0, 0xffffffff, attributes, true);
+}
+
+/** SYSCALL in 64-bit code; cpu.rip is the next instruction's. @throws #UD when EFER.SCE is 0 */
+export function syscall(cpu: Cpu): void {
+  if (!(cpu.efer & EFER_SCE) || !cpu.code64) throw cpu.fault(Vector.UD);
+  const { sys } = cpu;
+  const flags = cpu.rflags & ~RF;
+  cpu.setPair(RCX, cpu.ripLow(), cpu.ripHigh());
+  cpu.setPair(R11, flags, 0);
+  const selector = sys.starHigh & 0xfffc;
+  setFlat(cpu, CS, selector, CODE64);
+  setFlat(cpu, SS, selector + 8, DATA);
+  cpu.rflags = flags & ~sys.sfmask;
+  setCpl(cpu, 0);
+  cpu.setRip(sys.lstarLow, sys.lstarHigh);
+  cpu.modeChanged();
+}
+
+/** SYSRET at CPL 0. @param wide REX.W: to 64-bit code @throws #UD, #GP(0) */
+export function sysret(cpu: Cpu, wide: boolean): void {
+  if (!(cpu.efer & EFER_SCE)) throw cpu.fault(Vector.UD);
+  const lo = cpu.low(RCX);
+  const hi = cpu.high(RCX);
+  if (wide && !canonical(hi)) throw cpu.fault(Vector.GP, 0);
+  const selector = cpu.sys.starHigh >>> 16;
+  setFlat(cpu, CS, wide ? (selector + 16) | 3 : selector | 3, user(wide ? CODE64 : CODE32));
+  setFlat(cpu, SS, (selector + 8) | 3, user(DATA));
+  // At CPL 0 all of these bits can be loaded.
+  cpu.rflags = loadedFlags(cpu, cpu.low(R11) & SYSRET_FLAGS, 0, 4);
+  setCpl(cpu, 3);
+  cpu.setRip(lo, wide ? hi : 0);
+  cpu.modeChanged();
+  noticeInterrupts(cpu);
+}
+
+/** SYSENTER. @throws #GP(0) when IA32_SYSENTER_CS is null or in real mode */
+export function sysenter(cpu: Cpu): void {
+  const { sys } = cpu;
+  if (!(cpu.cr0 & 1) || (sys.sysenterCs & 0xfffc) === 0) throw cpu.fault(Vector.GP, 0);
+  const long = cpu.longMode;
+  const at = (cpu.state + S.EFLAGS) >> 2;
+  cpu.i32[at] = cpu.i32[at]! & ~(IF | VM | RF);
+  const selector = sys.sysenterCs & 0xfffc;
+  setFlat(cpu, CS, selector, long ? CODE64 : CODE32);
+  setFlat(cpu, SS, selector + 8, DATA);
+  setCpl(cpu, 0);
+  cpu.setPair(RSP, sys.sysenterEspLow, long ? sys.sysenterEspHigh : 0);
+  cpu.setRip(sys.sysenterEipLow, long ? sys.sysenterEipHigh : 0);
+  cpu.modeChanged();
+}
+
+/** SYSEXIT at CPL 0. @throws #GP(0) */
+export function sysexit(cpu: Cpu, wide: boolean): void {
+  const { sys } = cpu;
+  if (!(cpu.cr0 & 1) || (sys.sysenterCs & 0xfffc) === 0) throw cpu.fault(Vector.GP, 0);
+  if (wide && !(canonical(cpu.high(RDX)) && canonical(cpu.high(RCX)))) throw cpu.fault(Vector.GP, 0);
+  const selector = sys.sysenterCs & 0xfffc;
+  setFlat(cpu, CS, (selector + (wide ? 32 : 16)) | 3, user(wide ? CODE64 : CODE32));
+  setFlat(cpu, SS, (selector + (wide ? 40 : 24)) | 3, user(DATA));
+  setCpl(cpu, 3);
+  cpu.setRip(cpu.low(RDX), wide ? cpu.high(RDX) : 0);
+  cpu.setPair(RSP, cpu.low(RCX), wide ? cpu.high(RCX) : 0);
+  cpu.modeChanged();
+}
+
+/** SWAPGS. */
+export function swapgs(cpu: Cpu): void {
+  const { sys } = cpu;
+  const gs = cpu.segments[GS]!;
+  const lo = gs.baseLow;
+  const hi = gs.baseHigh;
+  cpu.setSegmentBase(GS, sys.kernelGsLow, sys.kernelGsHigh);
+  sys.kernelGsLow = lo;
+  sys.kernelGsHigh = hi;
+}
