@@ -10,6 +10,7 @@ export default defineConfig({
     // Preloading would need inline styles and scripts that the page's policy forbids.
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
+    chunkSizeWarningLimit: 1000,
   },
   server: { host: '127.0.0.1' },
   test: {

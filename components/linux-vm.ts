@@ -169,6 +169,8 @@ export class LinuxVMElement extends LitElement {
   @query('linux-vm-terminal') private readonly terminal!: LinuxVMTerminal;
 
   private machine: LinuxVM | undefined;
+  /** Who clicked wants to type. A page that starts it by itself says so with `autofocus`. */
+  private wantsFocus = false;
   private controller: AbortController | undefined;
   private starting: Promise<LinuxVM> | undefined;
 
@@ -218,6 +220,7 @@ export class LinuxVMElement extends LitElement {
   }
 
   protected override firstUpdated(): void {
+    this.wantsFocus = this.hasAttribute('autofocus');
     if (this.autostart) this.start().catch(() => undefined);
   }
 
@@ -229,6 +232,7 @@ export class LinuxVMElement extends LitElement {
   private async begin(): Promise<LinuxVM> {
     await this.updateComplete;
     await this.terminal.updateComplete;
+    const { columns, rows } = this.terminal;
     const controller = new AbortController();
     this.controller = controller;
     this.machine = undefined;
@@ -250,13 +254,16 @@ export class LinuxVMElement extends LitElement {
         cmdline: this.cmdline,
         memory: this.memory,
         tier: this.tier,
-        columns: this.terminal.columns,
-        rows: this.terminal.rows,
+        columns,
+        rows,
         signal: controller.signal,
         worker: this.worker,
         onProgress: (progress) => (this.progress = progress),
       });
       this.attach(vm);
+      // It may have been resized while it loaded.
+      if (this.terminal.columns !== columns || this.terminal.rows !== rows)
+        vm.console.resize(this.terminal.columns, this.terminal.rows);
       return vm;
     } catch (cause) {
       const error = cause instanceof Error ? cause : new Error(String(cause));
@@ -283,7 +290,7 @@ export class LinuxVMElement extends LitElement {
     });
     this.change('booting');
     if (vm.state === 'running') this.change('running');
-    this.focus();
+    if (this.wantsFocus) this.focus();
     void vm.exited.then((exit) => {
       if (this.machine !== vm) return;
       this.exit = exit;
@@ -313,6 +320,7 @@ export class LinuxVMElement extends LitElement {
   };
 
   private readonly onStart = (): void => {
+    this.wantsFocus = true;
     this.start().catch(() => undefined);
   };
 

@@ -97,6 +97,8 @@ export interface VmEvents {
 export class LinuxVM {
   /** The guest's console. */
   readonly console: Console;
+  /** The guest's files, through the agent. Calls wait for it. */
+  readonly fs: FileSystem;
   /** Resolves when the guest agent answers; rejects with VmStoppedError when the machine stops before. */
   readonly ready: Promise<void>;
   /** Resolves when the machine has stopped; never rejects. */
@@ -139,6 +141,13 @@ export class LinuxVM {
         else this.agentClosed.add(listener);
       },
     });
+    this.fs = new Proxy(this.agent.fs, {
+      get: (target, name) => {
+        const method: unknown = Reflect.get(target, name);
+        if (typeof method !== 'function') return method;
+        return (...args: unknown[]) => this.whileAlive(Reflect.apply(method, target, args) as Promise<unknown>);
+      },
+    });
     this.ready = this.whileAlive(this.agent.ready.then(() => undefined));
     this.ready.then(
       () => this.setState('running'),
@@ -178,8 +187,10 @@ export class LinuxVM {
     const { disk } = await commonSpec(options);
     const spec: Partial<MachineSpec> = { tier: options.tier ?? 'auto', deterministic: options.deterministic ?? false };
     if (disk !== undefined) spec.disk = disk;
-    if (options.columns) spec.columns = options.columns;
-    if (options.rows) spec.rows = options.rows;
+    if (options.readOnly !== undefined) spec.readOnly = options.readOnly;
+    if (options.cache !== undefined) spec.cache = checkNumber('cache', options.cache, 1, 4096);
+    if (options.columns !== undefined) spec.columns = checkNumber('columns', options.columns, 1, 1000);
+    if (options.rows !== undefined) spec.rows = checkNumber('rows', options.rows, 1, 1000);
     const vm = await LinuxVM.begin(options, { type: 'restore', spec, state: blob });
     // The guest's clock stood still since it was saved. An agent that is not there cannot put it right.
     if (!options.deterministic) vm.ready.then(() => vm.agent.setTime(Date.now())).catch(() => undefined);
@@ -221,11 +232,6 @@ export class LinuxVM {
   async spawn(argv: readonly string[], options: SpawnOptions = {}): Promise<Process> {
     await this.ready;
     return this.whileAlive(this.agent.spawn(argv, options));
-  }
-
-  /** The guest's files, through the agent. */
-  get fs(): FileSystem {
-    return this.agent.fs;
   }
 
   /** RAM, devices and what was written to the disk. The machine is held while it is taken, and then goes on. */

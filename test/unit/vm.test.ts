@@ -180,7 +180,7 @@ describe('the end', () => {
       worker.machine.events.stopped({ reason, message: 'why' });
       const exit = await vm.exited;
       expect([exit.reason, exit.message, exit.stats?.processor.instructions]).toEqual([reason, 'why', 1000]);
-      for (const error of await Promise.all(waiting)) expect(error).toBeInstanceOf(Error);
+      for (const error of await Promise.all(waiting)) expect(error).toBeInstanceOf(VmStoppedError);
       expect(worker.machine.disposed).toBe(true);
       expect(worker.terminated).toBe(1);
       expect(vm.state).toBe('stopped');
