@@ -1,0 +1,76 @@
+/** What the SSE definitions share: operands, masks of lane numbers, and the way to the exact floating-point functions. */
+import type { Emit } from '../emit.ts';
+import { S } from '../layout.ts';
+import { MXCSR, floatOp, type FloatFormat, type FloatKind } from '../float/exact.ts';
+import { I16X8, I32X4, I64X2, I8X16 } from '../wasm/simd.ts';
+import { F32, F64, i32, k32, kv128, v128, type Expr } from '../wasm/expr.ts';
+
+/** 0, 1, … 15 as bytes. */
+export const IOTA = Array.from({ length: 16 }, (_, i) => i);
+
+export const range = (from: number, count: number): number[] => Array.from({ length: count }, (_, i) => from + i);
+
+/** A v128 constant of 16-, 32- or 64-bit lanes. */
+export const lanes16 = (values: readonly number[]): Expr => kv128(new Uint8Array(Uint16Array.from(values).buffer));
+export const lanes32 = (values: readonly number[]): Expr => kv128(new Uint8Array(Uint32Array.from(values).buffer));
+export const lanes64 = (values: readonly bigint[]): Expr =>
+  kv128(new Uint8Array(BigUint64Array.from(values, (v) => BigInt.asUintN(64, v)).buffer));
+
+export const splat8 = (x: Expr): Expr => v128.splat(I8X16.splat, x);
+export const splat16 = (x: Expr): Expr => v128.splat(I16X8.splat, x);
+export const splat32 = (x: Expr): Expr => v128.splat(I32X4.splat, x);
+export const splat64 = (x: Expr): Expr => v128.splat(I64X2.splat, x);
+
+/** The whole XMM register of operand `i`, evaluated. */
+export const reg = (c: Emit, i: number): Expr => c.let(c.vectorAt(i));
+
+/** Operand `i` as a 16-byte source; in memory it must be aligned (SDM vol. 1, 11.4.4: all but the unaligned moves). */
+export function source(c: Emit, i: number): Expr {
+  if (c.isMem(i)) c.checkAligned();
+  return c.getVector(i);
+}
+
+/** Operand `i` as a vector whose low `size` bytes count: the whole register, or memory with zeros above. */
+export function low(c: Emit, i: number, size: 4 | 8): Expr {
+  if (!c.isMem(i)) return reg(c, i);
+  const host = c.access(c.address(), size, false);
+  return c.let(size === 4 ? v128.load32_zero(host) : v128.load64_zero(host));
+}
+
+/** A lane's low element as f32 or f64. */
+export const lowF32 = (v: Expr): Expr => v128.extract(0x1f, F32, v, 0);
+export const lowF64 = (v: Expr): Expr => v128.extract(0x21, F64, v, 0);
+
+/**
+ * Whether the operation may be done with WebAssembly's own arithmetic: all exceptions masked, and the other bits of
+ * `care` as in `want`.
+ */
+export function mxcsrIs(c: Emit, care: number, want: number): Expr {
+  return i32.eq(i32.and(c.state32(S.MXCSR), k32(care | MXCSR.MASKS)), k32(want | MXCSR.MASKS));
+}
+
+/** Round to nearest, and the sticky PE is already set: inexact results need no notice. */
+export const fastArithmetic = (c: Emit): Expr => mxcsrIs(c, MXCSR.RC | MXCSR.PE, MXCSR.PE);
+
+/** Stores the operands in TEMP and runs the exact operation; the result is at `exactResult`. */
+export function exactOp(c: Emit, op: Expr, a: Expr, b: Expr): void {
+  c.setState(S.TEMP, 16, a);
+  c.setState(S.TEMP + 16, 16, b);
+  c.exactFloat(op);
+}
+
+/** The same with the operation given by its parts and, perhaps, an immediate. */
+export function exact(
+  c: Emit,
+  kind: FloatKind,
+  format: FloatFormat,
+  packed: boolean,
+  a: Expr,
+  b: Expr,
+  imm?: Expr,
+): void {
+  const op = k32(floatOp(kind, format, packed));
+  exactOp(c, imm ? i32.or(op, i32.shl(imm, k32(16))) : op, a, b);
+}
+
+export const exactResult = (c: Emit, index = 0): Expr => v128.load(k32(c.state + S.TEMP + index * 16));

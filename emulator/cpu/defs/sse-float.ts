@@ -1,0 +1,324 @@
+/** SSE floating-point arithmetic, comparisons and logic. */
+import type { Emit } from '../emit.ts';
+import { FloatFormat, FloatKind, MXCSR, floatOp } from '../float/exact.ts';
+import { ARITH, def } from '../insn.ts';
+import { F32X4, F64X2, I32X4, I64X2, type FloatLanes } from '../wasm/simd.ts';
+import { V128, choose, f32, f64, i32, k32, kf32, kf64, v128, type Expr } from '../wasm/expr.ts';
+import {
+  IOTA,
+  exact,
+  exactOp,
+  exactResult,
+  fastArithmetic,
+  lanes32,
+  lanes64,
+  low,
+  lowF32,
+  lowF64,
+  mxcsrIs,
+  range,
+  reg,
+  source,
+  splat32,
+} from './sse-common.ts';
+import { MIN_NORMAL32, MIN_NORMAL64, infinity, minNormal } from './sse-runtime.ts';
+
+/** One of the four forms of a floating-point instruction. */
+export interface Form {
+  readonly suffix: 'ps' | 'pd' | 'ss' | 'sd';
+  readonly prefix: string;
+  readonly lanes: typeof F32X4 | typeof F64X2;
+  readonly format: FloatFormat;
+  readonly packed: boolean;
+  /** Operand code of the source. */
+  readonly w: string;
+}
+export const PS: Form = { suffix: 'ps', prefix: 'np', lanes: F32X4, format: 0, packed: true, w: 'Wx' };
+export const PD: Form = { suffix: 'pd', prefix: '66', lanes: F64X2, format: 1, packed: true, w: 'Wx' };
+export const SS: Form = { suffix: 'ss', prefix: 'f3', lanes: F32X4, format: 0, packed: false, w: 'Wd' };
+export const SD: Form = { suffix: 'sd', prefix: 'f2', lanes: F64X2, format: 1, packed: false, w: 'Wq' };
+export const FORMS: readonly Form[] = [PS, PD, SS, SD];
+
+/** The source operand of a form. */
+export const formSource = (c: Emit, form: Form, i = 1): Expr =>
+  form.packed ? source(c, i) : low(c, i, form.format ? 8 : 4);
+
+/** The low element of `low`, the rest of `rest`. */
+export const mergeLow = (form: Form, lowVector: Expr, rest: Expr): Expr =>
+  v128.shuffle(lowVector, rest, form.format ? [...range(0, 8), ...range(24, 8)] : [...range(0, 4), ...range(20, 12)]);
+
+/** Every lane the low element, so that a runtime function that tests all lanes tests only that. */
+const spreadLow = (form: Form, x: Expr): Expr =>
+  v128.shuffle(
+    x,
+    x,
+    IOTA.map((i) => i & (form.format ? 7 : 3)),
+  );
+
+/** Whether all lanes that count are true in two vector conditions; `less(x, y)` style scalars for scalar forms. */
+function allNormal(form: Form, smallest: Expr, result: Expr): Expr {
+  const l = form.lanes;
+  if (form.packed) {
+    const ok = v128.and(v128.bin(l.gt, smallest, minNormal(l)), v128.bin(l.lt, result, infinity(l)));
+    return v128.test(form.format ? I64X2.all_true : I32X4.all_true, ok);
+  }
+  if (form.format) return i32.and(f64.gt(lowF64(smallest), kf64(MIN_NORMAL64)), f64.lt(lowF64(result), kf64(Infinity)));
+  return i32.and(f32.gt(lowF32(smallest), kf32(MIN_NORMAL32)), f32.lt(lowF32(result), kf32(Infinity)));
+}
+
+/**
+ * The tail of an arithmetic operation: `r` is what WebAssembly made of `a` and `b` (all evaluated). It stands if all
+ * three are ordinary numbers and MXCSR is in its usual state; otherwise the exact function decides.
+ *
+ * @returns the result, evaluated
+ */
+function checked(c: Emit, form: Form, kind: FloatKind, rule: 'add' | 'mul' | 'div', a: Expr, b: Expr, r: Expr): Expr {
+  const l = form.lanes;
+  const out = c.temp(V128);
+  c.f.set(out, r);
+  const size = c.let(v128.un(l.abs, r));
+  let smallest = v128.bin(l.pmin, v128.un(l.abs, b), size);
+  if (kind !== FloatKind.Sqrt) smallest = v128.bin(l.pmin, v128.un(l.abs, a), smallest);
+  const mode = c.let(fastArithmetic(c));
+  c.f.if(i32.eqz(i32.and(mode, allNormal(form, smallest, size))), () => {
+    const s = (x: Expr): Expr => (form.packed ? x : spreadLow(form, x));
+    const first = kind === FloatKind.Sqrt ? b : a;
+    const odd = c.callRuntime(`sse_odd_${rule}_${form.format ? 64 : 32}`, s(first), s(b), s(r));
+    c.f.if(choose(mode, odd, k32(1)), () => {
+      exact(c, kind, form.format, form.packed, a, b);
+      c.f.set(out, exactResult(c));
+    });
+  });
+  return out.get;
+}
+
+function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string, kind: FloatKind): void {
+  const rule = name === 'mul' || name === 'div' ? name : 'add';
+  for (const form of FORMS)
+    def(`${name}${form.suffix} ${form.prefix} 0f ${opcode} Vx,${form.w}`, { unit: 'sse' }, (c) => {
+      const b = formSource(c, form);
+      const a = reg(c, 0);
+      const l = form.lanes;
+      let r: Expr;
+      if (form.packed) r = name === 'sqrt' ? v128.un(l.sqrt, b) : v128.bin(l[name], a, b);
+      else if (form.format) {
+        const v = name === 'sqrt' ? f64.sqrt(lowF64(b)) : f64[name](lowF64(a), lowF64(b));
+        r = v128.replace(l.replace, a, 0, v);
+      } else {
+        const v = name === 'sqrt' ? f32.sqrt(lowF32(b)) : f32[name](lowF32(a), lowF32(b));
+        r = v128.replace(l.replace, a, 0, v);
+      }
+      c.setVectorAt(0, checked(c, form, kind, rule, a, b, c.let(r)));
+    });
+}
+
+const EVEN32 = [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27];
+const ODD32 = EVEN32.map((i) => i + 4);
+const EVEN64 = [...range(0, 8), ...range(16, 8)];
+const ODD64 = EVEN64.map((i) => i + 8);
+
+function horizontal(): void {
+  for (const form of [PS, PD]) {
+    const prefix = form.format ? '66' : 'f2';
+    const l = form.lanes;
+    for (const [name, opcode, op, kind] of [
+      ['hadd', '7c', l.add, FloatKind.Add],
+      ['hsub', '7d', l.sub, FloatKind.Sub],
+    ] as const)
+      def(`${name}${form.suffix} ${prefix} 0f ${opcode} Vx,Wx`, { unit: 'sse' }, (c) => {
+        const y = source(c, 1);
+        const x = reg(c, 0);
+        const a = c.let(v128.shuffle(x, y, form.format ? EVEN64 : EVEN32));
+        const b = c.let(v128.shuffle(x, y, form.format ? ODD64 : ODD32));
+        c.setVectorAt(0, checked(c, form, kind, 'add', a, b, c.let(v128.bin(op, a, b))));
+      });
+    def(`addsub${form.suffix} ${prefix} 0f d0 Vx,Wx`, { unit: 'sse' }, (c) => {
+      const b = source(c, 1);
+      const a = reg(c, 0);
+      const negative = form.format ? lanes64([1n << 63n, 0n]) : lanes32([0x80000000, 0, 0x80000000, 0]);
+      const r = c.let(v128.bin(l.add, a, v128.xor(b, negative)));
+      c.setVectorAt(0, checked(c, form, FloatKind.AddSub, 'add', a, b, r));
+    });
+  }
+}
+
+/** All exceptions masked and denormals honoured: what comparisons depend on. */
+const fastCompare = (c: Emit): Expr => mxcsrIs(c, MXCSR.DAZ, 0);
+
+/**
+ * Operands of a comparison as it sees them (denormals flushed under DAZ), with its flags raised.
+ *
+ * @param signalling an i32, 0 or 1: quiet NaNs are invalid
+ */
+function comparable(c: Emit, form: Form, x: Expr, y: Expr, signalling: Expr): { a: Expr; b: Expr } {
+  const l = form.lanes;
+  const a = c.temp(V128);
+  const b = c.temp(V128);
+  c.f.set(a, x);
+  c.f.set(b, y);
+  const smallest = v128.bin(l.pmin, v128.un(l.abs, a.get), v128.un(l.abs, b.get));
+  // If a is NaN, so is `smallest`; b is tested on its own.
+  let ordinary: Expr;
+  if (form.packed)
+    ordinary = v128.test(
+      form.format ? I64X2.all_true : I32X4.all_true,
+      v128.and(v128.bin(l.gt, smallest, minNormal(l)), v128.bin(l.eq, b.get, b.get)),
+    );
+  else if (form.format)
+    ordinary = i32.and(f64.gt(lowF64(smallest), kf64(MIN_NORMAL64)), f64.eq(lowF64(b.get), lowF64(b.get)));
+  else ordinary = i32.and(f32.gt(lowF32(smallest), kf32(MIN_NORMAL32)), f32.eq(lowF32(b.get), lowF32(b.get)));
+  const mode = c.let(fastCompare(c));
+  c.f.if(i32.eqz(i32.and(mode, ordinary)), () => {
+    const s = (v: Expr): Expr => (form.packed ? v : spreadLow(form, v));
+    const odd = c.callRuntime(`sse_odd_compare_${form.format ? 64 : 32}`, s(a.get), s(b.get), s(b.get));
+    c.f.if(choose(mode, odd, k32(1)), () => {
+      exactOp(c, i32.add(k32(floatOp(FloatKind.Compare, form.format, form.packed)), signalling), a.get, b.get);
+      c.f.set(a, exactResult(c));
+      c.f.set(b, exactResult(c, 1));
+    });
+  });
+  return { a: a.get, b: b.get };
+}
+
+function minMax(): void {
+  for (const form of FORMS)
+    for (const [name, opcode, op] of [
+      ['min', '5d', form.lanes.pmin],
+      ['max', '5f', form.lanes.pmax],
+    ] as const)
+      def(`${name}${form.suffix} ${form.prefix} 0f ${opcode} Vx,${form.w}`, { unit: 'sse' }, (c) => {
+        const y = formSource(c, form);
+        const x = reg(c, 0);
+        const { a, b } = comparable(c, form, x, y, k32(1));
+        // pmin(b, a) = a < b ? a : b, which is what MINPS does with NaNs and zeros too.
+        const r = v128.bin(op, b, a);
+        c.setVectorAt(0, form.packed ? r : mergeLow(form, r, x));
+      });
+}
+
+/** Lanes of ones where predicate `p` (0 to 7: eq lt le unord neq nlt nle ord) holds. */
+function predicate(l: FloatLanes, p: number, a: Expr, b: Expr): Expr {
+  switch (p & 3) {
+    case 0:
+      return v128.bin(p & 4 ? l.ne : l.eq, a, b);
+    case 3: {
+      const unordered = v128.or(v128.bin(l.ne, a, a), v128.bin(l.ne, b, b));
+      return p & 4 ? v128.not(unordered) : unordered;
+    }
+    default: {
+      const r = v128.bin((p & 3) === 1 ? l.lt : l.le, a, b);
+      return p & 4 ? v128.not(r) : r;
+    }
+  }
+}
+
+function compares(): void {
+  for (const form of FORMS) {
+    def(`cmp${form.suffix} ${form.prefix} 0f c2 Vx,${form.w},Ib`, { unit: 'sse' }, (c) => {
+      const y = formSource(c, form);
+      const x = reg(c, 0);
+      const l = form.lanes;
+      const p = c.immConst();
+      let r: Expr;
+      if (p !== undefined) {
+        const { a, b } = comparable(c, form, x, y, k32((p & 3) === 1 || (p & 3) === 2 ? 1 : 0));
+        r = predicate(l, p & 7, a, b);
+      } else {
+        const imm = c.let(i32.and(c.imm32(), k32(7)));
+        const kind = c.let(i32.and(imm, k32(3)));
+        // LT and LE (1 and 2) and their negations signal quiet NaNs.
+        const { a, b } = comparable(c, form, x, y, i32.and(i32.shr_u(i32.add(kind, k32(1)), k32(1)), i32.ne(kind, 3)));
+        const positive = choose(
+          i32.eqz(kind),
+          predicate(l, 0, a, b),
+          choose(
+            i32.eq(kind, k32(1)),
+            predicate(l, 1, a, b),
+            choose(i32.eq(kind, k32(2)), predicate(l, 2, a, b), predicate(l, 3, a, b)),
+          ),
+        );
+        r = v128.xor(positive, splat32(i32.sub(k32(0), i32.shr_u(imm, k32(2)))));
+      }
+      c.setVectorAt(0, form.packed ? r : mergeLow(form, c.let(r), x));
+    });
+  }
+  for (const form of [SS, SD])
+    for (const [name, opcode, signalling] of [
+      ['ucomi', '2e', 0],
+      ['comi', '2f', 1],
+    ] as const)
+      def(
+        `${name}${form.suffix} ${form.format ? '66' : 'np'} 0f ${opcode} Vx,${form.w}`,
+        { unit: 'sse', access: 'r', writes: ARITH },
+        (c) => {
+          const y = formSource(c, form);
+          const v = comparable(c, form, reg(c, 0), y, k32(signalling));
+          const s = form.format ? f64 : f32;
+          const lowest = form.format ? lowF64 : lowF32;
+          const a = c.let(lowest(v.a));
+          const b = c.let(lowest(v.b));
+          // Unordered sets all three.
+          c.flagsCompare(i32.eqz(i32.or(s.lt(a, b), s.gt(a, b))), i32.or(s.ne(a, a), s.ne(b, b)), i32.eqz(s.ge(a, b)));
+        },
+      );
+}
+
+function logic(): void {
+  for (const prefix of ['np', '66'])
+    for (const [name, opcode, op] of [
+      ['and', '54', v128.and],
+      ['andn', '55', (a: Expr, b: Expr) => v128.andnot(b, a)],
+      ['or', '56', v128.or],
+      ['xor', '57', v128.xor],
+    ] as const)
+      def(`${name}p${prefix === '66' ? 'd' : 's'} ${prefix} 0f ${opcode} Vx,Wx`, { unit: 'sse' }, (c) => {
+        const b = source(c, 1);
+        c.setVectorAt(0, op(reg(c, 0), b));
+      });
+}
+
+const SIGN32 = lanes32([0x80000000, 0x80000000, 0x80000000, 0x80000000]);
+
+/**
+ * RCPPS and RSQRTPS: vendors' approximations differ (each within 1.5 × 2^-12). Here it is the true value rounded to 12 significant bits. As
+ * on silicon denormals count as zeros, tiny results become zeros, and MXCSR plays no part.
+ */
+function approximations(): void {
+  const l = F32X4;
+  const tiny = (x: Expr): Expr => v128.bin(l.lt, v128.un(l.abs, x), minNormal(l));
+  const one = v128.splat(l.splat, kf32(1));
+  for (const [name, opcode] of [
+    ['rsqrt', '52'],
+    ['rcp', '53'],
+  ] as const)
+    for (const form of [PS, SS])
+      def(`${name}${form.suffix} ${form.prefix} 0f ${opcode} Vx,${form.w}`, { unit: 'sse' }, (c) => {
+        const b = formSource(c, form);
+        const flushed = c.let(v128.bitselect(v128.and(b, SIGN32), b, tiny(b)));
+        const root = name === 'rsqrt' ? v128.un(l.sqrt, flushed) : flushed;
+        const r = c.let(v128.bin(l.div, one, root));
+        const rounded = c.let(v128.and(v128.bin(I32X4.add, r, splat32(k32(0x800))), splat32(k32(0xfffff000 | 0))));
+        // NaN operands are made quiet; a NaN of another origin is the default one.
+        const nan = v128.bitselect(
+          v128.or(b, splat32(k32(0x400000))),
+          splat32(k32(0xffc00000 | 0)),
+          v128.bin(l.ne, b, b),
+        );
+        const noNan = v128.bitselect(v128.and(rounded, SIGN32), rounded, tiny(rounded));
+        const result = v128.bitselect(nan, noNan, v128.bin(l.ne, r, r));
+        c.setVectorAt(0, form.packed ? result : mergeLow(form, c.let(result), c.vectorAt(0)));
+      });
+}
+
+export function defineSseFloat(): void {
+  arithmetic('add', '58', FloatKind.Add);
+  arithmetic('mul', '59', FloatKind.Mul);
+  arithmetic('sub', '5c', FloatKind.Sub);
+  arithmetic('div', '5e', FloatKind.Div);
+  arithmetic('sqrt', '51', FloatKind.Sqrt);
+  horizontal();
+  minMax();
+  compares();
+  logic();
+  approximations();
+}
