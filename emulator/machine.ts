@@ -14,21 +14,21 @@ import { VirtioBlock } from './devices/virtio/block.ts';
 import { VirtioConsole } from './devices/virtio/console.ts';
 import type { ConsolePort } from './devices/virtio/console.ts';
 import type { VirtioDevice } from './devices/virtio/device.ts';
-import type { NetworkPort } from './devices/virtio/net.ts';
 import { VirtioNet } from './devices/virtio/net.ts';
 import { VirtioRng } from './devices/virtio/rng.ts';
 import { VIRTIO_MMIO_SIZE, VirtioMmio } from './devices/virtio/transport-mmio.ts';
-import type { BlockDevice } from './disk/types.ts';
 import { InstructionClock, RealClock } from './machine-clock.ts';
 import type { MachineClock } from './machine-clock.ts';
 import { isZero, PAGE_SIZE, restoreMemory, saveMemory, STATE_VERSION, wordsOf } from './machine-state.ts';
 import type { MachineState } from './machine-state.ts';
 import { ByteBatch, PanicWatch, RandomSource } from './machine-parts.ts';
-import type { Processor, ProcessorHost, ProcessorStats, StopReason, Tier } from './processor.ts';
+import type { MachineEvents, MachineExit, MachineOptions, MachineStats, MachineStatus } from './machine-options.ts';
+import type { Processor, StopReason } from './processor.ts';
 import { macrotasks } from './macrotask.ts';
 import type { Macrotasks } from './macrotask.ts';
 
 export type { MachineState } from './machine-state.ts';
+export type * from './machine-options.ts';
 
 /** The name of the guest agent's port: /sys/class/virtio-ports/…/name in the guest. */
 export const AGENT_PORT = 'org.linux-vm.agent';
@@ -49,74 +49,6 @@ const LEAST_BUDGET = 256;
 const SHORTEST_SLEEP = 0.3;
 /** The longest host timer; a longer sleep is made of several. */
 const LONGEST_SLEEP = 60_000;
-
-/** Why a machine stopped for good. `shutdown` is a triple fault, `stop` the host's own call. */
-export type MachineExitReason = 'poweroff' | 'reset' | 'shutdown' | 'panic' | 'stop' | 'error';
-
-export interface MachineExit {
-  reason: MachineExitReason;
-  /** For people: the panic's lines, or what failed. */
-  message?: string;
-  error?: unknown;
-}
-
-/** `created` until `start`; `stopped` is final. */
-export type MachineStatus = 'created' | 'running' | 'paused' | 'stopped';
-
-/** Byte arrays belong to the receiver. Handlers are called between slices, never while the processor runs. */
-export interface MachineEvents {
-  /** Output of the terminal (hvc0). */
-  console?(bytes: Uint8Array): void;
-  /** Output of the serial port (ttyS0). */
-  serial?(bytes: Uint8Array): void;
-  /** Output of the guest agent. */
-  agent?(bytes: Uint8Array): void;
-  /** The agent has opened or closed its port. */
-  agentOpen?(open: boolean): void;
-  status?(status: MachineStatus, exit?: MachineExit): void;
-  /** The guest was given an I/O error because of this. */
-  diskError?(error: unknown): void;
-}
-
-export interface MachineOptions {
-  createProcessor: (host: ProcessorHost, memoryBytes: number, tier: Tier) => Promise<Processor> | Processor;
-  /** RAM in bytes: a multiple of 2 MiB, up to 3 GiB. */
-  memory: number;
-  /** A bzImage, an uncompressed ELF vmlinux or a Multiboot kernel. Without one the machine must be restored. */
-  kernel?: Uint8Array;
-  initrd?: Uint8Array;
-  cmdline?: string;
-  /** The first is /dev/vda. */
-  disks?: readonly BlockDevice[];
-  network?: NetworkPort;
-  /** Six bytes. */
-  mac?: Uint8Array;
-  tier?: Tier;
-  /** Time is counted in instructions, random numbers come from `seed`, and a disk request stops the processor. */
-  deterministic?: boolean;
-  seed?: number;
-  events?: MachineEvents;
-  /** Monotonic milliseconds; default `performance.now`. */
-  now?: () => number;
-  /** Milliseconds since 1970; default `Date.now`. */
-  wall?: () => number;
-  /** How the run loop lets other events in; default a macrotask without the 4 ms clamp of timers. */
-  macrotasks?: Macrotasks;
-}
-
-export interface MachineStats {
-  status: MachineStatus;
-  processor: ProcessorStats;
-  /** Guest time in seconds. */
-  guestSeconds: number;
-  /** Host milliseconds in which the processor ran, and turns of the run loop. */
-  busyMs: number;
-  turns: number;
-  /** Interrupts accepted by the local APIC. */
-  interrupts: number;
-  /** Counters of the virtio devices, in order. */
-  devices: { name: string; counters: Record<string, number>; failure?: string }[];
-}
 
 /**
  * The PC: processor, memory, devices and the loop that runs them. One thread; the processor runs in slices, and between
@@ -214,7 +146,6 @@ export class Machine {
     this.hostNow = parts.now;
     this.deterministic = options.deterministic ?? false;
     this.events = options.events ?? {};
-    this.macrotasks = options.macrotasks ?? macrotasks();
     this.stopped = new Promise((resolve) => (this.settle = resolve));
 
     this.ioapic = new Ioapic((vector, level) => this.lapic.deliver(vector, level));
@@ -273,6 +204,8 @@ export class Machine {
       processor.enter(loadKernel({ memory: processor.memory, kernel, initrd, cmdline, rsdp }));
       this.entered = true;
     }
+    // Last, because an open channel would outlive a constructor that throws.
+    this.macrotasks = options.macrotasks ?? macrotasks();
   }
 
   get status(): MachineStatus {
@@ -290,16 +223,19 @@ export class Machine {
 
   /** Holds the machine; its time stands still. Disk requests under way go on. */
   pause(): void {
+    if (this.state === 'running') this.hold();
+    else if (!this.resumeAfterSave) return;
     this.resumeAfterSave = false;
-    if (this.state !== 'running') return;
-    this.hold();
     this.events.status?.('paused');
   }
 
   resume(): void {
     if (this.state !== 'paused') return;
-    if (this.saving) this.resumeAfterSave = true;
-    else this.go();
+    if (!this.saving) this.go();
+    else if (!this.resumeAfterSave) {
+      this.resumeAfterSave = true;
+      this.events.status?.('running');
+    }
   }
 
   /** Ends the machine for good and settles everything that waits for it. */
@@ -309,11 +245,11 @@ export class Machine {
 
   private pausedAt = 0;
 
-  private go(): void {
+  private go(announce = true): void {
     this.state = 'running';
     this.clock.start(this.pausedAt);
-    this.events.status?.('running');
     this.queueTurn();
+    if (announce) this.events.status?.('running');
   }
 
   private hold(): void {
@@ -598,7 +534,8 @@ export class Machine {
       return await saving;
     } finally {
       this.saving = undefined;
-      if (this.resumeAfterSave && this.isPaused()) this.go();
+      if (this.resumeAfterSave && this.isPaused()) this.go(false);
+      this.resumeAfterSave = false;
     }
   }
 

@@ -33,7 +33,7 @@ export class Rtc implements PortDevice, Saved<RtcState> {
 
   readPort(port: number, width: Width): number {
     const value = port === RTC_PORT ? this.index : this.read(this.index);
-    return width === 1 ? value : value | ((width === 2 ? 0xff00 : 0xffffff00) >>> 0);
+    return width === 1 ? value : width === 2 ? value | 0xff00 : (value | 0xffffff00) >>> 0;
   }
 
   writePort(port: number, _width: Width, value: number): void {
