@@ -284,7 +284,8 @@ export const X87_ARITHMETIC: readonly RuntimeFunction[] = [
         invalid: i32.or(i32.and(isInfinite(a), isInfinite(b)), i32.and(isZero(a), isZero(b))),
         before: () => {
           f.if(i32.and(isZero(b), i32.eqz(isInfinite(a))), () => {
-            f.set(flags, i32.or(flags.get, Fsw.ZE));
+            // It goes before a denormal operand.
+            f.set(flags, k32(Fsw.ZE));
             f.if(i32.eqz(call('f80_flag', state, flags.get)), () => f.return(k32(0)));
             done(MAX_EXPONENT, INTEGER_BIT);
           });

@@ -94,6 +94,8 @@ export const X87_COMPARE: readonly RuntimeFunction[] = [
     const top = f.let(physical(state, 0));
     const other = f.let(physical(state, f.param(1)));
     const memory = f.let(i32.and(info, Compare.MEMORY));
+    const before = f.temp(I32);
+    f.set(before, i32.and(loadFsw(state), Fsw.C1));
     const result = f.temp(I32);
     f.if(
       i32.and(inUse(state, top), i32.or(inUse(state, other), i32.ne(memory, 0))),
@@ -109,10 +111,16 @@ export const X87_COMPARE: readonly RuntimeFunction[] = [
             f.param(3),
           ),
         ),
-      () => f.set(result, i32.or(i32.eqz(call('f80_flag', state, k32(Fsw.IE | Fsw.SF))), UNORDERED)),
+      () => {
+        f.set(before, k32(0));
+        f.set(result, i32.or(i32.eqz(call('f80_flag', state, k32(Fsw.IE | Fsw.SF))), UNORDERED));
+      },
     );
-    f.if(i32.eqz(i32.and(info, Compare.FLAGS)), () =>
-      f.store(4, state, i32.or(i32.and(loadFsw(state), ~UNORDERED), i32.and(result.get, UNORDERED)), S.FSW),
+    f.if(
+      i32.and(info, Compare.FLAGS),
+      // AMD's processors leave C1 as it was, but for a stack fault.
+      () => f.store(4, state, i32.or(loadFsw(state), before.get), S.FSW),
+      () => f.store(4, state, i32.or(i32.and(loadFsw(state), ~UNORDERED), i32.and(result.get, UNORDERED)), S.FSW),
     );
     f.if(i32.eqz(i32.and(result.get, 1)), () => {
       f.if(i32.and(info, Compare.POP | Compare.POP2), () => pop(f, state));

@@ -160,7 +160,8 @@ function loadFloat(name: string, type: typeof I32 | typeof I64, fraction: number
     const significand = f.let(loadSignificand(operand));
     const nan = f.let(i32.and(i32.eq(e, maxExponent), i64.ne(i64.shl(significand, 1), 0)));
     f.if(i32.and(nan, i64.eqz(i64.and(significand, QUIET_BIT))), () => f.set(flags, k32(Fsw.IE)));
-    f.if(i32.eqz(call('f80_flag', state, flags.get)), () => f.return(k32(0)));
+    // An unmasked denormal is told, but loaded.
+    f.if(i32.and(i32.eqz(call('f80_flag', state, flags.get)), i32.ne(flags.get, Fsw.DE)), () => f.return(k32(0)));
     storeRegister(
       f,
       pushRegister(f, state),
@@ -214,12 +215,13 @@ export const X87_STACK: readonly RuntimeFunction[] = [
   runtime('x87_load_st', [I32, I32], (f, call) => {
     const state = f.param(0);
     const from = f.let(physical(state, f.param(1)));
-    checkOverflow(f, call, state);
+    // With both ends at fault it is underflow that is told.
     f.if(i32.eqz(inUse(state, from)), () => {
       f.if(i32.eqz(call('f80_flag', state, k32(Fsw.IE | Fsw.SF))), () => f.return(k32(0)));
       storeIndefinite(f, pushRegister(f, state));
       f.return(k32(1));
     });
+    checkOverflow(f, call, state);
     const at = f.let(registerAddress(state, from));
     storeRegister(f, pushRegister(f, state), loadSignExponent(at), loadSignificand(at));
     clearC1(f, state);
@@ -284,7 +286,6 @@ export const X87_STACK: readonly RuntimeFunction[] = [
       const from = f.let(registerAddress(state, other));
       storeRegister(f, f.let(registerAddress(state, top)), loadSignExponent(from), loadSignificand(from));
     });
-    clearC1(f, state);
     f.return(k32(1));
   }),
 
@@ -292,6 +293,7 @@ export const X87_STACK: readonly RuntimeFunction[] = [
   runtime('x87_free', [I32, I32, I32], (f) => {
     const state = f.param(0);
     setEmpty(f, state, f.let(physical(state, f.param(1))));
+    clearC1(f, state);
     f.if(f.param(2), () => pop(f, state));
     f.return(k32(1));
   }),
