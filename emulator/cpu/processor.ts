@@ -25,6 +25,7 @@ import {
 } from './layout.ts';
 import { codeBreakpoint, dataBreak, hasCodeBreakpoints, pendingTrap, singleStepTrap } from './system/debug.ts';
 import { enterState, restoreCpu, saveCpu } from './reset.ts';
+import { fillTables } from './tables.ts';
 import { deliverException, deliverInterrupt } from './system/interrupts.ts';
 
 const CR0_EM = 1 << 2;
@@ -136,6 +137,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.code.onFlush = () => this.jit.flushed();
     this.enterCode = this.code.exports.enter as (record: number) => void;
     this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
+    fillTables(this.u8);
     this.modeChanged();
   }
 

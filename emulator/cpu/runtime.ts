@@ -3,6 +3,7 @@
  * repeat in every place that uses it and too frequent for TypeScript. They are part of the interpreter's module, and
  * compiled regions import them. Each returns exactly one value; addresses are host addresses (i32).
  */
+import { SSE_RUNTIME } from './defs/sse-runtime.ts';
 import { DIVIDE } from './divide.ts';
 import type { FunctionBuilder, FunctionType } from './wasm/builder.ts';
 import type { Expr } from './wasm/expr.ts';
@@ -21,6 +22,7 @@ export interface RuntimeFunction {
 
 export const RUNTIME: readonly RuntimeFunction[] = [
   ...DIVIDE,
+  ...SSE_RUNTIME,
   ...X87_ROUND,
   ...X87_ARITHMETIC,
   ...X87_CONVERT,

@@ -1,3 +1,4 @@
+import { defineSse } from './sse.ts';
 import { defineMov } from './mov.ts';
 import { defineAlu } from './alu.ts';
 import { defineBranch } from './branch.ts';
@@ -32,4 +33,5 @@ export function defineAll(): void {
   defineSystemFlow();
   defineSegment();
   defineIo();
+  defineSse();
 }
