@@ -79,6 +79,6 @@ export function defineSystemFlow(): void {
   defHelper('sysret 0f 07', { ...FLOW, only: 64, privileged: true }, (cpu, insn) => sysret(cpu, insn.size === 8));
   defHelper('sysenter 0f 34', FLOW, (cpu) => sysenter(cpu));
   defHelper('sysexit 0f 35', { ...FLOW, privileged: true }, (cpu, insn) => sysexit(cpu, insn.size === 8));
-  defHelper('swapgs 0f 01/7.0', { only: 64, privileged: true, ends: true }, (cpu) => swapgs(cpu));
+  defHelper('swapgs 0f 01/7.0', { only: 64, privileged: true }, (cpu) => swapgs(cpu));
   defineBases();
 }

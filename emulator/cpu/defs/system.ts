@@ -4,7 +4,7 @@ import { Vector } from '../emit.ts';
 import { ARITH, CF, def, defHelper, type DefOptions, type Insn } from '../insn.ts';
 import { RAX, RCX, RDX, S } from '../layout.ts';
 import { readControl, writeControl, writeCr0 } from '../system/control.ts';
-import { cpuid, randomNumber, readTsc } from '../system/cpuid.ts';
+import { cpuid, readTsc } from '../system/cpuid.ts';
 import { readDebug, writeDebug } from '../system/debug.ts';
 import { readMsr, writeMsr } from '../system/msr.ts';
 import { i32, k32 } from '../wasm/expr.ts';
@@ -80,8 +80,8 @@ function loadTable(cpu: Cpu, insn: Insn, table: 'gdt' | 'idt'): void {
 
 /** Data for RDRAND and RDSEED: CF = 1, the other flags 0. */
 function random(cpu: Cpu, insn: Insn): void {
-  const lo = randomNumber(cpu);
-  writeOperand(cpu, insn, 0, lo, cpu.eaHigh, insn.size);
+  const lo = cpu.sys.random((bytes) => cpu.host.random(bytes));
+  writeOperand(cpu, insn, 0, lo, cpu.sys.randomHigh, insn.size);
   cpu.rflags = (cpu.rflags & ~ARITH) | CF;
 }
 

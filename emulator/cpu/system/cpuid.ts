@@ -1,4 +1,4 @@
-/** CPUID, the time-stamp counter and random numbers. */
+/** CPUID and the time-stamp counter. */
 import type { Cpu } from '../cpu.ts';
 import { RAX, RBX, RCX, RDX } from '../layout.ts';
 
@@ -98,25 +98,4 @@ export function readTsc(cpu: Cpu): void {
   const high = Math.floor(now / 0x1_0000_0000);
   cpu.set32(RAX, (now - high * 0x1_0000_0000) | 0);
   cpu.set32(RDX, high | 0);
-}
-
-/** Random bytes kept for RDRAND, so that the host is not asked for each. */
-const POOL_BYTES = 1024;
-
-/** A random 64-bit number: low half returned, high half in `cpu.eaHigh`. */
-export function randomNumber(cpu: Cpu): number {
-  const { sys } = cpu;
-  if (sys.randomLeft === 0) {
-    sys.randomPool ??= new Int32Array(POOL_BYTES / 4);
-    cpu.host.random(new Uint8Array(sys.randomPool.buffer));
-    sys.randomLeft = POOL_BYTES / 8;
-  }
-  const i = --sys.randomLeft * 2;
-  const pool = sys.randomPool!;
-  const lo = pool[i]!;
-  cpu.eaHigh = pool[i + 1]!;
-  // What was handed out is not kept.
-  pool[i] = 0;
-  pool[i + 1] = 0;
-  return lo;
 }

@@ -5,6 +5,7 @@ import { CS, RSP, S, SS } from '../layout.ts';
 import {
   ATTR,
   attributesOf,
+  baseOf,
   checkStack,
   dplOf,
   markAccessed,
@@ -245,17 +246,14 @@ function deliver32(cpu: Cpu, vector: number, code: number, source: Source): void
   let base = ss.baseLow;
   let mask = ss.attributes & ATTR.DB ? -1 : 0xffff;
   let newSs = 0;
-  let ssLow = 0;
-  let ssHigh = 0;
   if (changes) {
     esp = tssStack32(cpu, cpl, ext);
     newSs = mmu.high & 0xffff;
     checkStack(cpu, newSs, cpl, Vector.TS, Vector.SS, ext);
     markAccessed(cpu, newSs);
-    ssLow = sys.descriptorLow;
-    ssHigh = sys.descriptorHigh;
-    base = (ssHigh & 0xff000000) | ((ssHigh & 0xff) << 16) | (ssLow >>> 16);
-    mask = ssHigh & 0x400000 ? -1 : 0xffff;
+    // This descriptor stays in `sys` until the commit.
+    base = baseOf(sys.descriptorLow, sys.descriptorHigh);
+    mask = sys.descriptorHigh & 0x400000 ? -1 : 0xffff;
   }
   const stack = new LegacyStack(cpu, esp, base, mask, wide, cpl !== 3);
   if (changes) {

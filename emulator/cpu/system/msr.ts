@@ -241,8 +241,6 @@ export function writeMsr(cpu: Cpu, index: number, lo: number, hi: number): void 
         if (value <= 0n) value = 1n;
       }
       if (!cpu.host.msrs.writeMsr(index >>> 0, value)) throw cpu.fault(Vector.GP, 0);
-      // The timer may be due sooner than the slice that is running ends.
-      cpu.leave();
     }
   }
 }

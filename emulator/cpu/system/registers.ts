@@ -1,3 +1,6 @@
+/** Random bytes asked of the host at once. */
+const POOL_BYTES = 1024;
+
 /** Registers that only system instructions touch; halves of 64-bit values are signed 32-bit numbers. */
 export class SystemRegisters {
   /** IA32_STAR: the upper half holds the SYSCALL and SYSRET selectors. */
@@ -29,7 +32,24 @@ export class SystemRegisters {
   /** DR7 has an instruction breakpoint on. */
   codeBreakpoints = false;
 
-  /** Random bytes for RDRAND that are left, in numbers of 8 bytes. */
-  randomLeft = 0;
-  randomPool: Int32Array | undefined;
+  /** Random numbers not yet handed out. Private, so that a saved state does not carry them: two machines must not share them. */
+  #pool: Int32Array | undefined;
+  #left = 0;
+
+  /** A random 64-bit number: low half returned, high half in `randomHigh`. @param fill fills bytes with random data */
+  random(fill: (bytes: Uint8Array) => void): number {
+    const pool = (this.#pool ??= new Int32Array(POOL_BYTES / 4));
+    if (this.#left === 0) {
+      fill(new Uint8Array(pool.buffer));
+      this.#left = POOL_BYTES / 8;
+    }
+    const i = --this.#left * 2;
+    const lo = pool[i]!;
+    this.randomHigh = pool[i + 1]!;
+    // What was handed out is not kept.
+    pool[i] = 0;
+    pool[i + 1] = 0;
+    return lo;
+  }
+  randomHigh = 0;
 }
