@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { env } from 'node:process';
 import { esbuildPlugin } from '@web/dev-server-esbuild';
 import { playwrightLauncher } from '@web/test-runner-playwright';
 
@@ -20,7 +21,7 @@ export default {
     playwrightLauncher({
       product: 'chromium',
       launchOptions: {
-        executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+        executablePath: env.CHROMIUM ?? '/usr/bin/chromium',
         args: [
           '--no-sandbox',
           '--disable-gpu',

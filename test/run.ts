@@ -35,6 +35,7 @@ const steps: Step[] = [
     skip: () => (chromium() ? undefined : 'no Chromium: apt-get install chromium'),
     limit: 300,
   },
+  { name: 'build', command: ['tsx', 'src/cli/start.ts', '--build-only'], limit: 3600 },
   {
     name: 'guest',
     command: ['tsx', 'test/guest/run.ts'],
@@ -47,7 +48,11 @@ const steps: Step[] = [
     command: ['tsx', 'test/browser/journey.ts'],
     count: (output) => counts([...output.matchAll(/^(\d+ passed, \d+ failed)$/gm)].at(-1)?.[1]),
     skip: () =>
-      !existsSync(DISK) ? `no disk at ${DISK}: npm run disk -- debian` : chromium() ? undefined : 'no Chromium',
+      !existsSync(DISK)
+        ? `no disk at ${DISK}: npm run disk -- debian`
+        : chromium()
+          ? undefined
+          : 'no Chromium: apt-get install chromium',
     limit: 900,
   },
 ];

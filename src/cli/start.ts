@@ -5,7 +5,7 @@ import { createStaticServer, listen } from './serve.ts';
 
 /**
  * `npm start`: builds disk and site where they are absent or older than their sources, and serves them. The disk's
- * builder sees to the tools it needs.
+ * builder sees to the tools it needs. With `--build-only` it ends there. HOST and PORT say where it listens.
  */
 const DISK = resolve('build/disks/debian');
 const SITE = resolve('dist');
@@ -33,6 +33,7 @@ async function main(): Promise<void> {
     say('building the site');
     await run('npm', ['run', '--silent', 'build']);
   }
+  if (process.argv.includes('--build-only')) return;
   const host = process.env['HOST'] ?? '127.0.0.1';
   const server = createStaticServer([
     { path: '/disks/debian/', directory: DISK },
