@@ -348,10 +348,17 @@ export class LinuxVMElement extends LitElement {
       case 'running':
         return 'The virtual machine is running.';
       case 'stopped':
-        return `The virtual machine has stopped: ${this.exit ? describeExit(this.exit) : ''}`;
+        return this.endText;
       case 'error':
         return `The virtual machine failed: ${this.failure?.message ?? ''}`;
     }
+  }
+
+  private get endText(): string {
+    const { exit } = this;
+    return !exit || exit.reason === 'stopped'
+      ? 'The machine has been stopped.'
+      : `The machine has stopped: ${describeExit(exit)}`;
   }
 
   private renderCover(): TemplateResult | typeof nothing {
@@ -392,7 +399,7 @@ export class LinuxVMElement extends LitElement {
     if (this.current === 'stopped') {
       const bad = this.exit?.reason === 'panic' || this.exit?.reason === 'triple-fault';
       return html`<div class="bar">
-        <span class=${bad ? 'bad' : ''}>The machine has stopped: ${this.exit ? describeExit(this.exit) : ''}</span>
+        <span class=${bad ? 'bad' : ''}>${this.endText}</span>
         <button @click=${this.onStart}>Restart</button>
       </div>`;
     }

@@ -158,11 +158,12 @@ class Session {
       throw new BlockError('manifest', 'there is no kernel to boot: give one, or a disk whose manifest names one');
     const initrdFile = this.bootFile(spec.initrd, manifest?.initrd);
     this.progress.phase = 'kernel';
-    this.tellProgress();
-    const [kernel, initrd] = await Promise.all([
+    const files = Promise.all([
       this.load('kernel', kernelFile),
       initrdFile ? this.load('initrd', initrdFile) : undefined,
     ]);
+    this.tellProgress();
+    const [kernel, initrd] = await files;
     const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
     this.prefetch(manifest);
     await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec });
@@ -249,6 +250,7 @@ class Session {
     const { location } = file;
     let bytes: Uint8Array;
     if (typeof location === 'string') {
+      this.fileBytes.set(name, { loaded: 0, total: file.size });
       bytes = await fetchFile(
         { ...file, url: location },
         {
