@@ -56,7 +56,7 @@ function defineExtensions(): void {
 function defineHints(): void {
   const nothing = (): void => {};
   // Reserved hints: PREFETCHh, multi-byte NOP, and ENDBR64, which is a NOP without CET. The operand is not accessed.
-  def('prefetchw 0f 0d Ev', { access: 'r' }, nothing);
+  def('prefetchw 0f 0d M', { access: 'r' }, nothing);
   for (let i = 0x18; i <= 0x1f; i++) def(`nop 0f ${hex(i)} Ev`, { access: 'r' }, nothing);
   def('lfence np 0f ae/5 Rd', { access: 'r' }, nothing);
   def('mfence np 0f ae/6 Rd', { access: 'r' }, nothing);
@@ -80,7 +80,7 @@ export function defineMov(): void {
   def('mov b8+r Zv,Iv', W, move);
   def('mov c6/0 Eb,Ib', W, move);
   def('mov c7/0 Ev,Iz', W, move);
-  def('movnti 0f c3 My,Gy', W, move);
+  def('movnti np 0f c3 My,Gy', W, move);
   defineExtensions();
 
   def('lea 8d Gv,M', W, (c) => {
