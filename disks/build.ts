@@ -1,11 +1,12 @@
 /**
  * `npm run disk -- NAME…` builds disks into build/disks/NAME: manifest.json, chunks/, kernel, initramfs and the raw image.
- * Options: --reuse takes the last run's packages instead of asking the archive again, --list names the recipes.
+ * Options: --reuse takes the last run's packages instead of asking the archive again, --output=DIRECTORY instead of
+ * build/disks, --list names the recipes.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import type { DiskManifest, ManifestFile } from '../emulator/disk/manifest.ts';
@@ -22,9 +23,8 @@ import { readTar } from './tar.ts';
 const CHUNK_SIZE = 128 * 1024;
 /** A window that fits the decoder in the page, which takes 32 MiB. */
 const ZSTD = ['-19', '--zstd=wlog=25', '-T1', '-q', '-f'];
-const OUTPUT = fileURLToPath(new URL('../build/disks/', import.meta.url));
-const CACHE = join(OUTPUT, '.cache');
-export const PROFILE = fileURLToPath(new URL('boot-profile.txt', import.meta.url));
+const STANDARD_OUTPUT = fileURLToPath(new URL('../build/disks/', import.meta.url));
+const PROFILE = fileURLToPath(new URL('boot-profile.txt', import.meta.url));
 
 function say(text: string): void {
   console.error(`disk: ${text}`);
@@ -40,7 +40,11 @@ function describe(directory: string, name: string, compression?: ManifestFile['c
 }
 
 /** Kernel and initramfs out of the kernel's package. */
-function buildKernel(kernelPackage: string, directory: string): { kernel: ManifestFile; initrd: ManifestFile } {
+function buildKernel(
+  kernelPackage: string,
+  directory: string,
+  cache: string,
+): { kernel: ManifestFile; initrd: ManifestFile } {
   // One tar stream of the package's files; nothing is unpacked to the disk.
   const archive = execFileSync('dpkg-deb', ['--fsys-tarfile', kernelPackage], { maxBuffer: 2 ** 31 });
   const files = new Map([...readTar(archive)].map((file) => [file.path, file.data]));
@@ -69,24 +73,25 @@ function buildKernel(kernelPackage: string, directory: string): { kernel: Manife
     { path: 'dev/console', mode: 0o020600, device: { major: 5, minor: 1 } },
     { path: 'modules', mode: 0o040755 },
     ...modules,
-    { path: 'init', mode: 0o100755, data: compile(['guest/initramfs.c'], join(CACHE, 'initramfs')) },
+    { path: 'init', mode: 0o100755, data: compile(['guest/initramfs.c'], join(cache, 'initramfs')) },
   ]);
   writeFileSync(join(directory, 'initramfs.gz'), gzipSync(initramfs, { level: 9 }));
   return { kernel, initrd: describe(directory, 'initramfs.gz', 'gzip') };
 }
 
-async function build(recipe: Recipe, reuse: boolean): Promise<void> {
-  const directory = join(OUTPUT, recipe.name);
+async function build(recipe: Recipe, output: string, reuse: boolean): Promise<void> {
+  const directory = join(output, recipe.name);
+  const cache = join(output, '.cache');
   mkdirSync(directory, { recursive: true });
-  mkdirSync(CACHE, { recursive: true });
+  mkdirSync(cache, { recursive: true });
   const mirrors = findMirrors();
   say(`${recipe.name}: packages`);
-  const { archive, kernelPackage } = bootstrap(recipe, mirrors, CACHE, reuse);
+  const { archive, kernelPackage } = bootstrap(recipe, mirrors, cache, reuse);
   say(`${recipe.name}: kernel`);
-  const { kernel, initrd } = buildKernel(kernelPackage, directory);
+  const { kernel, initrd } = buildKernel(kernelPackage, directory, cache);
 
   say(`${recipe.name}: file system`);
-  const entries = [...rootEntries(archive, mirrors, CACHE)];
+  const entries = [...rootEntries(archive, mirrors, cache)];
   const profile = existsSync(PROFILE) ? readProfile(PROFILE) : { boot: [], later: [] };
   const image = join(directory, `${recipe.name}.ext2`);
   const identity = createHash('sha256').update(recipe.name).update(archive).digest();
@@ -104,11 +109,11 @@ async function build(recipe: Recipe, reuse: boolean): Promise<void> {
     stdio: ['ignore', 'ignore', 'inherit'],
   });
   renameSync(`${image}.part`, image);
-  writeFileSync(join(CACHE, `${recipe.name}-layout.json`), JSON.stringify(placements));
+  writeFileSync(join(cache, `${recipe.name}-layout.json`), JSON.stringify(placements));
 
   say(`${recipe.name}: chunks`);
   const { size, chunks, compressedSizes } = await writeChunks(image, join(directory, 'chunks'), CHUNK_SIZE);
-  const boot = bootChunks(profile, placements, CHUNK_SIZE);
+  const boot = bootChunks(profile, placements, size, CHUNK_SIZE);
   const manifest: DiskManifest = {
     format: 'linux-vm-disk',
     version: 1,
@@ -136,8 +141,9 @@ async function main(): Promise<void> {
   const names = process.argv.slice(2).filter((argument) => !argument.startsWith('--'));
   const flags = process.argv.slice(2).filter((argument) => argument.startsWith('--'));
   const known = RECIPES.map(({ name }) => name).join(', ');
-  const wrongFlag = flags.find((flag) => flag !== '--reuse' && flag !== '--list');
-  if (wrongFlag) throw new Error(`${wrongFlag} is not an option; there are --reuse and --list`);
+  const output = flags.find((flag) => flag.startsWith('--output='))?.slice('--output='.length);
+  const wrongFlag = flags.find((flag) => flag !== '--reuse' && flag !== '--list' && !flag.startsWith('--output='));
+  if (wrongFlag) throw new Error(`${wrongFlag} is not an option; there are --reuse, --output=DIRECTORY and --list`);
   if (flags.includes('--list')) {
     console.log(known);
     return;
@@ -148,7 +154,8 @@ async function main(): Promise<void> {
     return recipe;
   });
   needTools();
-  for (const recipe of recipes) await build(recipe, flags.includes('--reuse'));
+  for (const recipe of recipes)
+    await build(recipe, output ? resolve(output) : STANDARD_OUTPUT, flags.includes('--reuse'));
 }
 
 main().catch((error: unknown) => {

@@ -238,6 +238,13 @@ function hasBackup(group: number): boolean {
   });
 }
 
+/** Where the copies of the superblock are in an image of `size` bytes. */
+export function backupOffsets(size: number): number[] {
+  const groupSize = BLOCKS_PER_GROUP * BLOCK_SIZE;
+  const groups = Array.from({ length: Math.ceil(size / groupSize) }, (_, group) => group);
+  return groups.filter((group) => group && hasBackup(group)).map((group) => group * groupSize);
+}
+
 class Image {
   private readonly file: number;
   private readonly blocks: number;

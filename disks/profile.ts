@@ -4,7 +4,7 @@
  * first commands people type; they are placed next, but not fetched ahead.
  */
 import { readFileSync } from 'node:fs';
-import { BLOCK_SIZE, type Placement } from './ext2.ts';
+import { BLOCK_SIZE, backupOffsets, type Placement } from './ext2.ts';
 import type { Entry } from './tar.ts';
 import { cleanPath } from './tar.ts';
 
@@ -53,8 +53,11 @@ export function formatProfile({ boot, later }: Profile): string {
 /** Paths to place first: the profile's, each with the symbolic links through which it is reached. */
 export function placementOrder(profile: Profile, entries: readonly Entry[]): string[] {
   const links = new Map<string, string[]>();
+  const shallow: string[] = [];
   for (const { path, type, target } of entries) {
     if (type !== 'symlink') continue;
+    // Such as bin, lib64 and var/run: on the way to much, and no more than an inode each.
+    if (path.split('/').length <= 2) shallow.push(path);
     const folder = target.startsWith('/') ? '' : path.slice(0, Math.max(0, path.lastIndexOf('/')));
     const parts: string[] = [];
     for (const part of cleanPath(`${folder}/${target}`).split('/')) {
@@ -72,20 +75,29 @@ export function placementOrder(profile: Profile, entries: readonly Entry[]): str
     if (slash > 0) add(path.slice(0, slash));
     for (const link of links.get(path) ?? []) add(link);
   };
+  if (profile.boot.length) shallow.forEach(add);
   for (const { path } of [...profile.boot, ...profile.later]) add(path);
   return [...order];
 }
 
-/** Chunks that a boot reads, in the order of first use: the file system's own at its start, then the profile's blocks. */
-export function bootChunks(profile: Profile, placements: readonly Placement[], chunkSize: number): number[] {
+/**
+ * Chunks that a boot reads, in the order of first use: superblock, descriptors and inodes, the superblock's copies (which
+ * the mount looks at), then the profile's blocks.
+ */
+export function bootChunks(
+  profile: Profile,
+  placements: readonly Placement[],
+  size: number,
+  chunkSize: number,
+): number[] {
   const byPath = new Map(placements.map((placement) => [placement.path, placement]));
-  const chunks = new Set([0]);
+  const offsets = [0, chunkSize, ...backupOffsets(size)];
   for (const { path, blocks } of profile.boot) {
     const placed = byPath.get(path);
     for (const block of blocks) {
       const at = placed?.blocks[block];
-      if (at !== undefined) chunks.add(Math.floor((at * BLOCK_SIZE) / chunkSize));
+      if (at !== undefined) offsets.push(at * BLOCK_SIZE);
     }
   }
-  return [...chunks];
+  return [...new Set(offsets.map((offset) => Math.floor(offset / chunkSize)))];
 }
