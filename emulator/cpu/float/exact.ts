@@ -149,7 +149,8 @@ function quick(kind: FloatKind, double: boolean, a: number, b: number): boolean 
     if (!moderate(r)) return false;
   } else {
     const m = Math.abs(r);
-    if (!(m === 0 || (m > 2 ** -126 && m < Infinity))) return false;
+    // A zero that is not exact is an underflow.
+    if (!(m === 0 ? exact : m > 2 ** -126 && m < Infinity)) return false;
     // Denormal operands have a flag of their own.
     const am = Math.abs(a);
     const bm = Math.abs(b);
@@ -177,20 +178,21 @@ export function exactFloat(cpu: Cpu, op: number): void {
     daz: (mxcsr & MXCSR.DAZ) !== 0,
     ftz: (mxcsr & MXCSR.FTZ) !== 0,
     underflowTraps: (mxcsr & 0x800) === 0,
+    overflowTraps: (mxcsr & 0x400) === 0,
     flags: 0,
   };
   const f = double ? DOUBLE : SINGLE;
   if (kind <= FloatKind.AddSub) arithmetic(view, at, kind, f, packed, mxcsr, ctx);
   else if (kind === FloatKind.Dot) dot(view, at, f, imm, mxcsr, ctx);
   else others(view, at, kind, f, packed, imm, ctx);
-  finish(cpu, mxcsr, ctx.flags);
+  finish(cpu, mxcsr, ctx.flags, kind === FloatKind.Dot);
 }
 
-/** Merges flags into MXCSR and raises #XM for unmasked ones. */
-function finish(cpu: Cpu, mxcsr: number, flags: number): void {
+/** Merges flags into MXCSR and raises #XM for unmasked ones. `steps`: several operations, each with all its flags. */
+function finish(cpu: Cpu, mxcsr: number, flags: number, steps: boolean): void {
   const unmasked = ~(mxcsr >> 7) & MXCSR.FLAGS;
   // Exceptions that are found before the operation keep those of the result from being found (SDM vol. 1, 11.5.3).
-  if (flags & unmasked & (IE | DE | ZE)) flags &= IE | DE | ZE;
+  if (!steps && flags & unmasked & (IE | DE | ZE)) flags &= IE | DE | ZE;
   cpu.i32[(cpu.state + S.MXCSR) >> 2] = mxcsr | flags;
   if (flags & unmasked) {
     // CR4.OSXMMEXCPT

@@ -61,6 +61,8 @@ export interface Context {
   ftz: boolean;
   /** The underflow exception is unmasked: tiny results raise it even where they are exact. */
   underflowTraps: boolean;
+  /** The overflow exception is unmasked. */
+  overflowTraps: boolean;
   flags: number;
 }
 
@@ -132,20 +134,22 @@ export function pack(f: Format, x: Finite, sticky: boolean, ctx: Context): bigin
   let tiny = false;
   if (top < f.emin) {
     // Tininess is detected after rounding as if the exponent had no bound.
-    tiny = true;
-    if (top === f.emin - 1) {
-      const free = shiftRound(significand, top - p + 1 - x.exponent, sticky, sign, ctx.rounding);
-      if (bitLength(free) > p) tiny = false;
+    const free = shiftRound(significand, top - p + 1 - x.exponent, sticky, sign, ctx.rounding);
+    tiny = top < f.emin - 1 || bitLength(free) <= p;
+    if (tiny && ctx.underflowTraps) {
+      // The handler gets no result; whether it would have been inexact is seen at full precision.
+      ctx.flags |= inexactShift ? UE | PE : UE;
+      return s;
     }
   }
-  if (tiny && ctx.ftz && !ctx.underflowTraps) {
+  if (tiny && ctx.ftz) {
     ctx.flags |= UE | PE;
     return s;
   }
   const lsb = Math.max(top, f.emin) - p + 1;
   let q = shiftRound(significand, lsb - x.exponent, sticky, sign, ctx.rounding);
   const inexact = inexactShift;
-  if (tiny && (inexact || ctx.underflowTraps)) ctx.flags |= UE;
+  if (tiny && inexact) ctx.flags |= UE;
   if (inexact) ctx.flags |= PE;
   let e = lsb + p - 1;
   if (bitLength(q) > p) {
@@ -153,7 +157,7 @@ export function pack(f: Format, x: Finite, sticky: boolean, ctx: Context): bigin
     e++;
   }
   if (e > f.emax) {
-    ctx.flags |= OE | PE;
+    ctx.flags |= ctx.overflowTraps ? OE : OE | PE;
     const toInfinity = ctx.rounding === NEAREST || (ctx.rounding === UP && !sign) || (ctx.rounding === DOWN && sign);
     return s | (toInfinity ? f.infinity : f.infinity - 1n);
   }
