@@ -152,7 +152,7 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
     reg,
     rm: m[4] ? Number(m[4]) : -1,
     specs,
-    hasModrm: reg >= 0 || specs.some((s) => /^[EGMSCDVWUPQNR]/.test(s)),
+    hasModrm: reg >= 0 || specs.some((s) => /^[EGMSCDVWUPQNR]/.test(s) && s !== 'CL' && s !== 'DX'),
     access: options.access ?? 'rw',
     reads: options.reads ?? 0,
     writes: options.writes ?? 0,

@@ -65,6 +65,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private readonly fetchPhysical = new Float64Array(FETCH_ENTRIES);
   /** Called for each block entered from the run loop while tracing. */
   onTrace: ((cpu: X86Processor) => void) | undefined;
+  /** Called before an exception is delivered; RIP is the faulting instruction's. */
+  onException: ((cpu: X86Processor, vector: number, code: number) => void) | undefined;
 
   constructor(
     memory: WebAssembly.Memory,
@@ -379,6 +381,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         if (this.faulted) {
           this.faulted = false;
           this.exceptions++;
+          this.onException?.(this, this.faultObject.vector, this.faultObject.code);
           deliverException(this, this.faultObject.vector, this.faultObject.code);
           this.shadow = undefined;
         }
