@@ -182,17 +182,25 @@ export function exactFloat(cpu: Cpu, op: number): void {
     flags: 0,
   };
   const f = double ? DOUBLE : SINGLE;
-  if (kind <= FloatKind.AddSub) arithmetic(view, at, kind, f, packed, mxcsr, ctx);
-  else if (kind === FloatKind.Dot) dot(view, at, f, imm, mxcsr, ctx);
-  else others(view, at, kind, f, packed, imm, ctx);
-  finish(cpu, mxcsr, ctx.flags, kind === FloatKind.Dot);
+  let flags: number;
+  if (kind === FloatKind.Dot) flags = dot(view, at, f, imm, unmaskedOf(mxcsr), ctx);
+  else {
+    if (kind <= FloatKind.AddSub) arithmetic(view, at, kind, f, packed, mxcsr, ctx);
+    else others(view, at, kind, f, packed, imm, ctx);
+    flags = found(ctx.flags, unmaskedOf(mxcsr));
+  }
+  finish(cpu, mxcsr, flags);
 }
 
-/** Merges flags into MXCSR and raises #XM for unmasked ones. `steps`: several operations, each with all its flags. */
-function finish(cpu: Cpu, mxcsr: number, flags: number, steps: boolean): void {
-  const unmasked = ~(mxcsr >> 7) & MXCSR.FLAGS;
-  // Exceptions that are found before the operation keep those of the result from being found (SDM vol. 1, 11.5.3).
-  if (!steps && flags & unmasked & (IE | DE | ZE)) flags &= IE | DE | ZE;
+const unmaskedOf = (mxcsr: number): number => ~(mxcsr >> 7) & MXCSR.FLAGS;
+
+/** Unmasked exceptions of the operands keep those of the result from being found (SDM vol. 1, 11.5.3). */
+const found = (flags: number, unmasked: number): number =>
+  flags & unmasked & (IE | DE | ZE) ? flags & (IE | DE | ZE) : flags;
+
+/** Merges flags into MXCSR and raises #XM for unmasked ones. */
+function finish(cpu: Cpu, mxcsr: number, flags: number): void {
+  const unmasked = unmaskedOf(mxcsr);
   cpu.i32[(cpu.state + S.MXCSR) >> 2] = mxcsr | flags;
   if (flags & unmasked) {
     // CR4.OSXMMEXCPT
@@ -258,20 +266,26 @@ function arithmetic(
   }
 }
 
-/** DPPS, DPPD: products, then sums of pairs, each rounded; an unmasked exception of one step ends it. */
-function dot(view: DataView, at: number, f: Format, imm: number, mxcsr: number, ctx: Context): void {
+/**
+ * DPPS, DPPD: products, then sums of pairs, each step rounded; an unmasked exception of one step is the last.
+ * @returns the flags
+ */
+function dot(view: DataView, at: number, f: Format, imm: number, unmasked: number, ctx: Context): number {
   const size = f === DOUBLE ? 8 : 4;
   const lanes = 16 / size;
-  const unmasked = ~(mxcsr >> 7) & MXCSR.FLAGS;
   const terms: bigint[] = [];
   for (let i = 0; i < lanes; i++)
     terms.push(imm & (0x10 << i) ? mul(f, read(view, at + i * size, f), read(view, at + 16 + i * size, f), ctx) : 0n);
-  while (terms.length > 1 && !(ctx.flags & unmasked)) {
+  let flags = found(ctx.flags, unmasked);
+  while (terms.length > 1 && !(flags & unmasked)) {
+    ctx.flags = 0;
     const n = terms.length / 2;
     for (let i = 0; i < n; i++) terms[i] = add(f, terms[2 * i]!, terms[2 * i + 1]!, false, ctx);
     terms.length = n;
+    flags |= found(ctx.flags, unmasked);
   }
   for (let i = 0; i < lanes; i++) write(view, at + i * size, f, imm & (1 << i) ? terms[0]! : 0n);
+  return flags;
 }
 
 function others(
