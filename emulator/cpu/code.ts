@@ -21,7 +21,7 @@ import {
   type BranchShape,
   type Linkage,
 } from './interp.ts';
-import { ARITH, type Insn } from './insn.ts';
+import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
 import {
   modeBits,
   modeIsUser,
@@ -165,16 +165,8 @@ export class CodeCache {
     const invalid = new FunctionBuilder(HANDLER);
     const resync = new FunctionBuilder(HANDLER);
     const rec = resync.param(0);
-    resync.store(
-      8,
-      state + S.RIP,
-      i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(rec, R.OFFSET))),
-    );
-    resync.store(
-      4,
-      state + S.FUEL,
-      i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(i32.load16_u(rec, R.COUNT), 1)),
-    );
+    resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(rec, R.OFFSET))));
+    resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(i32.load16_u(rec, R.COUNT), 1)));
     const check = new FunctionBuilder(HANDLER);
     const ok = check.let(callExpr(I32, cross, [check.param(0)]));
     check.if(i32.eqz(ok), () => check.return());
@@ -261,7 +253,7 @@ export class CodeCache {
       const insn = decode(s.bytes, 0, s.bytes.length + 16, s.bits);
       if (typeof insn === 'string') continue;
       const isRel = insn.operands.some((o) => o.kind === 'rel');
-      for (const dead of insn.def.writes ? [true, false] : [false])
+      for (const dead of flagsWritten(insn) ? [true, false] : [false])
         for (const b of isRel ? shapes : [FAR]) this.handler(insn, dead, b);
     }
     this.makeHandlers();
@@ -302,7 +294,7 @@ export class CodeCache {
         mode,
         blocks: new Map(),
         spill: new Set(),
-      stubs: [],
+        stubs: [],
         granules: 0,
         onDrop: [],
       };
@@ -317,7 +309,9 @@ export class CodeCache {
       this.marks[pagePhysical >>> 12] = 1;
       this.onMark(pagePhysical);
     }
-    for (let g = offset >> 7; g <= Math.min(31, (block.end - 1) >> 7); g++) page.granules |= 1 << g;
+    // An instruction that only raises counts too, with as many bytes as may have been looked at.
+    const end = block.raises ? block.end + 15 : block.end;
+    for (let g = offset >> 7; g <= Math.min(31, (end - 1) >> 7); g++) page.granules |= 1 << g;
     return block;
   }
 
@@ -579,8 +573,9 @@ export class CodeCache {
     let live = ARITH;
     for (let k = insns.length - 1; k >= 0; k--) {
       const d = insns[k]!.def;
-      dead[k] = d.writes !== 0 && (live & d.writes) === 0;
-      live = (live & ~d.writes) | d.reads;
+      const written = flagsWritten(insns[k]!);
+      dead[k] = written !== 0 && (live & written) === 0;
+      live = (live & ~written) | flagsRead(insns[k]!);
       if (insns[k]!.mem || d.faults || !d.emit || d.ends) live = ARITH;
       else if (touchesMemory(insns[k]!)) live = ARITH;
     }
@@ -723,7 +718,7 @@ export class CodeCache {
 
 /** Instructions with implicit memory operands (stack and string instructions), which may fault. */
 function touchesMemory(insn: Insn): boolean {
-  return /^(push|pop|call|ret|enter|leave|movs|stos|lods|cmps|scas|ins|outs|xlat|maskmov)/.test(insn.def.name);
+  return /^(push|pop|call|ret|enter|leave|movs$|stos|lods|cmps$|scas|ins|outs|xlat|maskmov)/.test(insn.def.name);
 }
 
 function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {

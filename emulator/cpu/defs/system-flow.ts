@@ -43,7 +43,7 @@ function defineBases(): void {
     });
     defHelper(
       `wr${name}base f3 0f ae/${n + 2} Ry`,
-      { only: 64, access: 'r', faults: true, ends: true },
+      { only: 64, access: 'r', faults: true },
       (cpu, insn) => {
         need(cpu);
         const r = regOf(insn, 0);
