@@ -75,6 +75,11 @@ export interface DefOptions {
   reads?: number;
   /** Flags that it surely overwrites (or leaves undefined). Default 0. */
   writes?: number;
+  /**
+   * Flags that are overwritten if the immediate, a shift count, is not 0 (masked to the operand's width), and stay
+   * otherwise. They are in neither `reads` nor `writes`.
+   */
+  counted?: number;
   /** A LOCK prefix is allowed with a memory destination. */
   lock?: boolean;
   /** Exists only in this mode: 64-bit, or not 64-bit. */
@@ -114,6 +119,20 @@ export interface Def extends Required<Omit<DefOptions, 'only' | 'defaultSize' | 
   readonly hasModrm: boolean;
   readonly emit: ((c: Emit) => void) | undefined;
   readonly helper: Helper | undefined;
+}
+
+const countIsZero = (insn: Insn): boolean => (insn.imm & (insn.size === 8 ? 63 : 31)) === 0;
+
+/** Flags that an instruction may read (or leaves as they are only sometimes). */
+export function flagsRead(insn: Insn): number {
+  const { reads, counted } = insn.def;
+  return counted && countIsZero(insn) ? reads | counted : reads;
+}
+
+/** Flags that an instruction surely overwrites. */
+export function flagsWritten(insn: Insn): number {
+  const { writes, counted } = insn.def;
+  return counted && !countIsZero(insn) ? writes | counted : writes;
 }
 
 /** All definitions, in the order they were made; `Def.id` is the index. */
@@ -156,6 +175,7 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
     access: options.access ?? 'rw',
     reads: options.reads ?? 0,
     writes: options.writes ?? 0,
+    counted: options.counted ?? 0,
     lock: options.lock ?? false,
     only: options.only,
     defaultSize: options.defaultSize,

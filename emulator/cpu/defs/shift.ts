@@ -197,17 +197,19 @@ export function defineShift(): void {
       const carryIn = name.startsWith('rc') ? CF : 0;
       const byOne: DefOptions = { reads: carryIn, writes: flags };
       // A count of 0 leaves the flags.
+      const byImmediate: DefOptions = { reads: carryIn, counted: flags };
       const byCount: DefOptions = { reads: flags };
       def(`${name} d0/${reg} Eb,1`, byOne, emit);
       def(`${name} d1/${reg} Ev,1`, byOne, emit);
-      def(`${name} c0/${reg} Eb,Ib`, byCount, emit);
-      def(`${name} c1/${reg} Ev,Ib`, byCount, emit);
+      def(`${name} c0/${reg} Eb,Ib`, byImmediate, emit);
+      def(`${name} c1/${reg} Ev,Ib`, byImmediate, emit);
       def(`${name} d2/${reg} Eb,CL`, byCount, emit);
       def(`${name} d3/${reg} Ev,CL`, byCount, emit);
     }
   const options: DefOptions = { reads: ARITH };
-  def('shld 0f a4 Ev,Gv,Ib', options, double(true));
+  const immediate: DefOptions = { counted: ARITH };
+  def('shld 0f a4 Ev,Gv,Ib', immediate, double(true));
   def('shld 0f a5 Ev,Gv,CL', options, double(true));
-  def('shrd 0f ac Ev,Gv,Ib', options, double(false));
+  def('shrd 0f ac Ev,Gv,Ib', immediate, double(false));
   def('shrd 0f ad Ev,Gv,CL', options, double(false));
 }

@@ -1,8 +1,16 @@
 /** Definitions emitted into a compiled region: registers, flags and fuel are WebAssembly locals, operands are known. */
 import { Emit, type Import, type PendingFlags } from '../emit.ts';
-import { ARITH, type Insn } from '../insn.ts';
+import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import { memForm, usesSegment, type Linkage } from '../interp.ts';
-import { modeIsUser, S, TLB_KERNEL_READ, TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE, type Mode } from '../layout.ts';
+import {
+  modeIsUser,
+  S,
+  TLB_KERNEL_READ,
+  TLB_KERNEL_WRITE,
+  TLB_USER_READ,
+  TLB_USER_WRITE,
+  type Mode,
+} from '../layout.ts';
 import { RUNTIME } from '../runtime.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, I64, i64, k32, k64, V128, v128, type Expr } from '../wasm/expr.ts';
@@ -271,13 +279,7 @@ export class JitEmit extends Emit {
 
   protected tlb(write: boolean): Expr {
     return k32(
-      modeIsUser(this.c.mode)
-        ? write
-          ? TLB_USER_WRITE
-          : TLB_USER_READ
-        : write
-          ? TLB_KERNEL_WRITE
-          : TLB_KERNEL_READ,
+      modeIsUser(this.c.mode) ? (write ? TLB_USER_WRITE : TLB_USER_READ) : write ? TLB_KERNEL_WRITE : TLB_KERNEL_READ,
     );
   }
 
@@ -391,8 +393,8 @@ export class JitEmit extends Emit {
 export function liveFlags(insns: readonly Insn[], after: number): number {
   let live = after;
   for (let k = insns.length - 1; k >= 0; k--) {
-    const d = insns[k]!.def;
-    live = !d.emit ? ARITH : (live & ~d.writes) | d.reads;
+    const insn = insns[k]!;
+    live = !insn.def.emit ? ARITH : (live & ~flagsWritten(insn)) | flagsRead(insn);
   }
   return live;
 }

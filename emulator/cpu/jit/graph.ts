@@ -84,7 +84,7 @@ function dominators(order: readonly Node[], next: (n: Node) => readonly Node[]):
   }
   const root = order[0]!;
   root.dominator = root;
-  for (let changed = true; changed; ) {
+  for (let changed = true; changed;) {
     changed = false;
     for (let i = 1; i < order.length; i++) {
       const n = order[i]!;
@@ -162,7 +162,10 @@ export function buildGraph(
   // Dispatch nodes for loops that are entered in the middle.
   const dispatch = new Map<Node, Node>();
   const around = (x: Node): Node[] =>
-    [...bodies].filter(([h, body]) => h !== x && body.has(x)).map(([h]) => h).sort((a, b) => a.order - b.order);
+    [...bodies]
+      .filter(([h, body]) => h !== x && body.has(x))
+      .map(([h]) => h)
+      .sort((a, b) => a.order - b.order);
   const entryNodes = entries.map((b) => nodes.get(b)!);
   for (const x of entryNodes)
     for (const h of around(x))

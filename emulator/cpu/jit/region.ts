@@ -1,5 +1,5 @@
 /** Regions: hot blocks of one page, found by following branches, written as one WebAssembly function. */
-import { ARITH, type Insn } from '../insn.ts';
+import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import type { Block, CodeCache, CodePage } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
 import { R, S } from '../layout.ts';
@@ -225,7 +225,7 @@ function flagLiveness(
     }
     return out;
   };
-  for (let changed = true; changed; ) {
+  for (let changed = true; changed;) {
     changed = false;
     for (let i = blocks.length - 1; i >= 0; i--) {
       const b = blocks[i]!;
@@ -320,15 +320,16 @@ class Structure {
     let live = this.liveAfter(b);
     for (let k = b.insns.length - 1; k >= 0; k--) {
       after[k] = live;
-      const d = b.insns[k]!.def;
-      live = !d.emit ? ARITH : (live & ~d.writes) | d.reads;
+      const insn = b.insns[k]!;
+      live = !insn.def.emit ? ARITH : (live & ~flagsWritten(insn)) | flagsRead(insn);
     }
     let offset = b.offset;
     c.edge = (to) => this.edge(n, to);
     for (let k = 0; k < b.insns.length; k++) {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.insns.length);
-      e.flagsDead = insn.def.writes !== 0 && (after[k]! & insn.def.writes) === 0;
+      const written = flagsWritten(insn);
+      e.flagsDead = written !== 0 && (after[k]! & written) === 0;
       const mark = f.mark();
       if (insn.def.emit) insn.def.emit(e);
       else e.runHelper();
