@@ -15,6 +15,7 @@ export default defineConfig({
         element: 'src/element.ts',
         node: 'src/node.ts',
         'cli/worker-node': 'src/cli/worker-node.ts',
+        'cli/vm': 'src/cli/vm.ts',
       },
       formats: ['es'],
     },

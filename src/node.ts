@@ -2,13 +2,14 @@ import { Worker } from 'node:worker_threads';
 import type { FromWorker } from './protocol.ts';
 import { setDefaultWorker, type WorkerHandle } from './worker-handle.ts';
 
-// A variable, so that bundlers leave the address alone.
+// Variables, so that bundlers leave the addresses alone.
 const BUILT = './cli/worker-node.js';
+const SOURCE = './cli/worker-node.ts';
 
 /** From its sources the project runs under tsx, which a worker thread does not inherit: it is told of it first. */
 function sourceWorker(): Worker {
   const tsx = import.meta.resolve('tsx/esm/api');
-  const entry = new URL('./cli/worker-node.ts', import.meta.url).href;
+  const entry = new URL(SOURCE, import.meta.url).href;
   const code = `import(${JSON.stringify(tsx)}).then(({ register }) => (register(), import(${JSON.stringify(entry)})))`;
   return new Worker(code, { eval: true });
 }
