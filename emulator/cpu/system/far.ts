@@ -21,6 +21,7 @@ import {
 import { moveStack, peek, poke } from './stack.ts';
 import { tssStack32, tssStack64 } from './tss.ts';
 
+const TF = 0x100;
 const IF = 0x200;
 const IOPL = 0x3000;
 const NT = 0x4000;
@@ -30,9 +31,10 @@ const VM = 0x20000;
 const ANY_LEVEL = 0x254dd5;
 const VIF_VIP = 0x180000;
 
-/** After IF may have become 1: leave the running code if an interrupt waits for it. */
-export function noticeInterrupts(cpu: Cpu): void {
-  if (cpu.i32[(cpu.state + S.PENDING) >> 2]! && cpu.i32[(cpu.state + S.EFLAGS) >> 2]! & IF) cpu.leave();
+/** After IF or TF may have become 1: leave the running code if an interrupt waits for it, or for single steps. */
+export function noticeFlags(cpu: Cpu): void {
+  const flags = cpu.i32[(cpu.state + S.EFLAGS) >> 2]!;
+  if (flags & TF || (flags & IF && cpu.i32[(cpu.state + S.PENDING) >> 2]!)) cpu.leave();
 }
 
 /** RFLAGS after loading `value` at a privilege level, with an operand of `size` bytes. */
@@ -121,7 +123,7 @@ export function iret(cpu: Cpu, size: number): void {
     cpu.rflags = loadedFlags(cpu, flags, 0, size);
     cpu.setRip((ip + (cs << 4)) | 0, 0);
     cpu.modeChanged();
-    noticeInterrupts(cpu);
+    noticeFlags(cpu);
     return;
   }
   // Task returns do not exist in long mode and are not supported in protected mode.
@@ -146,7 +148,7 @@ export function iret(cpu: Cpu, size: number): void {
   }
   cpu.rflags = loadedFlags(cpu, flags, cpl, size);
   cpu.modeChanged();
-  noticeInterrupts(cpu);
+  noticeFlags(cpu);
 }
 
 /** RETF. @param size operand size in bytes @param release bytes of arguments to drop @throws as `iret` */

@@ -2,7 +2,7 @@
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, GS, RCX, RDX, RSP, S, SS } from '../layout.ts';
-import { loadedFlags, noticeInterrupts } from './far.ts';
+import { loadedFlags, noticeFlags } from './far.ts';
 import { canonical } from './interrupts.ts';
 import { setCache, setCpl } from './segments.ts';
 
@@ -54,7 +54,7 @@ export function sysret(cpu: Cpu, wide: boolean): void {
   setCpl(cpu, 3);
   cpu.setRip(lo, wide ? hi : 0);
   cpu.modeChanged();
-  noticeInterrupts(cpu);
+  noticeFlags(cpu);
 }
 
 /** SYSENTER. @throws #GP(0) when IA32_SYSENTER_CS is null or in real mode */
