@@ -1,6 +1,6 @@
 /** Runs raw machine code on a processor with identity-mapped memory, for the tests of instructions. */
 import type { ProcessorHost, Tier } from '../../../emulator/processor.ts';
-import { CS, DS, ES, FS, GPR_NAMES, GS, SS } from '../../../emulator/cpu/layout.ts';
+import { CS, DS, ES, FS, GPR_NAMES, GS, S, SS } from '../../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../../emulator/cpu/processor.ts';
 
 export const RAM = 16 << 20;
@@ -89,6 +89,15 @@ export class CodeMachine {
     this.cpu.faultObject.vector = -1;
     // What the last test raised was never delivered.
     Reflect.set(this.cpu, 'faulted', false);
+  }
+
+  /** Puts 64-bit code in place with SSE enabled, for tests that set the rest of the state and run it many times. */
+  prepare(code: readonly number[]): void {
+    this.load(code, {}, 0, 64);
+    // CR4.OSFXSR and OSXMMEXCPT
+    this.cpu.cr4 |= 0x600;
+    this.cpu.i32[(this.cpu.state + S.CR4) >> 2] = this.cpu.cr4;
+    this.cpu.modeChanged();
   }
 
   private outcome(): Outcome {
