@@ -582,6 +582,13 @@ export class CodeCache {
     return dead;
   }
 
+  /** Sets a block's heat counter, if its last record has one. */
+  reheat(block: Block, heat: number): void {
+    const last = block.insns[block.insns.length - 1];
+    if (block.branches && (!last?.def.emit || last.def.helper)) return;
+    this.host.i32[(block.last + R.AUX) >> 2] = heat;
+  }
+
   // ---- links ----
 
   /** Links a branch record to its target in the same page and returns the target's record. `which`: 0 taken, 1 next. */

@@ -13,6 +13,11 @@ import { k32 } from './wasm/expr.ts';
 
 /** Regions of one module at most. */
 const BATCH = 24;
+/**
+ * Executions in the interpreter after which a block gets a region of its own although it is part of another one
+ * already: it is reached by other ways than that region's entries.
+ */
+const HOT_AGAIN = 4000;
 
 export class Jit {
   regions = 0;
@@ -84,9 +89,18 @@ export class Jit {
     const m = new ModuleBuilder();
     const link = declareImports(m, true);
     const regions: Region[] = [];
+    const covered = new Set<Block>();
     for (const head of blocks) {
       if (head.page.blocks.get(head.offset) !== head) continue; // dropped meanwhile
+      if (covered.has(head)) {
+        head.compiled = false;
+        continue;
+      }
       const region = findRegion(head);
+      for (const b of region.blocks) {
+        covered.add(b);
+        if (b !== head) this.code.reheat(b, HOT_AGAIN);
+      }
       const index = m.add(emitRegion(region, this.cpu.state, link, this.code));
       const thunks = region.entries.map((_, selector) => {
         const f = new FunctionBuilder(HANDLER);
