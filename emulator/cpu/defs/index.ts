@@ -14,6 +14,9 @@ import { defineIo } from './io.ts';
 import { defineSegment } from './segment.ts';
 import { defineSystem } from './system.ts';
 import { defineSystemFlow } from './system-flow.ts';
+import { defineMmx } from './mmx.ts';
+import { defineX87 } from './x87.ts';
+import { defineX87Rare } from './x87-rare.ts';
 
 /** All instruction families. Order matters only where two forms share an opcode: the first that fits wins. */
 export function defineAll(): void {
@@ -34,4 +37,7 @@ export function defineAll(): void {
   defineSegment();
   defineIo();
   defineSse();
+  defineMmx();
+  defineX87();
+  defineX87Rare();
 }

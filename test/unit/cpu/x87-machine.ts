@@ -165,6 +165,7 @@ export class X87Machine {
     for (let i = 0; i < 8; i++)
       this.u8.set(image.subarray(32 + i * 16, 42 + i * 16), STATE_BASE + S.X87 + ((top + i) & 7) * 16);
     put(S.MXCSR, from.getUint32(24, true));
+    for (const at of [S.FOP, S.FIP, S.FIP + 4, S.FDP, S.FDP + 4]) put(at, 0);
     this.u8.set(image.subarray(160, 416), STATE_BASE + S.XMM);
   }
 
@@ -204,7 +205,11 @@ export class X87Machine {
     let next = R.R0 as number;
     for (const o of insn.operands)
       if (o.kind === 'reg') {
-        view.setUint16(rec + next, address((o.cls === 'mmx' ? S.X87 + 16 * o.reg : o.cls === 'xmm' ? S.XMM + 16 * o.reg : S.GPR + 8 * o.reg)), true);
+        view.setUint16(
+          rec + next,
+          address(o.cls === 'mmx' ? S.X87 + 16 * o.reg : o.cls === 'xmm' ? S.XMM + 16 * o.reg : S.GPR + 8 * o.reg),
+          true,
+        );
         next = R.R1;
       }
     const base = insn.mem && insn.mem.base >= 0 ? S.GPR + 8 * insn.mem.base : S.ZERO;
