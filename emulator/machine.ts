@@ -45,8 +45,8 @@ const TURN_WITH_IO = 1;
 const SLICE = 500_000;
 const DETERMINISTIC_SLICE = 200_000;
 const LEAST_BUDGET = 256;
-/** Waits shorter than this (milliseconds) are spent in the event loop: a host timer cannot be as short. */
-const SHORTEST_SLEEP = 0.3;
+/** Waits shorter than this (milliseconds) are spent in the event loop; longer ones in a host timer of whole milliseconds. */
+const SHORTEST_SLEEP = 0.1;
 /** The longest host timer; a longer sleep is made of several. */
 const LONGEST_SLEEP = 60_000;
 
@@ -422,7 +422,7 @@ export class Machine {
     }
     this.asleep = true;
     if (next !== Infinity)
-      this.sleepTimer = setTimeout(() => this.wake(), Math.min(Math.floor(milliseconds), LONGEST_SLEEP));
+      this.sleepTimer = setTimeout(() => this.wake(), Math.min(Math.ceil(milliseconds), LONGEST_SLEEP));
     return false;
   }
 
