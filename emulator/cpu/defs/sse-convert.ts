@@ -8,7 +8,7 @@ import { I32, I64, V128, choose, f32, f64, i32, i64, k32, k64, kf32, kf64, v128,
 import { exact, exactResult, fastArithmetic, low, lowF32, lowF64, mxcsrIs, range, source } from './sse-common.ts';
 import { PD, PS, SD, SS, type Form } from './sse-float.ts';
 import { MIN_NORMAL32 } from './sse-runtime.ts';
-import { enterMmx } from './sse-move.ts';
+import { enterMmx, waitMmx } from './sse-move.ts';
 
 const { Single, Double } = FloatFormat;
 
@@ -76,15 +76,17 @@ function fromIntegers(): void {
     c.setVectorAt(0, v128.un(F64X2.convert_low_i32x4_s, low(c, 1, 8))),
   );
   def('cvtdq2ps np 0f 5b Vx,Wx', { unit: 'sse', access: 'w' }, (c) => c.setVectorAt(0, toSingles(c, source(c, 1))));
-  def('cvtpi2ps np 0f 2a Vx,Qq', { unit: 'sse' }, (c) => {
+  def('cvtpi2ps np 0f 2a Vx,Qq', { unit: 'sse', faults: true }, (c) => {
+    waitMmx(c);
     const b = c.let(v128.replace(I64X2.replace, c.zeroVector, 0, mmxSource(c, 1)));
     const r = toSingles(c, b);
     enterMmx(c);
     c.setVectorAt(0, v128.shuffle(r, c.vectorAt(0), [...range(0, 8), ...range(24, 8)]));
   });
-  def('cvtpi2pd 66 0f 2a Vx,Qq', { unit: 'sse', access: 'w' }, (c) => {
-    const b = mmxSource(c, 1);
+  def('cvtpi2pd 66 0f 2a Vx,Qq', { unit: 'sse', access: 'w', faults: true }, (c) => {
     // From memory it is no MMX instruction.
+    if (!c.isMem(1)) waitMmx(c);
+    const b = mmxSource(c, 1);
     if (!c.isMem(1)) enterMmx(c);
     c.setVectorAt(0, v128.un(F64X2.convert_low_i32x4_s, v128.replace(I64X2.replace, c.zeroVector, 0, b)));
   });
@@ -178,7 +180,8 @@ function scalarToInteger(pattern: string, form: Form, truncate: boolean): void {
 }
 
 function intoMmx(pattern: string, form: Form, truncate: boolean): void {
-  def(pattern, { unit: 'sse', access: 'w' }, (c) => {
+  def(pattern, { unit: 'sse', access: 'w', faults: true }, (c) => {
+    waitMmx(c);
     let b: Expr;
     if (form.format === Double) b = source(c, 1);
     else {

@@ -7,6 +7,7 @@ import { def, defHelper, type Insn } from '../insn.ts';
 import { DS, RDI, S } from '../layout.ts';
 import { I32X4, I64X2, I8X16 } from '../wasm/simd.ts';
 import { I64, i32, k32, v128, type Expr } from '../wasm/expr.ts';
+import { Fsw } from '../x87/common.ts';
 import { low, range, reg } from './sse-common.ts';
 
 /** The low or high 64 bits as an i64. */
@@ -127,12 +128,14 @@ function general(): void {
     if (c.isMem(0)) c.store(c.address(), 8, half(c.vectorAt(1), 0));
     else c.setVectorAt(0, v128.shuffle(c.vectorAt(1), c.zeroVector, [...range(0, 8), ...range(16, 8)]));
   });
-  def('movq2dq f3 0f d6 Vx,Nq', { unit: 'mmx', access: 'w' }, (c) => {
+  def('movq2dq f3 0f d6 Vx,Nq', { unit: 'mmx', access: 'w', faults: true }, (c) => {
+    waitMmx(c);
     const v = c.let(c.mmxAt(1));
     enterMmx(c);
     c.setVectorAt(0, v128.replace(I64X2.replace, c.zeroVector, 0, v));
   });
-  def('movdq2q f2 0f d6 Pq,Ux', { unit: 'mmx', access: 'w' }, (c) => {
+  def('movdq2q f2 0f d6 Pq,Ux', { unit: 'mmx', access: 'w', faults: true }, (c) => {
+    waitMmx(c);
     const v = c.let(half(c.vectorAt(1), 0));
     enterMmx(c);
     c.setMmxAt(0, v);
@@ -146,6 +149,11 @@ function general(): void {
   def('pmovmskb 66 0f d7 Gd,Ux', { unit: 'sse', access: 'w' }, (c) =>
     c.set(0, v128.test(I8X16.bitmask, c.vectorAt(1))),
   );
+}
+
+/** #MF for a pending x87 exception, as before every instruction that uses MMX registers. */
+export function waitMmx(c: Emit): void {
+  c.raiseIf(i32.and(c.state32(S.FSW), k32(Fsw.ES)), Vector.MF);
 }
 
 /** The transition to MMX: all registers valid, TOP = 0 (SDM vol. 1, 9.5.1). */
