@@ -20,7 +20,7 @@ import {
   canonicalZf,
 } from './flags.ts';
 import { ARITH, type Insn, type Operand } from './insn.ts';
-import { RSP, S, SS } from './layout.ts';
+import { R, RSP, S, SS } from './layout.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import { I32, I64, V128, W32, W64, i32, i64, k32, k64, select, v128, type Expr, type IntOps } from './wasm/expr.ts';
 
@@ -142,6 +142,11 @@ export abstract class Emit {
   abstract jumpRelIf(condition: Expr): void;
   /** Goes to a linear address (i64). */
   abstract jumpTo(target: Expr): void;
+  /** Executes this instruction again if `again` (i32), else goes on after it: repeated string instructions. */
+  repeatIf(again: Expr): void {
+    const own = this.wrapLinear(i64.sub(this.nextRip(), i64.extend_u(i32.load8_u(this.record(), R.LEN))));
+    this.jumpTo(select(again, own, this.nextRip()));
+  }
   /** Before a slow call: makes the fuel count in memory right; after it, reads it again. */
   protected abstract beforeSlow(): void;
   protected abstract afterSlow(): void;

@@ -5,7 +5,7 @@
 import type { Cpu } from '../cpu.ts';
 import type { Emit } from '../emit.ts';
 import { ARITH, def, defHelper, type DefOptions, type Insn } from '../insn.ts';
-import { DS, ES, R, RAX, RCX, RDI, RSI, S } from '../layout.ts';
+import { DS, ES, RAX, RCX, RDI, RSI, S } from '../layout.ts';
 import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import type { Local } from '../wasm/builder.ts';
 
@@ -51,11 +51,6 @@ const source = (c: Emit, index: Expr): Expr => c.let(c.sourceAddress(index));
 /** Moves index registers by one element. */
 function advance(c: Emit, n: number, index: Expr, step: Expr): void {
   writeIndex(c, n, c.let(wrapIndex(c, i64.add(index, step))));
-}
-
-/** The instruction's own address. */
-function ownRip(c: Emit): Expr {
-  return c.wrapLinear(i64.sub(c.nextRip(), i64.extend_u(i32.load8_u(c.record(), R.LEN))));
 }
 
 /** rAX at an element's size, as i32 or i64. */
@@ -117,7 +112,7 @@ function repeated(
       f.brIf(pieces.get, again);
     });
   });
-  c.jumpTo(select(i64.eqz(count.get), c.nextRip(), ownRip(c)));
+  c.repeatIf(i64.ne(count.get, 0));
 }
 
 /** Bytes from a linear address to the end of its page. */

@@ -370,6 +370,15 @@ export class JitEmit extends Emit {
     this.done = true;
   }
 
+  override repeatIf(again: Expr): void {
+    this.account();
+    const pending = this.c.pending;
+    this.f.if(again, () => this.exitTo(this.linearAt(this.offset)));
+    this.c.pending = pending;
+    this.c.edge(this.offset + this.insn.len);
+    this.done = true;
+  }
+
   jumpTo(target: Expr): void {
     this.account();
     this.exitTo(target);

@@ -28,6 +28,9 @@ export interface Region {
 
 const isCall = (insn: Insn): boolean => insn.def.name === 'call';
 const isRel = (insn: Insn): boolean => insn.operands.some((o) => o.kind === 'rel');
+/** Repeated string instructions that are emitted go on to the next instruction when they are done. */
+const isRepeated = (insn: Insn): boolean =>
+  insn.def.emit !== undefined && insn.def.map === 0 && insn.def.prefix !== '';
 const isJmp = (insn: Insn): boolean => insn.def.name === 'jmp';
 
 /** Offsets of a block's direct successors in its page. */
@@ -35,6 +38,7 @@ function successorOffsets(b: Block): number[] {
   if (b.raises || b.crosses) return [];
   if (!b.branches) return b.end < 4096 ? [b.end] : [];
   const last = b.insns[b.insns.length - 1]!;
+  if (isRepeated(last)) return b.end < 4096 ? [b.end] : [];
   if (!isRel(last) || isCall(last)) return [];
   const out: number[] = [];
   if (b.target !== undefined && b.target >= 0 && b.target < 4096) out.push(b.target);
