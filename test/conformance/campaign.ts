@@ -1,0 +1,170 @@
+/** Runs many cases over all forms and says what differs. */
+import { defineAll } from '../../emulator/cpu/defs/index.ts';
+import { DEFS, type Def } from '../../emulator/cpu/insn.ts';
+import type { Tier } from '../../emulator/processor.ts';
+import { describeInput, differences } from './compare.ts';
+import { CODE_BYTES, Emulated } from './emulated.ts';
+import { encode, LEAVE_EMULATED, LEAVE_NATIVE, SLOT, unaskable, type Code } from './forms.ts';
+import { fillInput } from './inputs.ts';
+import { buildNative, CODE, IN, NO_EXCEPTION, OUT, PATCH_BYTES, runNative, WINDOW_BYTES } from './native.ts';
+import { fill16 } from './operands.ts';
+import { Random } from './random.ts';
+
+export interface CampaignOptions {
+  cases: number;
+  seed: number;
+  /** Only forms whose pattern matches. */
+  only?: RegExp | undefined;
+  tiers: readonly Tier[];
+  bits?: 64 | 32;
+  /** Inputs for each piece of code. */
+  inputs?: number;
+  /** Told at times how far it is. */
+  progress?: (done: number) => void;
+}
+
+export interface Mismatch {
+  readonly pattern: string;
+  readonly tier: Tier;
+  count: number;
+  /** One case, in words. */
+  readonly example: string;
+}
+
+export interface CampaignResult {
+  cases: number;
+  /** Forms that ran, of those that could be asked for. */
+  forms: number;
+  advertised: number;
+  missing: string[];
+  excluded: Map<string, string>;
+  mismatches: Mismatch[];
+}
+
+/** Forms of the decoder's table that the host can be asked about. */
+export function forms(bits: 64 | 32, only?: RegExp): { askable: Def[]; excluded: Map<string, string> } {
+  if (!DEFS.length) defineAll();
+  const excluded = new Map<string, string>();
+  const askable: Def[] = [];
+  for (const d of DEFS) {
+    if (only && !only.test(d.pattern)) continue;
+    const why = unaskable(d, bits);
+    if (why) excluded.set(d.pattern, why);
+    else askable.push(d);
+  }
+  return { askable, excluded };
+}
+
+const BATCH_CODES = 2048;
+
+/** @throws Error when this host cannot run the native program */
+export function campaign(options: CampaignOptions): CampaignResult {
+  const built = buildNative();
+  if ('reason' in built) throw new Error(`no reference processor: ${built.reason}`);
+  const bits = options.bits ?? 64;
+  const perCode = options.inputs ?? 16;
+  const r = new Random(options.seed);
+  const { tiers } = options;
+  const machines = tiers.map((tier) => new Emulated(tier));
+  const { askable, excluded } = forms(bits, options.only);
+  const ran = new Set<Def>();
+  const mismatches = new Map<string, Mismatch>();
+  const codesWanted = Math.ceil(options.cases / perCode);
+  let cases = 0;
+  let variant = 0;
+  let next = 0;
+  while (cases < options.cases) {
+    // A batch: a page's last slot is given to instructions that cross into the next page.
+    const memory = new Uint8Array(Math.min(CODE_BYTES, (Math.min(BATCH_CODES, codesWanted) + 64) * SLOT)).fill(0xcc);
+    const emulated = memory.slice();
+    const codes: Code[] = [];
+    for (let slot = 0; (slot + 3) * SLOT <= memory.length && (cases + codes.length * perCode < options.cases || codes.length === 0); slot++) {
+      const d = askable[next]!;
+      const at = CODE + slot * SLOT;
+      const crossing = slot % 64 === 63;
+      const code = encode(d, variant, r, at, bits, crossing ? at + SLOT - 1 - r.below(12) : at);
+      if (code) {
+        memory.set(code.bytes, code.entry - CODE);
+        emulated.set(code.bytes, code.entry - CODE);
+        if (bits === 64) memory.set(LEAVE_NATIVE, code.exit - CODE);
+        emulated[code.exit - CODE] = LEAVE_EMULATED;
+        codes.push(code);
+        ran.add(d);
+        if (crossing) slot++;
+      } else slot--;
+      if (++next === askable.length) {
+        next = 0;
+        variant++;
+      }
+    }
+    const window = new Uint8Array(WINDOW_BYTES);
+    const windowView = new DataView(window.buffer);
+    for (let i = 0; i < WINDOW_BYTES; i += 16) fill16(r, r.pick(['int', 'f32', 'f64'] as const), windowView, i);
+    const count = codes.length * perCode;
+    const inputs = new Uint8Array(count * IN.SIZE);
+    const view = new DataView(inputs.buffer);
+    codes.forEach((code, i) => {
+      for (let k = 0; k < perCode; k++) fillInput(code, r, view, (i * perCode + k) * IN.SIZE);
+    });
+    const output = runNative(built.program, { code: memory, window, inputs, count });
+    const native = new DataView(output.buffer, output.byteOffset, output.length);
+    const at = new Int32Array(count);
+    for (let i = 0, p = 0; i < count; i++) {
+      at[i] = p;
+      p += OUT.SIZE + native.getUint32(p + OUT.LENGTH, true);
+      if (bits === 32) normalise32(native, at[i]!, codes[Math.floor(i / perCode)]!);
+    }
+    const expected = new Uint8Array(WINDOW_BYTES);
+    machines.forEach((machine, t) => {
+      machine.load(emulated, window);
+      for (let i = 0; i < count; i++) {
+        const code = codes[Math.floor(i / perCode)]!;
+        let lines: string[];
+        try {
+          const got = machine.run(view, i * IN.SIZE);
+          expected.set(window);
+          for (let k = 0; k < view.getUint32(i * IN.SIZE + IN.PATCHES, true); k++) {
+            const p = i * IN.SIZE + IN.PATCH + k * PATCH_BYTES;
+            expected.set(inputs.subarray(p + 8, p + 8 + view.getUint32(p + 4, true)), view.getUint32(p, true));
+          }
+          const p = at[i]!;
+          const length = native.getUint32(p + OUT.LENGTH, true);
+          expected.set(output.subarray(p + OUT.SIZE, p + OUT.SIZE + length), native.getUint32(p + OUT.FIRST, true));
+          lines = differences(code, view, i * IN.SIZE, native, p, expected, got);
+        } catch (e) {
+          lines = [`threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 4).join(' | ') : String(e)}`];
+        }
+        if (lines.length) {
+          const key = `${code.def.pattern} ${tiers[t]}`;
+          const known = mismatches.get(key);
+          if (known) known.count++;
+          else
+            mismatches.set(key, {
+              pattern: code.def.pattern,
+              tier: tiers[t]!,
+              count: 1,
+              example: `bytes ${[...code.bytes].map((b) => b.toString(16).padStart(2, '0')).join(' ')}\n      ${describeInput(code, view, i * IN.SIZE)}\n    expected ${lines.join('\n    expected ')}`,
+            });
+        }
+      }
+    });
+    cases += count;
+    options.progress?.(cases);
+  }
+  return {
+    cases,
+    forms: ran.size,
+    advertised: askable.length,
+    missing: askable.filter((d) => !ran.has(d)).map((d) => d.pattern),
+    excluded,
+    mismatches: [...mismatches.values()],
+  };
+}
+
+/** A 32-bit case leaves by a breakpoint: there is no jump back to 64-bit code without a far pointer in the way. */
+function normalise32(native: DataView, at: number, code: Code): void {
+  if (native.getUint32(at + OUT.VECTOR, true) === 3 && native.getBigUint64(at + OUT.RIP, true) === BigInt(code.exit + 1)) {
+    native.setUint32(at + OUT.VECTOR, NO_EXCEPTION, true);
+    native.setBigUint64(at + OUT.RIP, BigInt(code.exit), true);
+  }
+}

@@ -1,0 +1,212 @@
+/** Machine code for every form that the decoder's table has. */
+import { decode } from '../../emulator/cpu/decoder.ts';
+import type { Def, Insn } from '../../emulator/cpu/insn.ts';
+import { GS_BASE, FS_BASE, STATE, WINDOW } from './native.ts';
+import type { Random } from './random.ts';
+
+/** One piece of code: an instruction in a slot of its own, with a jump out behind it. */
+export interface Code {
+  readonly def: Def;
+  readonly insn: Insn;
+  readonly bits: 64 | 32;
+  readonly entry: number;
+  /** Where it is when it did not branch. */
+  readonly exit: number;
+  /** Where its branch goes, a breakpoint. */
+  readonly target: number;
+  readonly bytes: Uint8Array;
+}
+
+export const SLOT = 64;
+const TARGET = 48;
+
+/** What the host cannot be asked, by name, with the reason. */
+const UNASKABLE: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    cpuid: 'differs between processors',
+    rdtsc: 'time',
+    rdtscp: 'time',
+    rdrand: 'random',
+    rdseed: 'random',
+    rdpmc: 'CR4.PCE is the host kernel’s',
+    int: 'system calls',
+    syscall: 'system calls',
+    sysenter: 'system calls',
+    iret: 'needs frames; see the system tests',
+    retf: 'needs frames; see the system tests',
+    callf: 'needs gates; see the system tests',
+    jmpf: 'needs gates; see the system tests',
+    sgdt: 'CR4.UMIP is the host kernel’s',
+    sidt: 'CR4.UMIP is the host kernel’s',
+    sldt: 'CR4.UMIP is the host kernel’s',
+    smsw: 'CR4.UMIP is the host kernel’s',
+    str: 'CR4.UMIP is the host kernel’s',
+    lar: 'reads the GDT',
+    lsl: 'reads the GDT',
+    verr: 'reads the GDT',
+    verw: 'reads the GDT',
+    lss: 'loads a segment',
+    lfs: 'loads a segment',
+    lgs: 'loads a segment',
+    les: 'loads a segment',
+    lds: 'loads a segment',
+    wrfsbase: 'the harness stands on it',
+    wrgsbase: 'the harness stands on it',
+    rcpps: 'an approximation',
+    rcpss: 'an approximation',
+    rsqrtps: 'an approximation',
+    rsqrtss: 'an approximation',
+    lmsw: 'an older form of MOV CR0',
+    insb: 'the host’s ports',
+  }),
+);
+
+/** Why a form is not compared with the host's processor, or undefined when it is. */
+export function unaskable(d: Def, bits: 64 | 32): string | undefined {
+  if (d.only !== undefined && d.only !== bits) return d.only === 32 ? 'exists only outside 64-bit mode' : 'exists only in 64-bit mode';
+  if (d.specs.some((s) => s.startsWith('S')) || (d.name === 'pop' && [7, 0x17, 0x1f, 0xa1, 0xa9].includes(d.opcode) && !d.plusR))
+    return 'moves segment registers';
+  return UNASKABLE.get(d.name);
+}
+
+const isRepeatable = (d: Def): boolean => d.map === 0 && /^(movs|stos|lods|cmps|scas)$/.test(d.name);
+
+/**
+ * Encodes one variant of a form: variant `n` goes through operand sizes and addressing forms in turn, everything else
+ * is drawn. Undefined when the drawn prefixes make another form of it.
+ */
+export function encode(d: Def, n: number, r: Random, slot: number, bits: 64 | 32, start = slot): Code | undefined {
+  const out: number[] = [];
+  const long = bits === 64;
+  const sized = d.specs.some((s) => /^.[vzy]/.test(s)) || (!d.specs.length && d.prefix === '') || d.specs.length === 0;
+  const sizes = sized && d.prefix !== '66' ? (long ? ['', '66', 'W'] : ['', '66']) : [''];
+  const size = sizes[n % sizes.length]!;
+  let k = Math.floor(n / sizes.length);
+  const canReg = d.hasModrm && !d.specs.some((s) => s.startsWith('M')) ;
+  const canMem = d.hasModrm && d.rm < 0 && !d.specs.some((s) => /^[UNR]/.test(s));
+  const asMem = canMem && (!canReg || k % 3 !== 0);
+  if (canMem && canReg) k = Math.floor((k * 2) / 3);
+  const moffs = d.specs.some((s) => s.startsWith('O'));
+
+  const addressPrefix = (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && r.oneIn(7);
+  const addressSize = long ? (addressPrefix ? 4 : 8) : addressPrefix ? 2 : 4;
+  let segment = -1;
+  if ((asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && r.oneIn(6) && long) segment = 4 + r.below(2);
+  if (segment >= 0) out.push(0x60 + segment);
+  if (addressPrefix) out.push(0x67);
+  if (size === '66' || d.prefix === '66') out.push(0x66);
+  if (d.lock && asMem && r.oneIn(4)) out.push(0xf0);
+  if (d.prefix === 'f2') out.push(0xf2);
+  else if (d.prefix === 'f3') out.push(0xf3);
+
+  let rex = size === 'W' ? 8 : 0;
+  if (long && r.oneIn(2)) rex |= 0x40 | r.below(8);
+  if (!sized && long && r.oneIn(8) && d.prefix !== '') rex |= 8;
+  // Control and debug registers that exist: others are #UD before #GP.
+  const special = d.specs.some((s) => s.startsWith('C')) ? 'C' : d.specs.some((s) => s.startsWith('D') && s !== 'DX') ? 'D' : '';
+  if (special) rex &= ~4;
+  const regField = d.reg >= 0 ? d.reg : special === 'C' ? r.pick([0, 2, 3, 4]) : special === 'D' ? r.pick([0, 1, 2, 3, 6, 7]) : r.below(8);
+  let modrm = 0;
+  const tail: number[] = [];
+  const disp32 = (v: number): void => void tail.push(v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >> 24) & 255);
+  let ripAt = -1;
+  const where = WINDOW + r.pick([0x100, 0x700, 0x7f0, 0xff8, 0xffd, 0x1203, 0x1800]) - (segment === 4 ? FS_BASE : segment === 5 ? GS_BASE : 0);
+  if (d.hasModrm && !asMem) modrm = 0xc0 | (regField << 3) | (d.rm >= 0 ? d.rm : r.oneIn(4) ? regField : r.below(8));
+  else if (asMem && addressSize === 2) {
+    modrm = (r.below(3) << 6) | (regField << 3) | r.below(8);
+    if ((modrm & 0xc0) === 0x40) tail.push(r.below(256));
+    else if ((modrm & 0xc0) === 0x80 || (modrm & 0xc7) === 6) tail.push(r.below(256), r.below(256));
+  } else if (asMem) {
+    const reg = regField << 3;
+    switch (k % 8) {
+      case 0: // base
+        modrm = reg | r.pick([0, 1, 2, 3, 6, 7]);
+        break;
+      case 1: // base + disp8
+        modrm = 0x40 | reg | r.pick([0, 1, 2, 3, 5, 6, 7]);
+        tail.push(r.below(256));
+        break;
+      case 2: // base + disp32
+        modrm = 0x80 | reg | r.pick([0, 1, 2, 3, 5, 6, 7]);
+        disp32(r.u32() | 0);
+        break;
+      case 3: {
+        // SIB of all kinds
+        const mod = r.below(3);
+        const sib = r.below(256);
+        modrm = (mod << 6) | reg | 4;
+        tail.push(sib);
+        if (mod === 1) tail.push(r.below(256));
+        else if (mod === 2) disp32(r.u32() | 0);
+        else if ((sib & 7) === 5) disp32(r.oneIn(2) ? where : r.u32() | 0);
+        break;
+      }
+      case 4: // base + index * scale
+        modrm = 0x40 | reg | 4;
+        tail.push((r.below(4) << 6) | (r.pick([0, 1, 2, 3, 5, 6, 7]) << 3) | r.below(8), r.below(256));
+        break;
+      case 5: // absolute
+        modrm = reg | 4;
+        tail.push(0x25);
+        disp32(where);
+        break;
+      case 6: // RIP-relative, or absolute outside 64-bit mode
+        modrm = reg | 5;
+        ripAt = tail.length;
+        disp32(where);
+        break;
+      default: // base, with RSP or RBP
+        modrm = (r.oneIn(2) ? 0x44 : 0x45) | reg;
+        if ((modrm & 7) === 4) tail.push(0x24);
+        tail.push(r.below(128));
+    }
+  }
+  const immediate = (bytes: number): void => {
+    const edge = r.below(4);
+    for (let i = 0; i < bytes; i++)
+      tail.push(edge === 0 ? r.pick([0, 0xff]) : edge === 1 ? (i === bytes - 1 ? 0x80 : 0) : edge === 2 && i ? 0 : r.below(256));
+  };
+  const operandSize = size === 'W' ? 8 : size === '66' && d.prefix !== '66' ? 2 : 4;
+  let relative = 0;
+  for (const s of d.specs) {
+    const n = s[1] === 'b' ? 1 : s[1] === 'w' ? 2 : s[1] === 'd' ? 4 : s[1] === 'v' ? operandSize : operandSize === 2 ? 2 : 4;
+    if (s[0] === 'I') immediate(n);
+    else if (s[0] === 'J') {
+      relative = n === 1 ? 1 : long ? 4 : n;
+      for (let i = 0; i < relative; i++) tail.push(0);
+    } else if (s[0] === 'O') {
+      disp32(where);
+      if (addressSize === 8) disp32(0);
+      else if (addressSize === 2) tail.length -= 2;
+    }
+  }
+  if (rex) out.push(0x40 | rex);
+  if (d.map) out.push(0x0f);
+  if (d.map === 2) out.push(0x38);
+  if (d.map === 3) out.push(0x3a);
+  out.push(d.opcode + (d.plusR ? r.below(8) : 0));
+  if (d.hasModrm) out.push(modrm);
+  const tailAt = out.length;
+  out.push(...tail);
+  if (out.length > 15) return undefined;
+  const bytes = Uint8Array.from(out);
+  const view = new DataView(bytes.buffer);
+  const target = slot + TARGET;
+  if (ripAt >= 0 && long) view.setInt32(tailAt + ripAt, where - (start + bytes.length), true);
+  if (relative) {
+    const distance = target - (start + bytes.length);
+    if (relative === 1) view.setInt8(bytes.length - 1, distance);
+    else if (relative === 2) view.setInt16(bytes.length - 2, distance, true);
+    else view.setInt32(bytes.length - 4, distance, true);
+  }
+  const padded = new Uint8Array(32);
+  padded.set(bytes);
+  const insn = decode(padded, 0, 32, bits);
+  if (typeof insn === 'string' || insn.def !== d) return undefined;
+  return { def: d, insn, bits, entry: start, exit: start + bytes.length, target, bytes };
+}
+
+/** The instruction that leaves a case on the host: JMP through the pointer at STATE. */
+export const LEAVE_NATIVE: readonly number[] = [0xff, 0x24, 0x25, STATE & 255, 0, 0, STATE >>> 24];
+/** The one that leaves it in the emulator, where user mode may not halt: #GP. */
+export const LEAVE_EMULATED = 0xf4;
