@@ -105,7 +105,8 @@ export class Machine {
       throw new RangeError(`memory of ${memory} bytes: give a multiple of 2 MiB, from 2 MiB to 3 GiB`);
     const bus = new Bus();
     const instructions = { processor: undefined as Processor | undefined };
-    const retired = (): number => instructions.processor?.stats.instructions ?? 0;
+    const retired = (): number =>
+      instructions.processor?.instructions ?? instructions.processor?.stats.instructions ?? 0;
     const now = options.now ?? (() => performance.now());
     const clock = options.deterministic
       ? new InstructionClock(retired, options.wall?.() ?? DETERMINISTIC_EPOCH)

@@ -88,4 +88,6 @@ export interface Processor extends Saved<ProcessorState> {
   /** The interrupt controller's answer may have changed: leave the running code at the next block boundary. */
   interruptChanged(): void;
   readonly stats: ProcessorStats;
+  /** `stats.instructions` to the instruction, also from inside `run`, without making an object: clocks are read often. */
+  readonly instructions?: number;
 }
