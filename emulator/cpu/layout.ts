@@ -156,7 +156,8 @@ const MIB = 1 << 20;
 export const JUMP_CACHES = 0x10000;
 /** Read-only tables that definitions use (shuffle masks and the like). */
 export const TABLES = 0x80000;
-export const TLB_TABLES = 1 * MIB;
+/** A multiple of a table's size, so that an entry's address gives its index. */
+export const TLB_TABLES = 8 * MIB;
 /** Four tables: kernel read, kernel write, user read, user write. */
 export const TLB_KERNEL_READ = TLB_TABLES;
 export const TLB_KERNEL_WRITE = TLB_TABLES + TLB_BYTES;
@@ -164,6 +165,6 @@ export const TLB_USER_READ = TLB_TABLES + 2 * TLB_BYTES;
 export const TLB_USER_WRITE = TLB_TABLES + 3 * TLB_BYTES;
 /** A page that unused TLB entries point to, so that not even a non-canonical address can reach anything else. */
 export const DUMMY_PAGE = TLB_TABLES + 4 * TLB_BYTES;
-export const RECORDS = 34 * MIB;
-export const RECORDS_BYTES = 62 * MIB;
+export const RECORDS = 41 * MIB;
+export const RECORDS_BYTES = 55 * MIB;
 export const RAM_BASE = 96 * MIB;
