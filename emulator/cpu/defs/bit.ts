@@ -56,9 +56,10 @@ const scan =
   (c: Emit): void => {
     const { w } = c;
     const v = c.get(1);
-    const old = c.get(0);
     const index = forward ? w.ctz(v) : w.sub(w.k(c.size === 8 ? 63 : 31), w.clz(v));
-    c.set(0, select(w.eqz(v), old, index));
+    // A write of 32 bits would clear the upper half.
+    if (c.size === 4) c.f.if(v, () => c.set(0, index));
+    else c.set(0, select(w.eqz(v), c.get(0), index));
     c.flagsLogic(v);
   };
 

@@ -14,7 +14,9 @@ function cmpxchg(c: Emit): void {
   // The accumulator comes first: it may be the destination too. If equal, all 64 bits of it stay.
   if (size === 4) c.setGpr(RAX, 8, c.let(select(equal, c.gpr(RAX, 8), i64.extend_u(old))));
   else c.setGpr(RAX, size, c.let(select(equal, accumulator, old)));
-  c.set(0, select(equal, source, old));
+  // A register that differs keeps its upper half even at 32 bits; memory is written in any case.
+  if (c.isMem(0)) c.set(0, select(equal, source, old));
+  else c.f.if(equal, () => c.set(0, source));
   c.flagsSub(accumulator, old, r);
 }
 
