@@ -83,8 +83,16 @@ function checked(c: Emit, form: Form, kind: FloatKind, rule: 'add' | 'mul' | 'di
   c.f.if(i32.eqz(i32.and(mode, allNormal(form, smallest, size))), () => {
     const s = (x: Expr): Expr => (form.packed ? x : spreadLow(form, x));
     const first = kind === FloatKind.Sqrt ? b : a;
-    const odd = c.callRuntime(`sse_odd_${rule}_${form.format ? 64 : 32}`, s(first), s(b), s(r));
-    c.f.if(choose(mode, odd, k32(1)), () => {
+    const bits = form.format ? 64 : 32;
+    const look = (function_: string, second: Expr): Expr =>
+      c.callRuntime(`sse_${function_}_${bits}`, s(first), s(second), s(r));
+    // While PE is clear, exact results need nothing either.
+    const second = kind === FloatKind.Sub ? v128.un(l.neg, b) : b;
+    const clear =
+      kind === FloatKind.AddSub
+        ? k32(1)
+        : choose(mxcsrIs(c, MXCSR.RC, 0), look(`inexact_${kind === FloatKind.Sqrt ? 'sqrt' : rule}`, second), k32(1));
+    c.f.if(choose(mode, look(`odd_${rule}`, b), clear), () => {
       exact(c, kind, form.format, form.packed, a, b);
       c.f.set(out, exactResult(c));
     });
