@@ -66,8 +66,8 @@ function defineArithmetic(): void {
     for (const [prefix, opcode, spec, kind] of memory)
       def(`${prefix}${name} ${opcode}/${REG[k]!} ${spec}`, WAITING, (c) => {
         wait(c);
-        const flags = operandFlags(c, kind);
-        just(c, `x87_${core}_operand`, k32(info), flags);
+        if (kind === 'f32' || kind === 'f64') just(c, `x87_${core}_${kind}`, k32(info), c.get(0));
+        else just(c, `x87_${core}_operand`, k32(info), operandFlags(c, kind));
       });
     // ST(0) op ST(i), and ST(i) op ST(0), which is ST(0) op ST(i) with the operands exchanged.
     const swapped = info ^ Arith.SWAP;

@@ -23,19 +23,7 @@ import {
   storeRegister,
 } from './common.ts';
 import { shiftRightSticky } from './round.ts';
-
-const LOW = 0xffffffffn;
-
-/** High half of a 64 × 64 bit product. */
-function multiplyHigh(f: FunctionBuilder, a: Expr, b: Expr): Expr {
-  const al = f.let(i64.and(a, LOW));
-  const ah = f.let(i64.shr_u(a, 32));
-  const bl = f.let(i64.and(b, LOW));
-  const bh = f.let(i64.shr_u(b, 32));
-  const middle = f.let(i64.add(i64.mul(al, bh), i64.shr_u(i64.mul(al, bl), 32)));
-  const other = f.let(i64.add(i64.mul(ah, bl), i64.and(middle, LOW)));
-  return f.let(i64.add(i64.mul(ah, bh), i64.add(i64.shr_u(middle, 32), i64.shr_u(other, 32))));
-}
+import { divideSignificands, multiplyHigh } from './significand.ts';
 
 /** An operand taken apart. `exponent` and `significand` may be changed (normalised). */
 interface Parts {
@@ -296,55 +284,9 @@ export const X87_ARITHMETIC: readonly RuntimeFunction[] = [
         },
       }),
     );
-    const divisor = b.significand.get;
-    const high = f.temp(I64);
-    const low = f.temp(I64);
-    const e = f.temp(I32);
-    f.set(high, a.significand.get);
-    f.set(low, k64(0));
-    f.set(e, i32.add(i32.sub(a.exponent.get, b.exponent.get), BIAS - 1));
-    f.if(i64.ge_u(high.get, divisor), () => {
-      f.set(low, i64.shl(high.get, 63));
-      f.set(high, i64.shr_u(high.get, 1));
-      f.set(e, i32.add(e.get, 1));
-    });
-    // high:low ÷ divisor by two digits of 32 bits (Knuth, The Art of Computer Programming, 4.3.1, algorithm D).
-    const dh = f.let(i64.shr_u(divisor, 32));
-    const dl = f.let(i64.and(divisor, LOW));
-    const digit = (next: Expr): Expr => {
-      const q = f.temp(I64);
-      const r = f.temp(I64);
-      f.set(q, i64.div_u(high.get, dh));
-      f.set(r, i64.sub(high.get, i64.mul(q.get, dh)));
-      f.block((leave) =>
-        f.loop((again) => {
-          f.brIf(
-            i32.eqz(i32.or(i64.gt_u(q.get, LOW), i64.gt_u(i64.mul(q.get, dl), i64.or(i64.shl(r.get, 32), next)))),
-            leave,
-          );
-          f.set(q, i64.sub(q.get, 1));
-          f.set(r, i64.add(r.get, dh));
-          f.brIf(i64.le_u(r.get, LOW), again);
-        }),
-      );
-      f.set(high, i64.sub(i64.or(i64.shl(high.get, 32), next), i64.mul(q.get, divisor)));
-      return q.get;
-    };
-    const q1 = digit(f.let(i64.shr_u(low.get, 32)));
-    const q0 = digit(f.let(i64.and(low.get, LOW)));
-    // The remainder against half the divisor is all that rounding wants to know.
-    const rest = f.let(
-      select(
-        i64.eqz(high.get),
-        k64(0),
-        select(
-          i32.or(i64.lt_s(high.get, 0), i64.gt_u(i64.shl(high.get, 1), divisor)),
-          k64(0xc000000000000000n),
-          k64(1),
-        ),
-      ),
-    );
-    f.return(call('f80_round', state, dst, sign, e.get, i64.or(i64.shl(q1, 32), q0), rest, flags.get));
+    const { quotient, longer } = divideSignificands(f, a.significand.get, b.significand.get);
+    const e = i32.add(i32.add(i32.sub(a.exponent.get, b.exponent.get), BIAS - 1), longer);
+    f.return(call('f80_round', state, dst, sign, e, quotient.hi, quotient.lo, flags.get));
   }),
 
   /** f80_sqrt(state, dst, a) */

@@ -1,4 +1,5 @@
 /** Conversions between registers and the formats of memory: single, double, integers (SDM vol. 1, 4.2 and 8.1.2). */
+import { S } from '../layout.ts';
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
 import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
@@ -9,6 +10,7 @@ import {
   inUse,
   isNormal,
   loadFcw,
+  loadFsw,
   loadSignExponent,
   loadSignificand,
   MAX_EXPONENT,
@@ -79,6 +81,27 @@ function narrow(format: Format): RuntimeFunction {
     const fcw = f.let(loadFcw(state));
     const store = (value: Expr): void => f.store(bytes, i32.add(state, RESULT), i64.or(wide, value));
     const infinity = k64(BigInt(maxExponent) << BigInt(fraction));
+    // The common case: a result that is a normal number, to nearest, with everything masked.
+    const small = f.let(i32.sub(exponent, BIAS - bias));
+    f.if(
+      i32.and(
+        i32.and(i32.lt_u(i32.sub(small, 1), maxExponent - 2), i64.lt_s(hi.get, 0)),
+        i32.eq(i32.and(fcw, 0xc3f), 0x3f),
+      ),
+      () => {
+        const rest = f.let(i64.shl(hi.get, 64 - cut));
+        const kept = f.let(i64.shr_u(hi.get, cut));
+        const up = f.let(i32.and(i64.lt_s(rest, 0), i32.or(i64.ne(i64.shl(rest, 1), 0), i32.and(i32.wrap(kept), 1))));
+        store(i64.add(i64.add(i64.shl(i64.extend_u(i32.sub(small, 1)), fraction), kept), i64.extend_u(up)));
+        f.store(
+          4,
+          state,
+          i32.or(i32.and(loadFsw(state), ~Fsw.C1), i32.or(i32.shl(up, 9), i32.shl(i64.ne(rest, 0), 5))),
+          S.FSW,
+        );
+        f.return(k32(1));
+      },
+    );
     f.if(i32.eqz(isNormal(exponent, hi.get)), () => {
       f.if(i32.and(i32.ne(exponent, 0), i64.ge_s(hi.get, 0)), () => {
         f.if(i32.eqz(call('f80_flag', state, k32(Fsw.IE))), () => f.return(k32(0)));

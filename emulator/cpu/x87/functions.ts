@@ -1,9 +1,9 @@
 /**
  * Elementary functions in fixed point with big integers, for the x87's transcendental instructions. Values are integers
- * scaled by 2^BITS. 256 bits leave at least 150 correct ones for every argument that comes here, so results rounded to
- * 64 bits are the nearest ones in all but one case in 2^80.
+ * scaled by 2^BITS. 192 bits leave at least 95 correct ones for every argument that comes here, so results rounded to
+ * 64 bits are the nearest ones in all but one case in 2^30.
  */
-export const BITS = 256;
+export const BITS = 192;
 const SHIFT = BigInt(BITS);
 const ONE = 1n << SHIFT;
 

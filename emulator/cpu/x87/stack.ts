@@ -28,6 +28,7 @@ import {
   storeRegister,
   SIGN,
 } from './common.ts';
+import { fastArithmetic, widened, type Operation } from './fast.ts';
 
 /** Bits of `info` of the arithmetic functions. */
 export const Arith = {
@@ -72,7 +73,7 @@ function underflow(f: FunctionBuilder, call: Call, state: Expr, n: Expr): Expr {
 }
 
 /** x87_add/mul/div(state, i, info): ST(0) op ST(i). */
-function arithmetic(op: 'add' | 'mul' | 'div'): RuntimeFunction {
+function arithmetic(op: Operation): RuntimeFunction {
   return runtime(`x87_${op}`, [I32, I32, I32], (f, call) => {
     const [state, info] = [f.param(0), f.param(2)];
     const top = f.let(physical(state, 0));
@@ -85,6 +86,21 @@ function arithmetic(op: 'add' | 'mul' | 'div'): RuntimeFunction {
     f.if(
       i32.and(inUse(state, top), inUse(state, other)),
       () => {
+        const at = f.let(a);
+        const bt = f.let(b);
+        fastArithmetic(
+          f,
+          op,
+          state,
+          f.let(registerAddress(state, to)),
+          { signExponent: f.let(loadSignExponent(at)), significand: f.let(loadSignificand(at)) },
+          { signExponent: f.let(loadSignExponent(bt)), significand: f.let(loadSignificand(bt)) },
+          i32.and(i32.shr_u(info, 3), 1),
+          () => {
+            f.if(i32.and(info, Arith.POP), () => pop(f, state));
+            f.return(k32(1));
+          },
+        );
         const core =
           op === 'add'
             ? call('f80_add', state, registerAddress(state, to), a, b, i32.and(i32.shr_u(info, 3), 1), k32(0))
@@ -99,7 +115,7 @@ function arithmetic(op: 'add' | 'mul' | 'div'): RuntimeFunction {
 }
 
 /** x87_add/mul/div_operand(state, info, flags): ST(0) = ST(0) op OPERAND; `flags`: DE if the operand was denormal in memory. */
-function withOperand(op: 'add' | 'mul' | 'div'): RuntimeFunction {
+function withOperand(op: Operation): RuntimeFunction {
   return runtime(`x87_${op}_operand`, [I32, I32, I32], (f, call) => {
     const [state, info] = [f.param(0), f.param(1)];
     const top = f.let(physical(state, 0));
@@ -114,6 +130,41 @@ function withOperand(op: 'add' | 'mul' | 'div'): RuntimeFunction {
         ? call('f80_add', state, at, a, b, i32.and(i32.shr_u(info, 3), 1), f.param(2))
         : call(`f80_${op}`, state, at, a, b, f.param(2)),
     );
+  });
+}
+
+/**
+ * x87_add/mul/div_f32/f64(state, info, bits): as above with a number in the format of memory. `bits` is an i32 or i64.
+ */
+function withFloat(op: Operation, size: 4 | 8): RuntimeFunction {
+  return runtime(`x87_${op}_f${size * 8}`, [I32, I32, size === 8 ? I64 : I32], (f, call) => {
+    const [state, info] = [f.param(0), f.param(1)];
+    const top = f.let(physical(state, 0));
+    const { operand, normal } = widened(f, size === 8 ? f.param(2) : f.let(i64.extend_u(f.param(2))), size);
+    f.if(i32.and(normal, inUse(state, top)), () => {
+      const at = f.let(registerAddress(state, top));
+      const signExponent = f.let(loadSignExponent(at));
+      const significand = f.let(loadSignificand(at));
+      const swap = f.let(i32.and(info, Arith.SWAP));
+      const pick = (x: Expr, y: Expr): Expr => f.let(select(swap, x, y));
+      fastArithmetic(
+        f,
+        op,
+        state,
+        at,
+        {
+          signExponent: pick(operand.signExponent, signExponent),
+          significand: pick(operand.significand, significand),
+        },
+        {
+          signExponent: pick(signExponent, operand.signExponent),
+          significand: pick(significand, operand.significand),
+        },
+        i32.and(i32.shr_u(info, 3), 1),
+        () => f.return(k32(1)),
+      );
+    });
+    f.return(call(`x87_${op}_operand`, state, info, call(`f80_from_f${size * 8}`, state, f.param(2))));
   });
 }
 
@@ -179,6 +230,7 @@ export const X87_STACK: readonly RuntimeFunction[] = [
   withOperand('add'),
   withOperand('mul'),
   withOperand('div'),
+  ...(['add', 'mul', 'div'] as const).flatMap((op) => [withFloat(op, 4), withFloat(op, 8)]),
   unary('x87_sqrt', (_f, call, state, at) => call('f80_sqrt', state, at, at)),
   unary('x87_rndint', (_f, call, state, at) => call('f80_rndint', state, at)),
   signOnly('x87_abs', (se) => i32.and(se, MAX_EXPONENT)),
