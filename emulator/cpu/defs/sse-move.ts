@@ -49,7 +49,6 @@ function whole(): void {
   store('movntps np 0f 2b Mx,Vx', true);
   store('movntpd 66 0f 2b Mx,Vx', true);
   store('movntdq 66 0f e7 Mx,Vx', true);
-  def('movnti np 0f c3 My,Gy', { access: 'w' }, (c) => c.set(0, c.get(1)));
 }
 
 /** MOVSS and MOVSD: between registers the upper part stays, from memory it becomes zero. */
