@@ -136,6 +136,7 @@ export class Emulated {
         : { ...flat, selector: USER_CODE32, attributes: 0xc0fb };
     cpu.segments[SS] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
     if (bits === 32) for (const n of [0, 3]) cpu.segments[n] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
+    for (const n of [FS, GS]) cpu.segments[n] = { ...flat, selector: 0, attributes: 0xc0f3 };
     cpu.setSegmentBase(FS, FS_BASE, 0);
     cpu.setSegmentBase(GS, GS_BASE, 0);
     u8.set(inputBytes.subarray(at + IN.GPR, at + IN.GPR + 128), state + S.GPR);

@@ -57,7 +57,9 @@ const UNASKABLE: ReadonlyMap<string, string> = new Map(
     rsqrtps: 'an approximation',
     rsqrtss: 'an approximation',
     lmsw: 'an older form of MOV CR0',
-    insb: 'the host’s ports',
+    maskmovq: 'what is touched under a zero mask is the processor’s choice',
+    maskmovdqu: 'what is touched under a zero mask is the processor’s choice',
+    int1: 'virtual machines disagree on where it is reported',
   }),
 );
 
@@ -79,7 +81,9 @@ export function encode(d: Def, n: number, r: Random, slot: number, bits: 64 | 32
   const out: number[] = [];
   const long = bits === 64;
   const sized = d.specs.some((s) => /^.[vzy]/.test(s)) || (!d.specs.length && d.prefix === '') || d.specs.length === 0;
-  const sizes = sized && d.prefix !== '66' ? (long ? ['', '66', 'W'] : ['', '66']) : [''];
+  // AMD's processors cut RIP to 16 bits when a near branch has 66 in 64-bit mode, Intel's ignore the prefix; so do we.
+  const word = !(long && d.defaultSize === 'f64');
+  const sizes = sized && d.prefix !== '66' ? ['', ...(word ? ['66'] : []), ...(long ? ['W'] : [])] : [''];
   const size = sizes[n % sizes.length]!;
   let k = Math.floor(n / sizes.length);
   const canReg = d.hasModrm && !d.specs.some((s) => s.startsWith('M')) ;

@@ -44,7 +44,7 @@ function address(r: Random, size: number, canFault: boolean): bigint {
       at = canFault ? READ_ONLY + r.below(0x1000 - s) : inside();
       break;
     case 6:
-      if (canFault && r.oneIn(2)) return r.pick([0n, 0x1234n, 0x4000_0000_0000n, 0x0000_7fff_0000_0000n]);
+      if (canFault && r.oneIn(2)) return r.pick([0n, 0x1234n, 0x4000_0000_0000n, 0x1000_0000_0000n]);
       at = inside();
       break;
     case 7:
@@ -107,7 +107,10 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
   fillVectors(r, def.unit, kind, name, view, at + IN.FX);
 
   // What the instruction takes from fixed registers.
+  const override = long ? (insn.segment === 4 ? FS_BASE : insn.segment === 5 ? GS_BASE : 0) : 0;
   const spot = (size: number): bigint => address(r, size, true);
+  /** For an address that a segment override applies to. */
+  const source = (size: number): bigint => spot(size) - BigInt(override);
   const narrow = insn.addressSize;
   const pointer = (n: number, v: bigint): void => {
     // With short addresses the upper bits are not looked at.
@@ -118,11 +121,12 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     if (insn.rep || /^(movs|stos|lods|cmps|scas) f/.test(def.pattern)) pointer(RCX, BigInt(r.pick([0, 1, 2, 3, 7, 16, r.below(100)])));
   };
   if (def.map === 0 && /^(movs|stos|lods|cmps|scas)$/.test(name)) {
-    pointer(RSI, spot(8));
-    pointer(RDI, r.oneIn(4) ? gpr(RSI) + BigInt(r.below(32) - 16) : spot(8));
+    const from = spot(8);
+    pointer(RSI, from - BigInt(override));
+    pointer(RDI, r.oneIn(4) ? from + BigInt(r.below(32) - 16) : address(r, 8, from >= BigInt(WINDOW) && from < BigInt(WINDOW + WINDOW_BYTES - 0x400)));
     counts();
-  } else if (name === 'xlat') pointer(RBX, spot(1) - BigInt(r.below(256)));
-  else if (name.startsWith('maskmov')) pointer(RDI, spot(16));
+  } else if (name === 'xlat') pointer(RBX, source(1) - BigInt(r.below(256)));
+  else if (name.startsWith('maskmov')) pointer(RDI, source(16));
   else if (/^(loop|jcxz)/.test(name)) pointer(RCX, BigInt(r.pick([0, 1, 2, 3])));
   else if (/^pcmpe/.test(name)) {
     for (const n of [RAX, RDX]) if (r.oneIn(2)) setGpr(n, BigInt(r.below(40) - 20));
@@ -137,9 +141,11 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       }
     }
   } else if (/^(ret|popf|pop|leave|enter|push|pushf|call)/.test(name) && r.oneIn(6)) {
-    setGpr(RSP, address(r, 8, true));
+    setGpr(RSP, address(r, 8, true) & 0xffff_ffffn);
     if (name === 'leave') setGpr(RBP, address(r, 8, true));
   } else if (/^(shl|shr|sar|ro|rc|shld|shrd)/.test(name) && r.oneIn(2)) setGpr(RCX, BigInt(r.below(72)));
+  // log2(x + 1) is defined up to 1 − √½, 2^x − 1 up to 1.
+  if (name === 'fyl2xp1' || name === 'f2xm1') view.setUint16(at + IN.FX + 32 + 8, (r.below(2) << 15) | (0x3ffc - r.below(70)), true);
   if (name === 'enter' && (insn.immHigh & 31) > 1) setGpr(RBP, BigInt(WINDOW + 0x1000));
 
   let patches = 0;
@@ -162,7 +168,9 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       const offset = insn.operands[1];
       if (offset?.kind === 'reg') setGpr(offset.reg, BigInt(r.below(0x4000) - 0x2000));
     }
-    const wanted = bitTest ? BigInt(WINDOW + 0x700 + r.below(0x1000)) : address(r, memSize, true);
+    let wanted = bitTest ? BigInt(WINDOW + 0x700 + r.below(0x1000)) : address(r, memSize, true);
+    // A sum with a segment base that leaves the hole of non-canonical addresses is treated differently by processors.
+    if (m.seg >= 4 && wanted > 0xffff_ffffn) wanted = BigInt(WINDOW);
     const segBase = BigInt(long ? (m.seg === 4 ? FS_BASE : m.seg === 5 ? GS_BASE : 0) : 0);
     const mask = (1n << BigInt(m.addressSize * 8)) - 1n;
     const offset = (wanted - segBase - BigInt(m.disp)) & mask;

@@ -218,6 +218,8 @@ int main(void) {
   state->harness_fs = fs;
   if (syscall(SYS_arch_prctl, ARCH_SET_GS, (unsigned long)header[3])) return 4;
   state->exit_routine = (uint64_t)exit_case;
+  /* Null selectors would do for 64-bit code only. */
+  __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b));
   for (uint32_t i = 0; i < header[1]; i++) {
     struct input in;
     if (!read_all(&in, sizeof in)) return 1;
