@@ -3,6 +3,7 @@ import type { ProcessorState, EntryState, Processor, ProcessorHost, ProcessorSta
 import { GuestMemory } from '../memory.ts';
 import { CodeCache, type CodeHost } from './code.ts';
 import { Cpu, GuestFault } from './cpu.ts';
+import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
 import { DEFS } from './insn.ts';
@@ -13,10 +14,12 @@ import {
   JUMP_CACHE_BYTES,
   JUMP_CACHES,
   Mode,
+  modeBits,
   modeIsUser,
   R,
   RAM_BASE,
   S,
+  SS,
   STATE_BASE,
   TLB_KERNEL_READ,
   TLB_KERNEL_WRITE,
@@ -38,6 +41,7 @@ const RF = 1 << 16;
 /** Executions after which a block is given to the compiler. */
 const HOT = 400;
 const NEVER = 0x7fffffff;
+const STACK_INSTRUCTIONS = /^(push|pop|call|ret|enter|leave|iret)/;
 
 /** Fetch translations kept between TLB flushes: direct-mapped by linear page. */
 const FETCH_ENTRIES = 1024;
@@ -149,7 +153,36 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     if (!(e instanceof GuestFault)) throw e;
     this.faulted = true;
     this.rewind(record);
+    if (this.outside) {
+      this.outside = false;
+      if (this.faultObject.vector === 13 && this.usesStack(this.u8[record + R.LEN]!)) this.faultObject.vector = 12;
+    }
     return 0;
+  }
+
+  /** The last fault was a non-canonical address: through the stack segment it is #SS. */
+  private outside = false;
+  override nonCanonical(): GuestFault {
+    this.outside = true;
+    return super.nonCanonical();
+  }
+
+  /** Whether the instruction at RIP, of `length` bytes, accesses the stack segment: by its operand, or else by itself. */
+  private usesStack(length: number): boolean {
+    const bytes = new Uint8Array(16);
+    const lo = this.ripLow();
+    for (let i = 0; i < length; i++) {
+      const at = (lo + i) | 0;
+      const carry = at >>> 0 < lo >>> 0 && this.code64 ? 1 : 0;
+      try {
+        bytes[i] = this.u8[RAM_BASE + this.fetchPage(at, (this.ripHigh() + carry) | 0) + (at & 0xfff)]!;
+      } catch {
+        return false;
+      }
+    }
+    const insn = decode(bytes, 0, 16, modeBits(this.mode));
+    if (typeof insn === 'string') return false;
+    return insn.mem ? insn.mem.seg === SS : STACK_INSTRUCTIONS.test(insn.def.name);
   }
 
   /** Sets RIP back to a record's instruction and takes the not executed rest of its block off the count. */
@@ -201,7 +234,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     const k = (lo >>> 12) & (FETCH_ENTRIES - 1);
     const tag = (lo & ~0xfff) | (this.cpl === 3 ? 2 : 0);
     if (this.fetchLow[k] === tag && this.fetchHigh[k] === hi) return this.fetchPhysical[k]!;
-    const page = this.mmu.translate(lo & ~0xfff, hi, 'fetch', this.cpl === 3);
+    // The whole address, so that CR2 has it where there is no page.
+    const physical = this.mmu.translate(lo, hi, 'fetch', this.cpl === 3);
+    const page = physical - (lo & 0xfff);
     this.fetchLow[k] = tag;
     this.fetchHigh[k] = hi;
     this.fetchPhysical[k] = page;
