@@ -74,6 +74,7 @@ export class Jit {
           this.compiling--;
           if (epoch === this.epoch)
             this.install(batch.regions, new WebAssembly.Instance(module, this.code.importObject()));
+          else for (const region of batch.regions) this.release(region);
         },
         (error: unknown) => {
           // The interpreter goes on with these blocks; a region that cannot be compiled is a defect worth seeing.
@@ -122,7 +123,11 @@ export class Jit {
   private install(regions: readonly Region[], _instance: WebAssembly.Instance): void {
     const { i32 } = this.cpu;
     for (const region of regions) {
-      if (region.dropped) continue;
+      region.installed = true;
+      if (region.dropped) {
+        this.release(region);
+        continue;
+      }
       this.regions++;
       region.entries.forEach((block, k) => {
         // The main entry takes over; others only where nothing compiled is there yet.
@@ -135,7 +140,13 @@ export class Jit {
 
   private drop(region: Region): void {
     region.dropped = true;
+    // Until its module is instantiated, which fills the slots, nobody else may have them.
+    if (region.installed) this.release(region);
+  }
+
+  private release(region: Region): void {
     for (const slot of region.slots) this.code.releaseSlot(slot);
+    region.slots = [];
   }
 
   /** All translations were dropped. */

@@ -24,6 +24,8 @@ export interface Region {
   /** What the entries' first records had as handlers before. */
   handlers: number[];
   dropped: boolean;
+  /** Its module has been instantiated. */
+  installed: boolean;
 }
 
 const isCall = (insn: Insn): boolean => insn.def.name === 'call';
@@ -76,7 +78,7 @@ export function findRegion(head: Block): Region {
       if (offset === back && !entries.includes(s)) entries.push(s);
     }
   }
-  return { page, blocks, entries, slots: [], handlers: [], dropped: false };
+  return { page, blocks, entries, slots: [], handlers: [], dropped: false, installed: false };
 }
 
 /** Registers that a shape touches besides its operands, found once by emitting it. */
