@@ -181,7 +181,7 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     else {
       // base = index: base × (1 + scale), which only a scale of 1, 3, 5 or 9 can be divided by.
       const by = 1n + (1n << BigInt(m.scale));
-      setGpr(m.base, (offset / by) | high);
+      setGpr(m.base, ((wanted > 0xffff_ffffn ? BigInt(WINDOW) : offset) / by) | high);
     }
   }
   const where = operandAddress(code, gpr);
@@ -190,7 +190,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     patch(where, 64, (to, o) => {
       for (let i = 0; i < 64; i += 16) fill16(r, memKind, to, o + i);
       if (def.unit === 'x87' && def.specs[0] === 'M' && r.oneIn(2)) f80(r, to, o);
-      if (name === 'ldmxcsr' && !r.oneIn(4)) to.setUint32(o, r.u32() & 0xffff, true);
+      // Not bit 17, which only AMD's processors have.
+      if (name === 'ldmxcsr') to.setUint32(o, r.u32() & (r.oneIn(4) ? 0xfffdffff : 0xffff), true);
       if (name === 'fldcw') to.setUint16(o, (r.u32() & 0x0f3f) | 0x40, true);
     });
 

@@ -5,7 +5,7 @@ import { Fsw } from '../x87/common.ts';
 import type { Fpu } from '../x87/fpu.ts';
 import { fscale, fxtract, loadBcd, remainder, toBcd } from '../x87/remainder.ts';
 import { f2xm1, fpatan, fyl2x, fyl2xp1, trigonometric } from '../x87/transcendental.ts';
-import { defineX87State, fpuOf } from './x87-state.ts';
+import { defineX87State, fpuOf, probeWrite } from './x87-state.ts';
 
 const OPTIONS: DefOptions = { unit: 'x87', faults: true, access: 'r' };
 
@@ -31,6 +31,7 @@ function fbstp(cpu: Cpu, insn: Insn): void {
   const stores = !(flags & ~fpu.fcw & Fsw.IE);
   if (stores) {
     const low = BigInt.asIntN(64, value);
+    probeWrite(cpu, lo, hi, 10);
     cpu.mmu.write64(lo, hi, Number(BigInt.asIntN(32, low)), Number(low >> 32n));
     cpu.mmu.write16(nextLow, nextHigh, Number(value >> 64n));
   }

@@ -48,6 +48,13 @@ function readBlock(cpu: Cpu, lo: number, hi: number, size: number): void {
   }
 }
 
+/** Raises the page fault that a store to [lo, hi + size) would. */
+export function probeWrite(cpu: Cpu, lo: number, hi: number, size: number): void {
+  const [endLow, endHigh] = cpu.add64(lo, hi, size - 1, 0);
+  cpu.mmu.hostPage(endLow, endHigh, true);
+  cpu.mmu.hostPage(lo, hi, true);
+}
+
 /** Writes the block's first `size` bytes. The last page is touched first, so that a fault comes before any change. */
 function writeBlock(cpu: Cpu, lo: number, hi: number, size: number): void {
   const [endLow, endHigh] = cpu.add64(lo, hi, size - 1, 0);
@@ -199,6 +206,7 @@ function fxsave(cpu: Cpu, insn: Insn): void {
   const fpu = fpuOf(cpu);
   const lo = alignedBlock(cpu, insn);
   const hi = cpu.eaHigh;
+  probeWrite(cpu, lo, hi, FXSAVE_BYTES);
   // Bytes that FXSAVE does not write keep what memory has.
   readBlock(cpu, lo, hi, FXSAVE_BYTES);
   block.setUint16(0, fpu.fcw, true);

@@ -247,7 +247,7 @@ function defineStores(): void {
   for (const [pattern, pop] of [
     ['fst dd/2', 0],
     ['fstp dd/3', 1],
-    ['fstp d9/3', 1],
+    ['fstp d9/3', 2],
     ['fstp df/2', 1],
     ['fstp df/3', 1],
   ] as const)

@@ -280,11 +280,19 @@ export const X87_STACK: readonly RuntimeFunction[] = [
     f.return(k32(1));
   }),
 
-  /** x87_store_st(state, i, pop): FST/FSTP ST(i). */
+  /**
+   * x87_store_st(state, i, pop): FST/FSTP ST(i). `pop` 2: pops, and an empty ST(0) is no fault and not copied, as
+   * processors do for the alias D9 /3.
+   */
   runtime('x87_store_st', [I32, I32, I32], (f, call) => {
     const state = f.param(0);
     const top = f.let(physical(state, 0));
     const to = f.let(physical(state, f.param(1)));
+    f.if(i32.and(i32.eq(f.param(2), 2), i32.eqz(inUse(state, top))), () => {
+      clearC1(f, state);
+      pop(f, state);
+      f.return(k32(1));
+    });
     f.if(
       inUse(state, top),
       () => {
