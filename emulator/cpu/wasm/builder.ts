@@ -88,7 +88,7 @@ export class FunctionBuilder {
   call(index: number, ...args: Expr[]): void {
     for (const a of args) emitExpr(this.w, a);
     this.w.u8(0x10);
-    this.w.u32(index);
+    this.w.functionIndex(index);
   }
 
   /** Tail call through table 0 of a function of type `type`. */
@@ -104,7 +104,7 @@ export class FunctionBuilder {
   returnCall(index: number, ...args: Expr[]): void {
     for (const a of args) emitExpr(this.w, a);
     this.w.u8(0x12);
-    this.w.u32(index);
+    this.w.functionIndex(index);
   }
 
   return(...results: Expr[]): void {
@@ -217,8 +217,10 @@ export class FunctionBuilder {
     this.w.raw(Uint8Array.of(0xfc, 11, 0));
   }
 
-  /** The code section's entry for this function. */
-  encode(out: Writer): void {
+  /** The code section's entry for this function. `resolve` gives the final index of a function. */
+  encode(out: Writer, resolve: (handle: number) => number): void {
+    const { relocations } = this.w;
+    for (let i = 0; i < relocations.length; i += 2) this.w.patch(relocations[i]!, resolve(relocations[i + 1]!));
     const head = new Writer();
     const runs: { type: ValType; count: number }[] = [];
     for (const type of this.localTypes) {
@@ -238,7 +240,13 @@ export class FunctionBuilder {
   }
 }
 
-/** A module of functions that share the imported memory `m.memory` and table `m.table`. */
+/** Handles of a module's own functions start here; those of imports count from 0. */
+const OWN = 0x100000;
+
+/**
+ * A module of functions that share the imported memory `m.memory` and table `m.table`. Functions are known by handles
+ * until the module is encoded; only imports that are called are kept, because each one makes instantiation dearer.
+ */
 export class ModuleBuilder {
   private readonly types: FunctionType[] = [];
   private readonly typeKeys = new Map<string, number>();
@@ -246,7 +254,6 @@ export class ModuleBuilder {
   private readonly functions: { builder: FunctionBuilder; type: number }[] = [];
   private readonly exports: { name: string; index: number }[] = [];
   private readonly elements: { slot: number; indices: number[] }[] = [];
-  private sealed = false;
 
   type(signature: FunctionType): number {
     const key = `${signature.params.join()}>${signature.results.join()}`;
@@ -259,17 +266,15 @@ export class ModuleBuilder {
     return index;
   }
 
-  /** Imports `m.<name>`; all imports come before the first function. @returns its function index */
+  /** Declares that `m.<name>` may be called. @returns its handle */
   import(name: string, signature: FunctionType): number {
-    if (this.sealed) throw new Error(`import of ${name} after the first function`);
     this.imports.push({ name, type: this.type(signature) });
     return this.imports.length - 1;
   }
 
-  /** Adds a function; its body may be written later. @returns its function index */
+  /** Adds a function; its body may be written later. @returns its handle */
   add(builder: FunctionBuilder, exportName?: string): number {
-    this.sealed = true;
-    const index = this.imports.length + this.functions.length;
+    const index = OWN + this.functions.length;
     this.functions.push({ builder, type: this.type(builder.signature) });
     if (exportName) this.exports.push({ name: exportName, index });
     return index;
@@ -281,6 +286,19 @@ export class ModuleBuilder {
   }
 
   encode(): Uint8Array<ArrayBuffer> {
+    // Imports in the order in which they are first called.
+    const place = new Map<number, number>();
+    const imports: { name: string; type: number }[] = [];
+    for (const f of this.functions) {
+      const { relocations } = f.builder.w;
+      for (let i = 1; i < relocations.length; i += 2) {
+        const handle = relocations[i]!;
+        if (handle >= OWN || place.has(handle)) continue;
+        place.set(handle, imports.length);
+        imports.push(this.imports[handle]!);
+      }
+    }
+    const resolve = (handle: number): number => (handle >= OWN ? imports.length + handle - OWN : place.get(handle)!);
     const out = new Writer();
     out.raw(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
     const section = (id: number, body: (w: Writer) => void): void => {
@@ -301,8 +319,8 @@ export class ModuleBuilder {
       }
     });
     section(2, (w) => {
-      w.u32(this.imports.length + 2);
-      for (const i of this.imports) {
+      w.u32(imports.length + 2);
+      for (const i of imports) {
         w.name('m');
         w.name(i.name);
         w.u8(0);
@@ -330,7 +348,7 @@ export class ModuleBuilder {
         for (const e of this.exports) {
           w.name(e.name);
           w.u8(0);
-          w.u32(e.index);
+          w.u32(resolve(e.index));
         }
       });
     if (this.elements.length)
@@ -342,12 +360,12 @@ export class ModuleBuilder {
           w.s32(e.slot);
           w.u8(0x0b);
           w.u32(e.indices.length);
-          for (const i of e.indices) w.u32(i);
+          for (const i of e.indices) w.u32(resolve(i));
         }
       });
     section(10, (w) => {
       w.u32(this.functions.length);
-      for (const f of this.functions) f.builder.encode(w);
+      for (const f of this.functions) f.builder.encode(w, resolve);
     });
     return out.take();
   }

@@ -68,7 +68,7 @@ export const localTee = (type: ValType, index: number, value: Expr): Expr => ({
   k: index,
 });
 export const globalGet = (type: ValType, index: number): Expr => ({ type, op: OP_GLOBAL_GET, args: NONE, k: index });
-/** A call of a function with one result. `index` is the function index in the module under construction. */
+/** A call of a function with one result. `index` is what the module builder gave for it. */
 export const callExpr = (type: ValType, index: number, args: readonly Expr[]): Expr => ({
   type,
   op: OP_CALL,
@@ -413,8 +413,8 @@ export function emitExpr(w: Writer, x: Expr): void {
     } else if (op >= 0x28 && op <= 0x35) {
       w.u8(0); // alignment hint: none
       w.u32(x.k as number);
-    } else if (op === OP_LOCAL_GET || op === OP_LOCAL_TEE || op === OP_GLOBAL_GET || op === OP_CALL)
-      w.u32(x.k as number);
+    } else if (op === OP_CALL) w.functionIndex(x.k as number);
+    else if (op === OP_LOCAL_GET || op === OP_LOCAL_TEE || op === OP_GLOBAL_GET) w.u32(x.k as number);
     return;
   }
   const sub = op & 0xfff;

@@ -57,6 +57,22 @@ export class Writer {
     this.raw(data);
   }
 
+  /** Where function indices stand that the module builder fills in when it knows them: position, function, … */
+  readonly relocations: number[] = [];
+
+  /** A function index to be filled in later, in LEB128 of 5 bytes. */
+  functionIndex(handle: number): void {
+    this.room(5);
+    this.relocations.push(this.length, handle);
+    this.length += 5;
+  }
+
+  /** Writes `value` as LEB128 of 5 bytes at a position. */
+  patch(position: number, value: number): void {
+    for (let i = 0; i < 4; i++) this.bytes[position + i] = ((value >>> (7 * i)) & 0x7f) | 0x80;
+    this.bytes[position + 4] = value >>> 28;
+  }
+
   /** The bytes so far (a view: copy before writing on). */
   view(): Uint8Array {
     return this.bytes.subarray(0, this.length);
