@@ -50,7 +50,11 @@ export class Emulated {
   private readonly window = new Uint8Array(WINDOW_BYTES);
   private base: Uint8Array = new Uint8Array(WINDOW_BYTES);
 
-  constructor(tier: Tier) {
+  /** Instructions of one slice; short ones make compiled code stop in its loops. */
+  slice = BUDGET;
+
+  /** @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous */
+  constructor(tier: Tier, heat?: number) {
     const host: ProcessorHost = {
       bus: new Bus(),
       clock: { now: () => 0, wall: () => 0 } as unknown as ProcessorHost['clock'],
@@ -60,6 +64,10 @@ export class Emulated {
     };
     const cpu = createProcessor(host, RAM, tier) as X86Processor;
     this.cpu = cpu;
+    if (heat !== undefined) {
+      (cpu as { heat: number }).heat = heat;
+      cpu.synchronous = true;
+    }
     const { memory } = cpu;
     memory.write64(PML4, PDPT | PRESENT | WRITE | USER);
     memory.write64(PDPT, PD | PRESENT | WRITE | USER);
@@ -144,7 +152,8 @@ export class Emulated {
     this.loadFx(inputBytes.subarray(at + IN.FX, at + IN.FX + 512), input, at + IN.FX);
     cpu.setRip(input.getUint32(at + IN.ENTRY, true), 0);
     cpu.modeChanged();
-    const reason = cpu.run(BUDGET);
+    let reason = cpu.run(this.slice);
+    for (let left = BUDGET; left > 0 && reason === 'budget'; left -= this.slice) reason = cpu.run(this.slice);
 
     record.setUint32(OUT.VECTOR, TIMEOUT, true);
     const out = new Uint8Array(record.buffer);

@@ -76,8 +76,18 @@ const isRepeatable = (d: Def): boolean => d.map === 0 && /^(movs|stos|lods|cmps|
 /**
  * Encodes one variant of a form: variant `n` goes through operand sizes and addressing forms in turn, everything else
  * is drawn. Undefined when the drawn prefixes make another form of it.
+ *
+ * @param simple memory operands are base + displacement below `reach` only, without prefixes (for programs)
  */
-export function encode(d: Def, n: number, r: Random, slot: number, bits: 64 | 32, start = slot): Code | undefined {
+export function encode(
+  d: Def,
+  n: number,
+  r: Random,
+  slot: number,
+  bits: 64 | 32,
+  start = slot,
+  simple?: { readonly bases: readonly number[]; readonly reach: number },
+): Code | undefined {
   const out: number[] = [];
   const long = bits === 64;
   const sized = d.specs.some((s) => /^.[vzy]/.test(s)) || (!d.specs.length && d.prefix === '') || d.specs.length === 0;
@@ -92,10 +102,10 @@ export function encode(d: Def, n: number, r: Random, slot: number, bits: 64 | 32
   if (canMem && canReg) k = Math.floor((k * 2) / 3);
   const moffs = d.specs.some((s) => s.startsWith('O'));
 
-  const addressPrefix = (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && r.oneIn(7);
+  const addressPrefix = (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && !simple && r.oneIn(7);
   const addressSize = long ? (addressPrefix ? 4 : 8) : addressPrefix ? 2 : 4;
   let segment = -1;
-  if ((asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && r.oneIn(6) && long) segment = 4 + r.below(2);
+  if ((asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && !simple && r.oneIn(6) && long) segment = 4 + r.below(2);
   if (segment >= 0) out.push(0x60 + segment);
   if (addressPrefix) out.push(0x67);
   if (size === '66' || d.prefix === '66') out.push(0x66);
@@ -116,7 +126,14 @@ export function encode(d: Def, n: number, r: Random, slot: number, bits: 64 | 32
   let ripAt = -1;
   const where = WINDOW + r.pick([0x100, 0x700, 0x7f0, 0xff8, 0xffd, 0x1203, 0x1800]) - (segment === 4 ? FS_BASE : segment === 5 ? GS_BASE : 0);
   if (d.hasModrm && !asMem) modrm = 0xc0 | (regField << 3) | (d.rm >= 0 ? d.rm : r.oneIn(4) ? regField : r.below(8));
-  else if (asMem && addressSize === 2) {
+  else if (asMem && simple) {
+    const base = r.pick(simple.bases);
+    rex = (rex & ~3) | (base >> 3 ? 0x41 : 0);
+    modrm = 0x80 | (regField << 3) | (base & 7);
+    if ((base & 7) === 4) tail.push(0x24);
+    const at = r.below(simple.reach);
+    disp32((d.unit === 'sse' && !r.oneIn(4) ? at & ~15 : r.oneIn(2) ? at & ~7 : at));
+  } else if (asMem && addressSize === 2) {
     modrm = (r.below(3) << 6) | (regField << 3) | r.below(8);
     if ((modrm & 0xc0) === 0x40) tail.push(r.below(256));
     else if ((modrm & 0xc0) === 0x80 || (modrm & 0xc7) === 6) tail.push(r.below(256), r.below(256));

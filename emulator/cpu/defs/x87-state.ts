@@ -51,8 +51,8 @@ function readBlock(cpu: Cpu, lo: number, hi: number, size: number): void {
 /** Raises the page fault that a store to [lo, hi + size) would. */
 export function probeWrite(cpu: Cpu, lo: number, hi: number, size: number): void {
   const [endLow, endHigh] = cpu.add64(lo, hi, size - 1, 0);
-  cpu.mmu.hostPage(endLow, endHigh, true);
   cpu.mmu.hostPage(lo, hi, true);
+  cpu.mmu.hostPage(endLow, endHigh, true);
 }
 
 /** Writes the block's first `size` bytes. The last page is touched first, so that a fault comes before any change. */

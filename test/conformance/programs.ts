@@ -1,0 +1,420 @@
+/** Random programs: loops, branches, calls, memory, partial registers, and flags that are used far from where they were made. */
+import { decode } from '../../emulator/cpu/decoder.ts';
+import { AF, ARITH, CF, DEFS, OF, PF, SF, ZF, type Def, type Insn } from '../../emulator/cpu/insn.ts';
+import { RBP, RSP } from '../../emulator/cpu/layout.ts';
+import { encode, unaskable } from './forms.ts';
+import type { Random } from './random.ts';
+
+export interface Program {
+  readonly entry: number;
+  readonly exit: number;
+  readonly bytes: Uint8Array;
+  /** Offsets of its instructions, and whether each may be replaced by NOPs to make the program smaller. */
+  readonly instructions: readonly { offset: number; length: number; removable: boolean }[];
+  /** Arithmetic flags that are undefined at the end. */
+  readonly undefinedAtEnd: number;
+}
+
+/** Registers that hold addresses and loop counts; no other instruction writes them. */
+const BASE2 = 13;
+const COUNTERS = [14, 15] as const;
+const RESERVED: readonly number[] = [RSP, RBP, BASE2, ...COUNTERS];
+const RCX = 1;
+/** Where the base registers point, and how far displacements reach. */
+export const REACH = 0xc00;
+
+/** Instructions that a program cannot have as they are: control flow (made on purpose here), traps, strange state. */
+const EXCLUDED =
+  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|fbstp|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|fprem|fscale|fxtract|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|mwait|monitor)/;
+
+interface Families {
+  integer: Def[];
+  flags: Def[];
+  shifts: Def[];
+  vector: Def[];
+  x87: Def[];
+  mmx: Def[];
+}
+
+let families: Families | undefined;
+function familiesOf(): Families {
+  if (families) return families;
+  const f: Families = { integer: [], flags: [], shifts: [], vector: [], x87: [], mmx: [] };
+  for (const d of DEFS) {
+    if (unaskable(d, 64) || d.privileged || d.ends || EXCLUDED.test(d.name)) {
+      // BT and relatives with an immediate are well behaved; so is CMPXCHG in memory.
+      if (/^bt/.test(d.name) && d.specs[1] === 'Ib' && !unaskable(d, 64)) f.flags.push(d);
+      continue;
+    }
+    if (d.unit === 'sse') f.vector.push(d);
+    else if (d.unit === 'x87') f.x87.push(d);
+    else if (d.unit === 'mmx') f.mmx.push(d);
+    else if (/^(shl|shr|sar|rol|ror|rcl|rcr|shld|shrd)$/.test(d.name)) f.shifts.push(d);
+    else if (d.reads & ARITH) f.flags.push(d);
+    else f.integer.push(d);
+  }
+  return (families = f);
+}
+
+/** Flags that are undefined after the instruction when `before` were. Undefined: the instruction must not be used. */
+function undefinedAfter(insn: Insn, before: number): number | undefined {
+  const { name, specs } = insn.def;
+  switch (name) {
+    case 'and':
+    case 'or':
+    case 'xor':
+    case 'test':
+      return AF;
+    case 'mul':
+    case 'imul':
+      return SF | ZF | AF | PF;
+    case 'bt':
+    case 'bts':
+    case 'btr':
+    case 'btc':
+      return (before & ZF) | OF | SF | AF | PF;
+    case 'shl':
+    case 'shr':
+    case 'sar':
+    case 'rol':
+    case 'ror':
+    case 'rcl':
+    case 'rcr':
+    case 'shld':
+    case 'shrd': {
+      const last = specs[specs.length - 1];
+      const rotates = name.startsWith('r');
+      const width = insn.size * 8;
+      const mask = insn.size === 8 ? 63 : 31;
+      const count = last === 'CL' ? -1 : last === '1' ? 1 : insn.imm & mask;
+      if (name.startsWith('rc') && before & CF) return undefined;
+      if (/^sh[lr]d/.test(name) && width === 16 && (count < 0 || count > 16)) return undefined;
+      if (count === 0) return before;
+      if (count < 0) return before | OF | (rotates ? 0 : AF | (name !== 'sar' && width < 32 ? CF : 0));
+      if (rotates) return (before & ~(CF | OF)) | (count > 1 ? OF : 0);
+      return AF | (count > 1 ? OF : 0) | (count >= width && name !== 'sar' ? CF : 0);
+    }
+    default:
+      if (insn.def.reads & before) return undefined;
+      return before & ~insn.def.writes;
+  }
+}
+
+interface Label {
+  at: number;
+  /** Undefined flags of the jumps to it. */
+  undefinedFlags: number;
+  uses: { at: number; size: 1 | 4 }[];
+}
+
+export class ProgramMaker {
+  private bytes: number[] = [];
+  private list: { offset: number; length: number; removable: boolean }[] = [];
+  private undefinedFlags: number = ARITH;
+  private readonly view = new DataView(new ArrayBuffer(16));
+
+  constructor(
+    private readonly r: Random,
+    private readonly entry: number,
+    private readonly mix: 'integer' | 'all',
+  ) {}
+
+  private put(bytes: readonly number[], removable = false): void {
+    this.list.push({ offset: this.bytes.length, length: bytes.length, removable });
+    this.bytes.push(...bytes);
+  }
+
+  private label(): Label {
+    return { at: -1, undefinedFlags: 0, uses: [] };
+  }
+  private place(l: Label): void {
+    l.at = this.bytes.length;
+    this.undefinedFlags |= l.undefinedFlags;
+    for (const u of l.uses) this.patch(l, u);
+  }
+  private patch(l: Label, u: { at: number; size: 1 | 4 }): void {
+    const distance = l.at - (u.at + u.size);
+    this.view.setInt32(0, distance, true);
+    for (let i = 0; i < u.size; i++) this.bytes[u.at + i] = this.view.getUint8(i);
+    if (u.size === 1 && (distance < -128 || distance > 127)) throw new RangeError('short branch too long');
+  }
+  private use(l: Label): void {
+    const u = { at: this.bytes.length, size: 4 as const };
+    this.bytes.push(0, 0, 0, 0);
+    this.list[this.list.length - 1]!.length += 4;
+    l.undefinedFlags |= this.undefinedFlags;
+    if (l.at >= 0) this.patch(l, u);
+    else l.uses.push(u);
+  }
+
+  /** One drawn instruction. */
+  private draw(list: readonly Def[]): boolean {
+    const { r } = this;
+    for (let attempt = 0; attempt < 20; attempt++) {
+      const d = r.pick(list);
+      const at = this.entry + this.bytes.length;
+      const code = encode(d, r.below(64), r, at, 64, at, { bases: [RBP, BASE2], reach: REACH });
+      if (!code) continue;
+      const { insn } = code;
+      if (insn.lock && !r.oneIn(4)) continue;
+      const writable = insn.operands.some(
+        (o, k) => o.kind === 'reg' && o.cls === 'gpr' && RESERVED.includes(o.reg) && !o.high && !(k > 0 && /^(mov|add|sub|cmp|and|or|adc|sbb|cmov)/.test(d.name)),
+      );
+      if (writable) continue;
+      // A load from the displacement of LEA is no access, but a register result may be an address: fine.
+      if (d.specs.some((s) => s.startsWith('O'))) continue;
+      const after = undefinedAfter(insn, this.undefinedFlags);
+      if (after === undefined) continue;
+      this.undefinedFlags = after;
+      this.put([...code.bytes], true);
+      return true;
+    }
+    return false;
+  }
+
+  private anyInstruction(): void {
+    const { r } = this;
+    const f = familiesOf();
+    const n = r.below(100);
+    if (this.mix === 'integer' || n < 70) {
+      const k = r.below(10);
+      this.draw(k < 5 ? f.integer : k < 8 ? f.flags : f.shifts);
+    } else if (n < 90) this.draw(f.vector);
+    else if (n < 96) this.draw(f.x87);
+    else this.draw(f.mmx);
+  }
+
+  /** CMP, TEST, ADD or SUB of drawn registers: all flags are defined afterwards, but for AF of TEST. */
+  private defineFlags(): void {
+    const f = familiesOf();
+    const list = f.integer.filter((d) => /^(cmp|add|sub|neg)$/.test(d.name) && d.hasModrm);
+    while (this.undefinedFlags & ~AF) if (!this.draw(list)) throw new Error('no instruction to define the flags');
+  }
+
+  private condition(): number {
+    const { r } = this;
+    const reads = [OF, CF, ZF, CF | ZF, SF, PF, SF | OF, SF | OF | ZF];
+    for (let i = 0; i < 8; i++) {
+      const cc = r.below(16);
+      if (!(reads[cc >> 1]! & this.undefinedFlags)) return cc;
+    }
+    this.defineFlags();
+    return r.below(16);
+  }
+
+  private jumpIf(l: Label): void {
+    const cc = this.condition();
+    this.put([0x0f, 0x80 + cc]);
+    this.use(l);
+  }
+
+  private movImmediate(reg: number, value: number): void {
+    this.put([...(reg >= 8 ? [0x41] : []), 0xb8 + (reg & 7), value & 255, (value >> 8) & 255, (value >> 16) & 255, value >>> 24]);
+  }
+
+  /** A group that belongs together. */
+  private item(depth: number, subroutines: readonly { label: Label; undefinedAfter: number }[], ahead: Label[]): void {
+    const { r } = this;
+    switch (r.below(this.mix === 'integer' ? 28 : 34)) {
+      case 0: {
+        // Forward branch over a few items.
+        const l = this.label();
+        this.jumpIf(l);
+        const n = 1 + r.below(4);
+        for (let i = 0; i < n; i++) this.item(depth, subroutines, ahead);
+        this.place(l);
+        break;
+      }
+      case 1: {
+        // If and else.
+        const otherwise = this.label();
+        const end = this.label();
+        this.jumpIf(otherwise);
+        for (let i = 1 + r.below(3); i > 0; i--) this.item(depth, subroutines, ahead);
+        this.put([0xe9]);
+        this.use(end);
+        this.undefinedFlags = 0;
+        this.place(otherwise);
+        for (let i = 1 + r.below(3); i > 0; i--) this.item(depth, subroutines, ahead);
+        this.place(end);
+        break;
+      }
+      case 2:
+        if (ahead.length) this.jumpIf(r.pick(ahead));
+        break;
+      case 3:
+        // A loop.
+        if (depth < 2) this.loop(depth, subroutines, ahead);
+        break;
+      case 4:
+        if (subroutines.length) {
+          const s = r.pick(subroutines);
+          this.put([0xe8]);
+          this.use(s.label);
+          this.undefinedFlags = s.undefinedAfter;
+        }
+        break;
+      case 5: {
+        // PUSH and POP with something between; not of the stack pointer.
+        const from = r.below(16);
+        const to = r.pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12]);
+        this.put([...(from >= 8 ? [0x41] : []), 0x50 + (from & 7)]);
+        for (let i = r.below(3); i > 0; i--) this.anyInstruction();
+        this.put([...(to >= 8 ? [0x41] : []), 0x58 + (to & 7)]);
+        break;
+      }
+      case 6: {
+        // Flags into AH or onto the stack, some instructions after they were made.
+        this.defineAll();
+        for (let i = r.below(3); i > 0; i--) {
+          const keep = this.undefinedFlags;
+          const f = familiesOf();
+          this.draw(f.integer.filter((d) => !(d.writes & ARITH)));
+          if (this.undefinedFlags !== keep) throw new Error('a flag changed');
+        }
+        if (r.oneIn(2)) this.put([0x9f]);
+        else {
+          this.put([0x9c]);
+          this.put([0x58 + r.pick([0, 1, 2, 3, 6, 7])]);
+        }
+        break;
+      }
+      case 7: {
+        // SAHF, CLC, STC, CMC
+        const op = r.pick([0x9e, 0xf8, 0xf9]);
+        if (op === 0x9e) {
+          // All five come from AH.
+          this.undefinedFlags &= OF;
+        } else this.undefinedFlags &= ~CF;
+        this.put([op], true);
+        break;
+      }
+      case 8: {
+        // A string instruction in the window.
+        this.put([0x48, 0x8d, 0xbd, r.below(256), r.below(8), 0, 0]); // lea disp32(%rbp), %rdi
+        this.put([0x49, 0x8d, 0xb5, r.below(256), r.below(8), 0, 0]); // lea disp32(%r13), %rsi
+        this.movImmediate(RCX, r.below(40));
+        const op = r.pick([0xa4, 0xa5, 0xaa, 0xab, 0xa6, 0xa7, 0xae, 0xaf, 0xac, 0xad]);
+        const compares = op === 0xa6 || op === 0xa7 || op === 0xae || op === 0xaf;
+        if (compares) this.defineFlags(); // a count of 0 leaves them
+        const prefix = r.pick([[], [0xf3], [0xf3], compares ? [0xf2] : [0xf3]]);
+        this.put([...prefix, ...(op & 1 && r.oneIn(2) ? [0x48] : []), op], true);
+        break;
+      }
+      case 9: {
+        // An indirect jump forward, and DIV that does not overflow.
+        const l = this.label();
+        const reg = r.pick([0, 1, 2, 3, 6, 7]);
+        this.put([0x48, 0x8d, 0x05 | (reg << 3)]);
+        this.use(l);
+        this.put([0xff, 0xe0 | reg]);
+        this.undefinedFlags = 0;
+        this.place(l);
+        break;
+      }
+      case 10: {
+        const wide = r.oneIn(2) ? [0x48] : [];
+        this.put([0x31, 0xd2]); // xor %edx, %edx
+        this.put([...wide, 0x83, 0xc9, 1 + r.below(100)]); // or $n, %ecx
+        this.put([...wide, 0xf7, 0xf1]); // div %ecx
+        this.undefinedFlags = ARITH;
+        if (r.oneIn(2)) this.defineFlags();
+        break;
+      }
+      case 11: {
+        // A computed address: an index register of few bits.
+        const index = r.pick([0, 1, 2, 3, 6, 7]);
+        this.put([0x0f, 0xb6, 0xc0 | (index << 3) | r.below(4)]); // movzx
+        const reg = r.pick([0, 1, 2, 3, 6, 7]);
+        const op = r.pick([0x8b, 0x89, 0x03, 0x01, 0x33, 0x3b, 0x39, 0x8a, 0x88]);
+        if (op === 0x33) this.undefinedFlags = AF;
+        else if (op < 0x80) this.undefinedFlags = 0;
+        const rex = r.oneIn(2) && op !== 0x8a && op !== 0x88 ? [0x48] : [];
+        this.put([...rex, op, 0x44 | (reg << 3), (r.below(4) << 6) | (index << 3) | RBP, r.below(64)], true);
+        break;
+      }
+      default:
+        for (let i = 1 + r.below(4); i > 0; i--) this.anyInstruction();
+    }
+  }
+
+  private defineAll(): void {
+    const f = familiesOf();
+    const list = f.integer.filter((d) => /^(cmp|add|sub|neg|xadd)$/.test(d.name) && d.hasModrm);
+    while (!this.draw(list) || this.undefinedFlags);
+  }
+
+  private loop(depth: number, subroutines: readonly { label: Label; undefinedAfter: number }[], ahead: Label[]): void {
+    const { r } = this;
+    const counter = COUNTERS[depth]!;
+    if (!r.oneIn(8)) this.movImmediate(counter, 1 + r.below(depth ? 4 : 9));
+    const start = this.label();
+    this.place(start);
+    // Coming round, the flags are those of SUB.
+    const leave = this.label();
+    const skip = this.label();
+    for (let i = 1 + r.below(5); i > 0; i--) this.item(depth + 1, subroutines, r.oneIn(2) ? [...ahead, leave, skip] : ahead);
+    this.place(skip);
+    if (r.oneIn(3)) {
+      this.put([0x49, 0xff, 0xc8 | (counter & 7)]); // dec: CF stays
+      this.undefinedFlags &= CF;
+    } else {
+      this.put([0x49, 0x83, 0xe8 | (counter & 7), 1]);
+      this.undefinedFlags = 0;
+    }
+    if (this.undefinedFlags & CF) {
+      this.put([0xf8]);
+      this.undefinedFlags = 0;
+    }
+    this.put([0x0f, 0x8f]); // jg
+    this.use(start);
+    this.place(leave);
+    // Counters go on from where they are when a branch comes into the middle of a loop, so every loop ends.
+  }
+
+  /** @returns undefined when the draw did not work out */
+  make(size: number): Program | undefined {
+    const { r } = this;
+    const main = this.label();
+    const subroutines: { label: Label; undefinedAfter: number }[] = [];
+    // Half of the programs have their subroutines first.
+    const count = r.below(3);
+    if (count) {
+      this.put([0xe9]);
+      this.use(main);
+      for (let i = 0; i < count; i++) {
+        const label = this.label();
+        this.place(label);
+        this.undefinedFlags = ARITH;
+        for (let k = 1 + r.below(4); k > 0; k--) this.item(2, [], []);
+        if (r.oneIn(2)) this.defineFlags();
+        this.put([0xc3]);
+        subroutines.push({ label, undefinedAfter: this.undefinedFlags });
+      }
+    }
+    this.undefinedFlags = 0;
+    this.place(main);
+    const ahead: Label[] = [];
+    while (this.bytes.length < size) {
+      if (r.oneIn(6)) ahead.push(this.label());
+      this.item(0, subroutines, ahead);
+      if (ahead.length && r.oneIn(4)) this.place(ahead.splice(r.below(ahead.length), 1)[0]!);
+    }
+    for (const l of ahead) this.place(l);
+    const bytes = Uint8Array.from(this.bytes);
+    for (const { offset, length } of this.list) {
+      const padded = new Uint8Array(32);
+      padded.set(bytes.subarray(offset, offset + length));
+      const insn = decode(padded, 0, 32, 64);
+      if (typeof insn === 'string' || insn.len !== length) throw new Error(`the program has a wrong instruction at +${offset}: ${[...bytes.subarray(offset, offset + length)]}`);
+    }
+    return {
+      entry: this.entry,
+      exit: this.entry + bytes.length,
+      bytes,
+      instructions: this.list,
+      undefinedAtEnd: this.undefinedFlags,
+    };
+  }
+}
+

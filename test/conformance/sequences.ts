@@ -1,0 +1,270 @@
+/** Random programs in the host's processor, the interpreter and compiled regions. */
+import { defineAll } from '../../emulator/cpu/defs/index.ts';
+import { ARITH, DEFS } from '../../emulator/cpu/insn.ts';
+import { GPR_NAMES, RBP, RSP } from '../../emulator/cpu/layout.ts';
+import type { Tier } from '../../emulator/processor.ts';
+import { Emulated, type Outcome } from './emulated.ts';
+import { LEAVE_EMULATED, LEAVE_NATIVE } from './forms.ts';
+import { buildNative, CODE, IN, NO_EXCEPTION, OUT, runNative, WINDOW, WINDOW_BYTES } from './native.ts';
+import { f80, fill16, integer64, type Kind } from './operands.ts';
+import { ProgramMaker, REACH, type Program } from './programs.ts';
+import { Random } from './random.ts';
+
+const SLOT_BYTES = 8192;
+const PROGRAMS = 128;
+const C0_TO_C3 = 0x4700;
+
+/** A tier in the way it is run here. */
+export interface Runner {
+  readonly name: string;
+  readonly machine: Emulated;
+}
+
+/** `compiled`: regions of many blocks, made when a block has run twice; `slices`: the same, left every few instructions. */
+export function runners(names: readonly string[]): Runner[] {
+  return names.map((name) => {
+    if (name === 'interp' || name === 'jit') return { name, machine: new Emulated(name as Tier) };
+    const machine = new Emulated('auto', 2);
+    if (name === 'slices') machine.slice = 37;
+    return { name, machine };
+  });
+}
+
+function fillProgramInput(r: Random, program: Program, view: DataView, at: number): void {
+  new Uint8Array(view.buffer, view.byteOffset + at, IN.SIZE).fill(0);
+  view.setUint32(at + IN.ENTRY, program.entry, true);
+  view.setUint32(at + IN.EXIT, program.exit, true);
+  view.setUint32(at + IN.BITS, 64, true);
+  const set = (n: number, v: number): void => view.setBigUint64(at + IN.GPR + n * 8, BigInt(v), true);
+  for (let n = 0; n < 16; n++) integer64(r, view, at + IN.GPR + n * 8);
+  set(RSP, WINDOW + 0x1e00);
+  set(RBP, WINDOW + 0x100 + r.below(16) * 8);
+  set(13, WINDOW + 0x1000 - (REACH >> 1));
+  set(14, r.below(4));
+  set(15, r.below(4));
+  view.setBigUint64(at + IN.RFLAGS, BigInt(0x202 | (r.u32() & ARITH)), true);
+  const fx = at + IN.FX;
+  view.setUint16(fx, 0x37f, true);
+  view.setUint16(fx + 2, r.below(8) << 11, true);
+  view.setUint8(fx + 4, r.oneIn(2) ? 0xff : r.below(256));
+  view.setUint32(fx + 24, 0x1f80, true);
+  for (let i = 0; i < 8; i++) {
+    f80(r, view, fx + 32 + i * 16);
+    for (let k = 10; k < 16; k++) view.setUint8(fx + 32 + i * 16 + k, 0);
+  }
+  for (let i = 0; i < 16; i++) fill16(r, r.pick<Kind>(['int', 'f32', 'f64']), view, fx + 160 + i * 16);
+}
+
+const hex = (v: bigint | number): string => v.toString(16);
+
+/** What differs after a program. */
+function compareProgram(program: Program, native: DataView, at: number, expected: Uint8Array, got: Outcome): string[] {
+  const out: string[] = [];
+  const { record } = got;
+  const vector = native.getUint32(at + OUT.VECTOR, true);
+  if (vector !== record.getUint32(OUT.VECTOR, true)) out.push(`exception ${vector}, got ${record.getUint32(OUT.VECTOR, true)}`);
+  const rip = native.getBigUint64(at + OUT.RIP, true);
+  const gotRip = record.getBigUint64(OUT.RIP, true);
+  if (rip !== gotRip) out.push(`rip entry+${hex(rip - BigInt(program.entry))}, got entry+${hex(gotRip - BigInt(program.entry))}`);
+  for (let n = 0; n < 16; n++) {
+    const a = native.getBigUint64(at + OUT.GPR + n * 8, true);
+    const b = record.getBigUint64(OUT.GPR + n * 8, true);
+    if (a !== b) out.push(`${GPR_NAMES[n]} ${hex(a)}, got ${hex(b)}`);
+  }
+  // Flags that the next instruction would have overwritten may be stale when it faults.
+  const flags = vector === NO_EXCEPTION ? 0xcd5 & ~program.undefinedAtEnd : 0x400;
+  const a = native.getUint32(at + OUT.RFLAGS, true) & flags;
+  const b = record.getUint32(OUT.RFLAGS, true) & flags;
+  if (a !== b) out.push(`rflags ${hex(a)}, got ${hex(b)} (of ${hex(flags)})`);
+  const word = (offset: number, mask: number, what: string): void => {
+    const x = native.getUint16(at + OUT.FX + offset, true) & mask;
+    const y = record.getUint16(OUT.FX + offset, true) & mask;
+    if (x !== y) out.push(`${what} ${hex(x)}, got ${hex(y)}`);
+  };
+  word(0, 0x1f3f, 'fcw');
+  word(2, 0xffff & ~C0_TO_C3, 'fsw');
+  word(4, 0xff, 'ftw');
+  word(24, 0xffff, 'mxcsr');
+  for (let i = 0; i < 24; i++) {
+    let same = true;
+    for (let k = 0; k < (i < 8 ? 10 : 16); k += 2)
+      if (native.getUint16(at + OUT.FX + 32 + i * 16 + k, true) !== record.getUint16(OUT.FX + 32 + i * 16 + k, true)) same = false;
+    if (!same) {
+      const text = (v: DataView, o: number): string => `${hex(v.getBigUint64(o + 8, true))}_${hex(v.getBigUint64(o, true))}`;
+      out.push(`${i < 8 ? `st${i}` : `xmm${i - 8}`} ${text(native, at + OUT.FX + 32 + i * 16)}, got ${text(record, OUT.FX + 32 + i * 16)}`);
+    }
+  }
+  if (Buffer.compare(expected, got.window) !== 0) {
+    const list: string[] = [];
+    for (let i = 0; i < WINDOW_BYTES && list.length < 12; i++) if (expected[i] !== got.window[i]) list.push(`+${hex(i)}: ${hex(expected[i]!)}, got ${hex(got.window[i]!)}`);
+    out.push(`memory ${list.join('; ')}`);
+  }
+  return out;
+}
+
+interface Trial {
+  program: Program;
+  inputs: Uint8Array;
+  count: number;
+}
+
+/** Runs programs (each with its inputs) everywhere; returns what differs, by program and runner. */
+function runTrials(native: string, trials: readonly Trial[], window: Uint8Array, machines: readonly Runner[]): { trial: Trial; runner: string; input: number; lines: string[] }[] {
+  const size = Math.max(...trials.map((t) => t.program.exit - CODE)) + 64;
+  const code = new Uint8Array(size).fill(0xcc);
+  const emulated = code.slice();
+  for (const { program } of trials) {
+    code.set(program.bytes, program.entry - CODE);
+    emulated.set(program.bytes, program.entry - CODE);
+    code.set(LEAVE_NATIVE, program.exit - CODE);
+    emulated[program.exit - CODE] = LEAVE_EMULATED;
+  }
+  const inputs = Buffer.concat(trials.map((t) => t.inputs.subarray(0, t.count * IN.SIZE)));
+  const view = new DataView(inputs.buffer, inputs.byteOffset, inputs.length);
+  const count = trials.reduce((n, t) => n + t.count, 0);
+  const output = runNative(native, { code, window, inputs, count });
+  const results = new DataView(output.buffer, output.byteOffset, output.length);
+  const at: number[] = [];
+  for (let i = 0, p = 0; i < count; i++) {
+    at.push(p);
+    p += OUT.SIZE + results.getUint32(p + OUT.LENGTH, true);
+  }
+  const expected = new Uint8Array(WINDOW_BYTES);
+  const out: { trial: Trial; runner: string; input: number; lines: string[] }[] = [];
+  for (const { name, machine } of machines) {
+    machine.load(emulated, window);
+    let i = 0;
+    for (const trial of trials) {
+      let told = false;
+      for (let k = 0; k < trial.count; k++, i++) {
+        let lines: string[];
+        try {
+          const got = machine.run(view, i * IN.SIZE);
+          expected.set(window);
+          const p = at[i]!;
+          const length = results.getUint32(p + OUT.LENGTH, true);
+          expected.set(output.subarray(p + OUT.SIZE, p + OUT.SIZE + length), results.getUint32(p + OUT.FIRST, true));
+          lines = compareProgram(trial.program, results, p, expected, got);
+        } catch (e) {
+          lines = [`threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 6).join(' | ') : String(e)}`];
+        }
+        if (lines.length && !told) {
+          told = true;
+          out.push({ trial, runner: name, input: k, lines });
+        }
+      }
+    }
+  }
+  return out;
+}
+
+export interface SequenceOptions {
+  programs: number;
+  seed: number;
+  runners: readonly string[];
+  mix: 'integer' | 'all';
+  /** Make what fails smaller before it is shown. */
+  reduce: boolean;
+  /** Bytes of the main part, at most. */
+  size?: number;
+  /** Stop after this many failures. */
+  stopAfter?: number;
+}
+
+export interface SequenceFailure {
+  readonly runner: string;
+  readonly lines: readonly string[];
+  readonly program: Program;
+  readonly input: Uint8Array;
+  readonly inputIndex: number;
+}
+
+export interface SequenceResult {
+  programs: number;
+  cases: number;
+  instructions: number;
+  /** Programs that came to their end without an exception are most; this is how many runs were stopped by one. */
+  regions: number;
+  failures: SequenceFailure[];
+}
+
+const INPUTS = 8;
+
+/** @throws Error when this host cannot run the native program */
+export function sequences(options: SequenceOptions): SequenceResult {
+  const built = buildNative();
+  if ('reason' in built) throw new Error(`no reference processor: ${built.reason}`);
+  if (!DEFS.length) defineAll();
+  const r = new Random(options.seed);
+  const machines = runners(options.runners);
+  const failures: SequenceFailure[] = [];
+  let programs = 0;
+  let instructions = 0;
+  while (programs < options.programs && failures.length < (options.stopAfter ?? 20)) {
+    const trials: Trial[] = [];
+    for (let i = 0; i < PROGRAMS && programs + trials.length < options.programs; i++) {
+      // Some lie across the end of a page.
+      const entry = CODE + i * SLOT_BYTES + (r.oneIn(3) ? 4096 - r.below(1024) : r.below(64));
+      const program = new ProgramMaker(r, entry, options.mix).make(20 + r.below(options.size ?? 900));
+      if (!program || program.exit > CODE + (i + 1) * SLOT_BYTES - 64) {
+        i--;
+        continue;
+      }
+      const inputs = new Uint8Array(INPUTS * IN.SIZE);
+      const view = new DataView(inputs.buffer);
+      for (let k = 0; k < INPUTS; k++) fillProgramInput(r, program, view, k * IN.SIZE);
+      trials.push({ program, inputs, count: INPUTS });
+      instructions += program.instructions.length;
+    }
+    const window = new Uint8Array(WINDOW_BYTES);
+    const windowView = new DataView(window.buffer);
+    for (let i = 0; i < WINDOW_BYTES; i += 16) fill16(r, r.pick<Kind>(['int', 'f32', 'f64']), windowView, i);
+    for (const failure of runTrials(built.program, trials, window, machines)) {
+      if (failures.length >= (options.stopAfter ?? 20)) break;
+      const runner = machines.filter((m) => m.name === failure.runner);
+      const shown = options.reduce ? reduce(built.program, failure.trial, window, runner) : failure;
+      failures.push({
+        runner: failure.runner,
+        lines: shown.lines,
+        program: shown.trial.program,
+        input: shown.trial.inputs.slice(shown.input * IN.SIZE, (shown.input + 1) * IN.SIZE),
+        inputIndex: shown.input,
+      });
+    }
+    programs += trials.length;
+  }
+  return {
+    programs,
+    cases: programs * INPUTS,
+    instructions,
+    regions: machines.reduce((n, m) => n + m.machine.cpu.stats.regions, 0),
+    failures,
+  };
+}
+
+/** Replaces instructions by NOPs as long as the program still fails. */
+function reduce(native: string, trial: Trial, window: Uint8Array, runner: readonly Runner[]): { trial: Trial; input: number; lines: string[] } {
+  let bytes = trial.program.bytes;
+  const attempt = (b: Uint8Array): ReturnType<typeof runTrials>[number] | undefined => {
+    try {
+      return runTrials(native, [{ ...trial, program: { ...trial.program, bytes: b } }], window, runner)[0];
+    } catch {
+      return undefined;
+    }
+  };
+  let best = attempt(bytes);
+  if (!best) return { trial, input: 0, lines: ['(not alone)'] };
+  const list = trial.program.instructions.filter((i) => i.removable);
+  for (let chunk = Math.ceil(list.length / 2); chunk >= 1; chunk = chunk === 1 ? 0 : Math.ceil(chunk / 2))
+    for (let k = 0; k < list.length; k += chunk) {
+      const smaller = bytes.slice();
+      for (const { offset, length } of list.slice(k, k + chunk)) smaller.fill(0x90, offset, offset + length);
+      if (smaller.every((x, i) => x === bytes[i])) continue;
+      const found = attempt(smaller);
+      if (found) {
+        bytes = smaller;
+        best = found;
+      }
+    }
+  return best;
+}
