@@ -25,6 +25,15 @@ export interface QemuOptions {
   extra?: string[];
 }
 
+/**
+ * TCG's TSC is the host's, but it tells no frequency in CPUID; and on a busy host the kernel's calibration by the PIT
+ * fails, after which it waits for ever.
+ */
+function hostTsc(): string | undefined {
+  const megahertz = /^cpu MHz\s*:\s*([\d.]+)/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1];
+  return megahertz && `tsc_early_khz=${Math.round(Number(megahertz) * 1000)}`;
+}
+
 /** Arguments of qemu-system-x86_64 whose standard input and output are the guest's console hvc0. */
 export function qemuArguments(options: QemuOptions): string[] {
   const manifest = JSON.parse(readFileSync(join(options.directory, 'manifest.json'), 'utf8')) as {
@@ -42,12 +51,11 @@ export function qemuArguments(options: QemuOptions): string[] {
       )
     : [];
   return [
-    // TCG offers no TSC frequency in CPUID, so the kernel calibrates with the PIT.
     ...['-machine', 'microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on,accel=tcg'],
     ...['-cpu', 'qemu64,+rdrand,+rdseed,+rdtscp,+ssse3,+sse4.1,+sse4.2,+popcnt', '-m', String(options.memory ?? 512)],
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...['-kernel', join(options.directory, 'vmlinuz'), '-initrd', join(options.directory, manifest.initrd.url)],
-    ...['-append', [manifest.cmdline, options.append].filter(Boolean).join(' ')],
+    ...['-append', [manifest.cmdline, hostTsc(), options.append].filter(Boolean).join(' ')],
     ...['-chardev', serial, '-serial', 'chardev:serial'],
     ...['-drive', drive, '-device', 'virtio-blk-device,drive=root'],
     ...['-device', 'virtio-serial-device,max_ports=4'],
