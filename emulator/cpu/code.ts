@@ -36,6 +36,7 @@ import {
   JUMP_CACHE_BYTES,
 } from './layout.ts';
 import { RUNTIME } from './runtime.ts';
+import { WARM } from './warm.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
 import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
 
@@ -105,6 +106,13 @@ export interface CodeHost {
   /** May code using this unit run now? 0: yes; 6: #UD; 7: #NM. */
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number;
 }
+
+interface WarmModule {
+  module: WebAssembly.Module;
+  /** Table slots by shape. */
+  slots: Map<number, number>;
+}
+let warmModule: WarmModule | undefined;
 
 export class CodeCache {
   readonly table: WebAssembly.Table;
@@ -230,33 +238,68 @@ export class CodeCache {
     return slot;
   }
 
+  private readonly sampled = new Set<number>();
+  private recordSample(insn: Insn, dead: boolean, branch: BranchShape, sample: string): void {
+    const key = shapeKey(insn, dead, branch);
+    if (this.sampled.has(key)) return;
+    this.sampled.add(key);
+    this.recorded!.add(sample);
+  }
+
   /** Compiles the handlers that decoding found missing. */
   private makeHandlers(): void {
     if (!this.waiting.length) return;
-    const m = new ModuleBuilder();
-    const link = declareImports(m, true);
-    for (const h of this.waiting) {
-      const index = m.add(buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch));
-      m.element(h.slot, [index]);
-    }
+    const m = this.writeHandlers(this.waiting);
     this.waiting = [];
     this.instantiate(m);
   }
 
-  /** Makes the handlers for sample instructions ahead of their first use, in one module. */
-  warm(samples: Iterable<{ bytes: Uint8Array; bits: 64 | 32 }>): void {
-    const shapes: BranchShape[] = [
-      { takenNear: true, nextNear: true },
-      { takenNear: false, nextNear: true },
-    ];
-    for (const s of samples) {
-      const insn = decode(s.bytes, 0, s.bytes.length + 16, s.bits);
-      if (typeof insn === 'string') continue;
-      const isRel = insn.operands.some((o) => o.kind === 'rel');
-      for (const dead of flagsWritten(insn) ? [true, false] : [false])
-        for (const b of isRel ? shapes : [FAR]) this.handler(insn, dead, b);
+  private writeHandlers(
+    list: readonly { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[],
+  ): ModuleBuilder {
+    const m = new ModuleBuilder();
+    const link = declareImports(m, true);
+    for (const h of list) {
+      const index = m.add(buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch));
+      m.element(h.slot, [index]);
     }
-    this.makeHandlers();
+    return m;
+  }
+
+  /** Samples of the handlers that were made, in the form of warm.ts; kept while it is set. */
+  recorded: Set<string> | undefined;
+
+  /**
+   * Makes the handlers of WARM ahead of their first use, in one module that all processors of this thread share. Only
+   * a cache that has made none yet can do this, so that the slots are the same each time.
+   */
+  warm(): void {
+    if (this.nextSlot !== Slot.FIRST_FREE) return;
+    warmModule ??= this.writeWarm();
+    for (const [key, slot] of warmModule.slots) this.handlers.set(key, slot);
+    while (this.nextSlot < Slot.FIRST_FREE + warmModule.slots.size) this.allocateSlot();
+    new WebAssembly.Instance(warmModule.module, this.importObject());
+  }
+
+  private writeWarm(): WarmModule {
+    const slots = new Map<number, number>();
+    const list: { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[] = [];
+    for (const sample of WARM.split(/\s+/)) {
+      const m = /^([0-9a-f]+)([a-p])([qdw])$/.exec(sample);
+      if (!m) continue;
+      const bytes = Uint8Array.from(m[1]!.match(/../g)!, (x) => parseInt(x, 16));
+      const insn = decode(bytes, 0, bytes.length + 16, m[3] === 'q' ? 64 : m[3] === 'd' ? 32 : 16);
+      if (typeof insn === 'string') continue;
+      const bits = m[2]!.charCodeAt(0) - 97;
+      const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
+      const flagsDead = (bits & 1) !== 0;
+      const key = shapeKey(insn, flagsDead, branch);
+      if (slots.has(key)) continue;
+      const slot = Slot.FIRST_FREE + slots.size;
+      slots.set(key, slot);
+      list.push({ insn, flagsDead, branch, slot });
+    }
+    return { module: new WebAssembly.Module(this.writeHandlers(list).encode()), slots };
   }
 
   // ---- pages and blocks ----
@@ -416,6 +459,18 @@ export class CodeCache {
         if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
       }
       w[(record + R.FN) >> 2] = this.handler(insn, dead[k]!, shape);
+      if (this.recorded && !crosses) {
+        const hex = Array.from(u8.subarray(base + offsets[k]!, base + offsets[k]! + insn.len), (x) =>
+          x.toString(16).padStart(2, '0'),
+        ).join('');
+        const bits = (dead[k] ? 1 : 0) + (shape.takenNear ? 2 : 0) + (shape.nextNear ? 4 : 0);
+        this.recordSample(
+          insn,
+          dead[k]!,
+          shape,
+          hex + 'abcdefgh'[bits]! + (insn.bits === 64 ? 'q' : insn.bits === 32 ? 'd' : 'w'),
+        );
+      }
       if (insn.def.helper !== undefined) {
         w[(record + R.AUX) >> 2] = this.insns.length;
         this.insns.push(insn);

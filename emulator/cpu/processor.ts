@@ -1,5 +1,13 @@
 /** The processor: run loop, code modes, and the border between emitted code and TypeScript. */
-import type { ProcessorState, EntryState, Processor, ProcessorHost, ProcessorStats, StopReason, Tier } from '../processor.ts';
+import type {
+  ProcessorState,
+  EntryState,
+  Processor,
+  ProcessorHost,
+  ProcessorStats,
+  StopReason,
+  Tier,
+} from '../processor.ts';
 import { GuestMemory } from '../memory.ts';
 import { CodeCache, type CodeHost } from './code.ts';
 import { Cpu, GuestFault } from './cpu.ts';
@@ -39,7 +47,7 @@ const TF = 1 << 8;
 const RF = 1 << 16;
 
 /** Executions after which a block is given to the compiler. */
-const HOT = 400;
+const HOT = 3000;
 const NEVER = 0x7fffffff;
 const STACK_INSTRUCTIONS = /^(push|pop|call|ret|enter|leave|iret)/;
 
@@ -81,7 +89,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     super(memory, host, ramSize, STATE_BASE);
     this.ramSize = ramSize;
     this.heat = tier === 'interp' ? NEVER : tier === 'jit' ? 1 : HOT;
-    this.memory = new GuestMemory(memory.buffer, RAM_BASE, ramSize, (address, length) => this.dmaWrite(address, length));
+    this.memory = new GuestMemory(memory.buffer, RAM_BASE, ramSize, (address, length) =>
+      this.dmaWrite(address, length),
+    );
     this.imports = {
       access: (lo, hi, info, record) => {
         try {
@@ -139,6 +149,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     };
     this.code = new CodeCache(this);
     this.code.onMark = (physical) => this.mmu.protectPhysical(physical);
+    this.code.warm();
     this.jit = new Jit(this, this.code, tier);
     this.code.onFlush = () => this.jit.flushed();
     this.enterCode = this.code.exports.enter as (record: number) => void;
