@@ -156,12 +156,10 @@ export class Machine {
     const serial = new ByteBatch((bytes) => this.output('serial', bytes));
     this.uart = new Uart16550(this.ioapic.line(COM1_IRQ), (byte) => serial.addByte(byte));
     bus.addPorts(COM1_PORT, 8, this.uart);
-    this.rtc = new Rtc(this.clock);
+    const reset = (): void => this.guestAsks({ reason: 'reset' });
+    this.rtc = new Rtc(this.clock, reset);
     bus.addPorts(RTC_PORT, 2, this.rtc);
-    new Power(
-      () => this.guestAsks({ reason: 'poweroff' }),
-      () => this.guestAsks({ reason: 'reset' }),
-    ).attach(bus);
+    new Power(() => this.guestAsks({ reason: 'poweroff' }), reset).attach(bus);
 
     // The terminal is a device of its own, without control queues: see VirtioConsole on resizing.
     this.console = new VirtioConsole([{ console: true }]);

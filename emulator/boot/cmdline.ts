@@ -38,6 +38,8 @@ export function defaultCmdline(options: CmdlineOptions = {}): string {
     'noreplace-smp',
     'nr_cpus=1',
     'pci=off',
+    // Hardware-reduced ACPI makes Linux try EFI first, which is not there.
+    'reboot=acpi',
     'panic=-1',
     `initcall_blacklist=${SKIPPED_INITCALLS.join(',')}`,
     ...(options.append ? [options.append] : []),

@@ -10,6 +10,8 @@ const STATUS_A = 10;
 const STATUS_B = 11;
 const STATUS_C = 12;
 const STATUS_D = 13;
+/** The shutdown code, for the BIOS to read after a reset of the processor. */
+const SHUTDOWN_CODE = 15;
 const B_BINARY = 4;
 const B_24_HOURS = 2;
 
@@ -26,7 +28,15 @@ export class Rtc implements PortDevice, Saved<RtcState> {
   private index = 0;
   private readonly ram = new Uint8Array(128);
 
-  constructor(private readonly clock: Clock) {
+  /**
+   * @param onReset the guest is about to enter the BIOS for a reset. Linux does so on a machine with hardware-reduced
+   *   ACPI and no EFI: it writes shutdown code 0 and jumps to the reset vector in real mode. There is no BIOS here,
+   *   so the code is the reset.
+   */
+  constructor(
+    private readonly clock: Clock,
+    private readonly onReset: () => void = () => undefined,
+  ) {
     this.ram[STATUS_A] = 0x26; // 32.768 kHz time base, default rate
     this.ram[STATUS_B] = B_24_HOURS;
   }
@@ -42,6 +52,7 @@ export class Rtc implements PortDevice, Saved<RtcState> {
     else if (this.index === STATUS_B) this.ram[STATUS_B] = value & 0x87;
     else if (this.index > STATUS_D || this.index === 1 || this.index === 3 || this.index === 5)
       this.ram[this.index] = value;
+    if (port !== RTC_PORT && this.index === SHUTDOWN_CODE && (value & 0xff) === 0) this.onReset();
   }
 
   private read(index: number): number {

@@ -70,6 +70,14 @@ describe('how a machine ends', () => {
   const endings: [string, (cpu: StubProcessor) => void, Partial<MachineExit>][] = [
     ['power-off by ACPI', (cpu) => cpu.host.bus.writePort(0x600, 1, 0x34), { reason: 'poweroff' }],
     ['reset by ACPI', (cpu) => cpu.host.bus.writePort(0x602, 1, 1), { reason: 'reset' }],
+    [
+      'reset through the BIOS',
+      (cpu) => {
+        cpu.host.bus.writePort(0x70, 1, 0x8f);
+        cpu.host.bus.writePort(0x71, 1, 0);
+      },
+      { reason: 'reset' },
+    ],
     ['reset by the keyboard controller', (cpu) => cpu.host.bus.writePort(0x64, 1, 0xfe), { reason: 'reset' }],
     [
       'an exception in the processor',
