@@ -132,7 +132,7 @@ export function encode(
     modrm = 0x80 | (regField << 3) | (base & 7);
     if ((base & 7) === 4) tail.push(0x24);
     const at = r.below(simple.reach);
-    disp32((d.unit === 'sse' && !r.oneIn(4) ? at & ~15 : r.oneIn(2) ? at & ~7 : at));
+    disp32((d.unit === 'sse' && !r.oneIn(40) ? at & ~15 : r.oneIn(2) ? at & ~7 : at));
   } else if (asMem && addressSize === 2) {
     modrm = (r.below(3) << 6) | (regField << 3) | r.below(8);
     if ((modrm & 0xc0) === 0x40) tail.push(r.below(256));

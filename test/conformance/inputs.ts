@@ -243,7 +243,10 @@ function fillVectors(r: Random, unit: string | undefined, kind: Kind, name: stri
       else status &= ~0x3f;
     }
     tags = r.oneIn(2) ? 0xff : r.oneIn(2) ? r.below(256) : ~(1 << r.below(8)) & 0xff;
-  } else if (unit === 'mmx') status = r.below(8) << 11;
+  } else if (unit !== undefined) {
+    status = r.below(8) << 11;
+    tags = r.below(256);
+  }
   view.setUint16(at, control, true);
   view.setUint16(at + 2, status, true);
   view.setUint8(at + 4, tags);

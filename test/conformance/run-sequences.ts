@@ -48,7 +48,7 @@ for (const f of result.failures) {
   console.log(`  (${nops} NOPs left out; entry ${program.entry.toString(16)})`);
 }
 console.log(
-  `${result.programs} programs of ${(result.instructions / result.programs).toFixed(0)} instructions, ${result.cases} runs in each of ${values.runners}, ` +
+  `${result.programs} programs of ${(result.instructions / result.programs).toFixed(0)} instructions, ${result.cases} runs (${result.finished} to the end) in each of ${values.runners}, ` +
     `seed ${values.seed}; ${result.regions} regions compiled; ${result.failures.length} mismatches; ${((performance.now() - started) / 1000).toFixed(1)} s`,
 );
 process.exitCode = result.failures.length ? 1 : 0;

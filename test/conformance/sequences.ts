@@ -38,7 +38,7 @@ function fillProgramInput(r: Random, program: Program, view: DataView, at: numbe
   const set = (n: number, v: number): void => view.setBigUint64(at + IN.GPR + n * 8, BigInt(v), true);
   for (let n = 0; n < 16; n++) integer64(r, view, at + IN.GPR + n * 8);
   set(RSP, WINDOW + 0x1e00);
-  set(RBP, WINDOW + 0x100 + r.below(16) * 8);
+  set(RBP, WINDOW + 0x100 + r.below(16) * 16);
   set(13, WINDOW + 0x1000 - (REACH >> 1));
   set(14, r.below(4));
   set(15, r.below(4));
@@ -102,6 +102,9 @@ function compareProgram(program: Program, native: DataView, at: number, expected
   return out;
 }
 
+/** Runs that came to their end, in the host's processor. */
+let finished = 0;
+
 interface Trial {
   program: Program;
   inputs: Uint8Array;
@@ -129,6 +132,7 @@ function runTrials(native: string, trials: readonly Trial[], window: Uint8Array,
     at.push(p);
     p += OUT.SIZE + results.getUint32(p + OUT.LENGTH, true);
   }
+  if (machines.length !== 1 || trials.length !== 1) for (const p of at) if (results.getUint32(p + OUT.VECTOR, true) === NO_EXCEPTION) finished++;
   const expected = new Uint8Array(WINDOW_BYTES);
   const out: { trial: Trial; runner: string; input: number; lines: string[] }[] = [];
   for (const { name, machine } of machines) {
@@ -183,7 +187,8 @@ export interface SequenceResult {
   programs: number;
   cases: number;
   instructions: number;
-  /** Programs that came to their end without an exception are most; this is how many runs were stopped by one. */
+  /** Runs that came to the program's end; the others were stopped by an exception. */
+  finished: number;
   regions: number;
   failures: SequenceFailure[];
 }
@@ -200,6 +205,7 @@ export function sequences(options: SequenceOptions): SequenceResult {
   const failures: SequenceFailure[] = [];
   let programs = 0;
   let instructions = 0;
+  finished = 0;
   while (programs < options.programs && failures.length < (options.stopAfter ?? 20)) {
     const trials: Trial[] = [];
     for (let i = 0; i < PROGRAMS && programs + trials.length < options.programs; i++) {
@@ -219,9 +225,13 @@ export function sequences(options: SequenceOptions): SequenceResult {
     const window = new Uint8Array(WINDOW_BYTES);
     const windowView = new DataView(window.buffer);
     for (let i = 0; i < WINDOW_BYTES; i += 16) fill16(r, r.pick<Kind>(['int', 'f32', 'f64']), windowView, i);
+    const told = new Set<string>();
     for (const failure of runTrials(built.program, trials, window, machines)) {
       if (failures.length >= (options.stopAfter ?? 20)) break;
       const runner = machines.filter((m) => m.name === failure.runner);
+      const key = `${failure.trial.program.entry} ${failure.input} ${failure.lines.join()}`;
+      if (told.has(key)) continue;
+      told.add(key);
       const shown = options.reduce ? reduce(built.program, failure.trial, window, runner) : failure;
       failures.push({
         runner: failure.runner,
@@ -235,6 +245,7 @@ export function sequences(options: SequenceOptions): SequenceResult {
   }
   return {
     programs,
+    finished,
     cases: programs * INPUTS,
     instructions,
     regions: machines.reduce((n, m) => n + m.machine.cpu.stats.regions, 0),
@@ -252,7 +263,9 @@ function reduce(native: string, trial: Trial, window: Uint8Array, runner: readon
       return undefined;
     }
   };
+  const label = (lines: readonly string[]): string => lines.map((l) => l.split(' ')[0]).join(' ');
   let best = attempt(bytes);
+  const signature = best && label(best.lines);
   if (!best) return { trial, input: 0, lines: ['(not alone)'] };
   const list = trial.program.instructions.filter((i) => i.removable);
   for (let chunk = Math.ceil(list.length / 2); chunk >= 1; chunk = chunk === 1 ? 0 : Math.ceil(chunk / 2))
@@ -261,7 +274,8 @@ function reduce(native: string, trial: Trial, window: Uint8Array, runner: readon
       for (const { offset, length } of list.slice(k, k + chunk)) smaller.fill(0x90, offset, offset + length);
       if (smaller.every((x, i) => x === bytes[i])) continue;
       const found = attempt(smaller);
-      if (found) {
+      // The same registers: without an instruction, undefined flags may come to light.
+      if (found && label(found.lines) === signature) {
         bytes = smaller;
         best = found;
       }

@@ -77,10 +77,11 @@ function fromIntegers(): void {
   );
   def('cvtdq2ps np 0f 5b Vx,Wx', { unit: 'sse', access: 'w' }, (c) => c.setVectorAt(0, toSingles(c, source(c, 1))));
   def('cvtpi2ps np 0f 2a Vx,Qq', { unit: 'sse', faults: true }, (c) => {
-    waitMmx(c);
+    // From memory it is no MMX instruction, as processors have it (the manual says so of CVTPI2PD only).
+    if (!c.isMem(1)) waitMmx(c);
     const b = c.let(v128.replace(I64X2.replace, c.zeroVector, 0, mmxSource(c, 1)));
     const r = toSingles(c, b);
-    enterMmx(c);
+    if (!c.isMem(1)) enterMmx(c);
     c.setVectorAt(0, v128.shuffle(r, c.vectorAt(0), [...range(0, 8), ...range(24, 8)]));
   });
   def('cvtpi2pd 66 0f 2a Vx,Qq', { unit: 'sse', access: 'w', faults: true }, (c) => {
