@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { chromium, type Page } from 'playwright-core';
 import { createStaticServer, listen } from '../../src/cli/serve.ts';
@@ -138,6 +138,32 @@ async function main(): Promise<void> {
       await until(page, 'the end', COMMAND, async () => (await state(page)) === 'stopped');
       await page.getByRole('button', { name: 'Restart' }).click();
       await until(page, 'a prompt', BOOT, prompt);
+    });
+    await check('stops and starts ten times without growing', async () => {
+      const session = await browser.newBrowserCDPSession();
+      /** Resident memory of the page's process in MiB. */
+      const resident = async (): Promise<number> => {
+        const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+        const sizes = processInfo
+          .filter(({ type }) => type === 'renderer')
+          .map(({ id }) => Number(readFileSync(`/proc/${id}/statm`, 'utf8').split(' ')[1]) / 256);
+        return Math.round(sizes.reduce((sum, size) => sum + size, 0));
+      };
+      const sizes: number[] = [];
+      for (let i = 0; i < 10; i++) {
+        await page.evaluate(async () => {
+          const element = document.querySelector<Element & { start(): Promise<unknown>; stop(): Promise<void> }>(
+            'linux-vm',
+          )!;
+          await element.stop();
+          await element.start();
+        });
+        await page.waitForTimeout(1000);
+        sizes.push(await resident());
+      }
+      const [early, late] = [Math.max(...sizes.slice(0, 4)), Math.min(...sizes.slice(-3))];
+      process.stdout.write(`     MiB after each start: ${sizes.join(' ')}\n`);
+      if (late > early + 100) throw new Error(`it grew from ${early} to ${late} MiB`);
     });
     await check('breaks no rule of its Content-Security-Policy', async () => {
       if (complaints.length) throw new Error(complaints.join('; '));
