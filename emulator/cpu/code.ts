@@ -126,7 +126,9 @@ export class CodeCache {
   private next = RECORDS;
   /** Instructions by the index in their record's AUX, for helpers. */
   insns: Insn[] = [];
-  private readonly blocksByRecord = new Map<number, Block>();
+  /** Blocks by number, and the number (from 1) of the block whose first or last record lies at an index of the area. */
+  private blockList: (Block | undefined)[] = [undefined];
+  private readonly blockNumbers = new Int32Array(RECORDS_BYTES / R.SIZE);
   private waiting: { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[] = [];
   /** Counts the times that all translations were dropped. */
   generation = 0;
@@ -317,7 +319,17 @@ export class CodeCache {
   }
 
   blockOf(record: number): Block | undefined {
-    return this.blocksByRecord.get(record);
+    return this.blockList[this.blockNumbers[(record - RECORDS) / R.SIZE]!];
+  }
+
+  private register(block: Block): void {
+    const n = this.blockList.push(block) - 1;
+    this.blockNumbers[(block.record - RECORDS) / R.SIZE] = n;
+    this.blockNumbers[(block.last - RECORDS) / R.SIZE] = n;
+  }
+
+  private forget(block: Block): void {
+    this.blockList[this.blockNumbers[(block.record - RECORDS) / R.SIZE]!] = undefined;
   }
 
   /**
@@ -512,8 +524,7 @@ export class CodeCache {
     };
     if (most > 1) {
       this.next = record;
-      this.blocksByRecord.set(start, block);
-      this.blocksByRecord.set(block.last, block);
+      this.register(block);
       if (crosses && this.lastCross >= 0 && insns.length) this.noteSpill(this.lastCross, page.mode, block);
     }
     return block;
@@ -559,7 +570,7 @@ export class CodeCache {
     const expected = this.host.i32[(record + R.DISP) >> 2]!;
     if (second === expected) return 1;
     // Another page is mapped there now: decode the instruction afresh.
-    const block = this.blocksByRecord.get(record);
+    const block = this.blockOf(record);
     if (block) this.dropBlock(block);
     this.host.rewind(record);
     return 0;
@@ -569,8 +580,7 @@ export class CodeCache {
     const { i32: w } = this.host;
     for (let k = 0; k < block.records; k++) w[(block.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
     block.page.blocks.delete(block.offset);
-    this.blocksByRecord.delete(block.record);
-    this.blocksByRecord.delete(block.last);
+    this.forget(block);
     this.clearJumpCaches();
   }
 
@@ -649,7 +659,7 @@ export class CodeCache {
   /** Links a branch record to its target in the same page and returns the target's record. `which`: 0 taken, 1 next. */
   link(record: number, which: number): number {
     const { u16, i32: w } = this.host;
-    const block = this.blocksByRecord.get(record);
+    const block = this.blockOf(record);
     const offset = u16[(record + (which ? R.R1 : R.R0)) >> 1]!;
     if (!block) return 0;
     const generation = this.generation;
@@ -685,7 +695,7 @@ export class CodeCache {
       crosses: false,
       compiled: true,
     };
-    this.blocksByRecord.set(record, block);
+    this.register(block);
     page.stubs.push(block);
     return record;
   }
@@ -749,8 +759,7 @@ export class CodeCache {
     const { i32: w } = this.host;
     const drop = (b: Block): void => {
       for (let k = 0; k < b.records; k++) w[(b.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
-      this.blocksByRecord.delete(b.record);
-      this.blocksByRecord.delete(b.last);
+      this.forget(b);
     };
     for (const b of p.blocks.values()) drop(b);
     for (const b of p.stubs) drop(b);
@@ -767,7 +776,8 @@ export class CodeCache {
   flush(): void {
     for (const p of [...this.pages.values()]) this.dropPage(p);
     this.pages.clear();
-    this.blocksByRecord.clear();
+    this.blockList = [undefined];
+    this.blockNumbers.fill(0);
     this.marks.fill(0);
     this.clearJumpCaches();
     // Whoever still runs old records finds `resync` there: the area is used again only from its other half on.

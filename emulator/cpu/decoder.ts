@@ -1,16 +1,36 @@
 /** Bytes to `Insn`, by tables that are built from the definitions. */
-import { DEFS, type Def, type Insn, type MemRef, type Operand } from './insn.ts';
+import { DEFS, type Def, type Insn, type MemRef, type Operand, type RegClass } from './insn.ts';
 
 /** Why there is no instruction: more bytes are needed (the page ended), no such form (#UD), longer than 15 bytes (#GP). */
 export type DecodeFailure = 'more' | 'ud' | 'gp';
 
 /** tables[map * 256 + opcode]: the forms to choose from, in order. */
 let tables: Def[][] | undefined;
+/** By the same index: 1 where a form has a mandatory prefix. */
+let mandatory: Uint8Array | undefined;
+
+// Operands are shared: decoding is on the way of all cold code, and makes no more objects than it must.
+const CLASSES: readonly RegClass[] = ['gpr', 'xmm', 'mmx', 'seg', 'cr', 'dr', 'st'];
+const registers: Operand[] = [];
+const memories: Operand[] = [];
+
+function register(cls: RegClass, size: number, reg: number, high = false): Operand {
+  const key = ((CLASSES.indexOf(cls) * 32 + size) * 16 + reg) * 2 + (high ? 1 : 0);
+  return (registers[key] ??= { kind: 'reg', cls, size, reg, high });
+}
+
+function gpr(reg: number, size: number, rex: number): Operand {
+  const high = size === 1 && rex === 0 && reg >= 4 && reg < 8;
+  return register('gpr', size, high ? reg - 4 : reg, high);
+}
+
+const memory = (size: number): Operand => (memories[size] ??= { kind: 'mem', size });
 
 function build(): Def[][] {
   const t: Def[][] = Array.from({ length: 1024 }, () => []);
   for (const d of DEFS) for (let i = 0; i < (d.plusR ? 8 : 1); i++) t[d.map * 256 + d.opcode + i]!.push(d);
   // Exact forms (rm given) come before general ones.
+  mandatory = Uint8Array.from(t, (list) => (list.some((d) => d.prefix !== '') ? 1 : 0));
   for (const list of t) list.sort((a, b) => (b.rm >= 0 ? 1 : 0) - (a.rm >= 0 ? 1 : 0));
   return t;
 }
@@ -110,12 +130,11 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
   let d: Def | undefined;
   let usedPrefix = false;
   // 'f2'/'f3' win over '66', which wins over none.
-  const order: readonly string[] = rep === 0xf3 ? ['f3'] : rep === 0xf2 ? ['f2'] : opsize ? ['66'] : ['np'];
-  const anyMandatory = forms.some((f) => f.prefix !== '');
-  for (let pass = 0; pass < 2 && !d; pass++) {
-    if (pass === 0 && !anyMandatory) continue;
-    for (const f of forms) {
-      if (pass === 0 ? f.prefix !== order[0] : f.prefix !== '') continue;
+  const prefix = rep === 0xf3 ? 'f3' : rep === 0xf2 ? 'f2' : opsize ? '66' : 'np';
+  for (let pass = mandatory![map * 256 + b] ? 0 : 1; pass < 2 && !d; pass++) {
+    for (let k = 0; k < forms.length; k++) {
+      const f = forms[k]!;
+      if (f.prefix !== (pass === 0 ? prefix : '')) continue;
       if (f.only !== undefined && (f.only === 64) !== (bits === 64)) continue;
       // 90 is NOP, but XCHG with R8 where REX.B says so.
       if (b === 0x90 && map === 0 && !f.plusR && (rex & 1) !== 0) continue;
@@ -241,61 +260,53 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
       default:
         n = 0;
     }
-    const gpr = (reg: number, sz: number): Operand => {
-      const high = sz === 1 && rex === 0 && reg >= 4 && reg < 8;
-      return { kind: 'reg', cls: 'gpr', size: sz, reg: high ? reg - 4 : reg, high };
-    };
     switch (letter) {
       case 69: // E
-        operands.push(mem ? { kind: 'mem', size: n } : gpr(rmReg, n));
+        operands.push(mem ? memory(n) : gpr(rmReg, n, rex));
         break;
       case 71: // G
-        operands.push(gpr(((modrm >> 3) & 7) | ((rex & 4) << 1), n));
+        operands.push(gpr(((modrm >> 3) & 7) | ((rex & 4) << 1), n, rex));
         break;
       case 77: // M
-        operands.push({ kind: 'mem', size: n });
+        operands.push(memory(n));
         break;
       case 82: // R
-        operands.push(gpr(rmReg, n || size));
+        operands.push(gpr(rmReg, n || size, rex));
         break;
       case 90: // Z
-        operands.push(gpr((opcode & 7) | ((rex & 1) << 3), n));
+        operands.push(gpr((opcode & 7) | ((rex & 1) << 3), n, rex));
         break;
       case 65: // A
-        operands.push({ kind: 'reg', cls: 'gpr', size: n, reg: 0, high: false });
+        operands.push(register('gpr', n, 0));
         break;
       case 67: // C or CL
-        if (s === 'CL') operands.push({ kind: 'reg', cls: 'gpr', size: 1, reg: 1, high: false });
-        else
-          operands.push({ kind: 'reg', cls: 'cr', size: 8, reg: ((modrm >> 3) & 7) | ((rex & 4) << 1), high: false });
+        if (s === 'CL') operands.push(register('gpr', 1, 1));
+        else operands.push(register('cr', 8, ((modrm >> 3) & 7) | ((rex & 4) << 1)));
         break;
       case 68: // D or DX
-        if (s === 'DX') operands.push({ kind: 'reg', cls: 'gpr', size: 2, reg: 2, high: false });
-        else
-          operands.push({ kind: 'reg', cls: 'dr', size: 8, reg: ((modrm >> 3) & 7) | ((rex & 4) << 1), high: false });
+        if (s === 'DX') operands.push(register('gpr', 2, 2));
+        else operands.push(register('dr', 8, ((modrm >> 3) & 7) | ((rex & 4) << 1)));
         break;
       case 83: // S
-        operands.push({ kind: 'reg', cls: 'seg', size: 2, reg: (modrm >> 3) & 7, high: false });
+        operands.push(register('seg', 2, (modrm >> 3) & 7));
         break;
       case 86: // V
-        operands.push({ kind: 'reg', cls: 'xmm', size: 16, reg: ((modrm >> 3) & 7) | ((rex & 4) << 1), high: false });
+        operands.push(register('xmm', 16, ((modrm >> 3) & 7) | ((rex & 4) << 1)));
         break;
       case 87: // W
-        operands.push(mem ? { kind: 'mem', size: n } : { kind: 'reg', cls: 'xmm', size: n, reg: rmReg, high: false });
+        operands.push(mem ? memory(n) : register('xmm', n, rmReg));
         break;
       case 85: // U
-        operands.push({ kind: 'reg', cls: 'xmm', size: n || 16, reg: rmReg, high: false });
+        operands.push(register('xmm', n || 16, rmReg));
         break;
       case 80: // P
-        operands.push({ kind: 'reg', cls: 'mmx', size: 8, reg: (modrm >> 3) & 7, high: false });
+        operands.push(register('mmx', 8, (modrm >> 3) & 7));
         break;
       case 81: // Q
-        operands.push(
-          mem ? { kind: 'mem', size: n || 8 } : { kind: 'reg', cls: 'mmx', size: 8, reg: rmReg & 7, high: false },
-        );
+        operands.push(mem ? { kind: 'mem', size: n || 8 } : register('mmx', 8, rmReg & 7));
         break;
       case 78: // N
-        operands.push({ kind: 'reg', cls: 'mmx', size: 8, reg: rmReg & 7, high: false });
+        operands.push(register('mmx', 8, rmReg & 7));
         break;
       case 49: // 1
         operands.push({ kind: 'imm', size: 1 });
@@ -311,7 +322,7 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
           hi = bytes[p + 4]! | (bytes[p + 5]! << 8) | (bytes[p + 6]! << 16) | (bytes[p + 7]! << 24);
         p += addressSize;
         mem = { base: -1, index: -1, scale: 0, disp: lo, dispHigh: hi, seg: segment >= 0 ? segment : 3, addressSize };
-        operands.push({ kind: 'mem', size: n });
+        operands.push(memory(n));
         break;
       }
       case 73: // I

@@ -67,7 +67,7 @@ export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): n
   bits = bits * 2 + (branch.takenNear ? 1 : 0);
   bits = bits * 2 + (branch.nextNear ? 1 : 0);
   // forms whose opcode byte carries meaning (Jcc, SETcc and the like are separate definitions; x87 and +r are not)
-  return insn.def.id * 2 ** 20 + bits;
+  return insn.def.id * 2 ** 15 + bits;
 }
 
 /** What a module of emitted code can call, by function index. */
