@@ -27,11 +27,11 @@ function fbstp(cpu: Cpu, insn: Insn): void {
   const lo = cpu.linearAddress(insn);
   const hi = cpu.eaHigh;
   const [nextLow, nextHigh] = cpu.add64(lo, hi, 8, 0);
+  probeWrite(cpu, lo, hi, 10);
   // An unmasked invalid operation stores nothing; an inexact result is stored whatever its mask.
   const stores = !(flags & ~fpu.fcw & Fsw.IE);
   if (stores) {
     const low = BigInt.asIntN(64, value);
-    probeWrite(cpu, lo, hi, 10);
     cpu.mmu.write64(lo, hi, Number(BigInt.asIntN(32, low)), Number(low >> 32n));
     cpu.mmu.write16(nextLow, nextHigh, Number(value >> 64n));
   }
