@@ -8,9 +8,8 @@ import { fileURLToPath } from 'node:url';
 import type { DiskManifest } from '../emulator/disk/manifest.ts';
 import { BLOCK_SIZE, type Placement } from './ext2.ts';
 import { formatProfile, type Profile } from './profile.ts';
-import { startQemu } from './qemu.ts';
+import { PROMPT, startQemu } from './qemu.ts';
 
-const PROMPT = /root@[^\n]*:~# /;
 /** Typed after the prompt, one after the other. */
 const COMMANDS = [
   'ls -l /',

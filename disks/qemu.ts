@@ -69,3 +69,34 @@ export function qemuArguments(options: QemuOptions): string[] {
 export function startQemu(options: QemuOptions, stdio: SpawnOptions['stdio'] = 'pipe'): ChildProcess {
   return spawn('qemu-system-x86_64', qemuArguments(options), { stdio });
 }
+
+/** The shell's prompt, as it shows on the console. */
+export const PROMPT = /root@[^\n]*:~# /;
+
+/** Boots a disk and ends QEMU. @returns seconds from its start to the prompt @throws Error when none comes within `timeout` s */
+export async function timeToPrompt(options: QemuOptions, timeout = 120): Promise<number> {
+  const start = performance.now();
+  const qemu = startQemu(options);
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    return await new Promise<number>((resolve, reject) => {
+      let said = '';
+      timer = setTimeout(
+        () => reject(new Error(`no prompt in QEMU within ${timeout} s; it said:\n${said}`)),
+        timeout * 1000,
+      );
+      qemu.on('error', reject);
+      qemu.on('exit', (code) =>
+        reject(new Error(`QEMU ended with status ${code} before the prompt; it said:\n${said}`)),
+      );
+      qemu.stderr!.on('data', (bytes: Buffer) => (said += bytes.toString()));
+      qemu.stdout!.on('data', (bytes: Buffer) => {
+        said += bytes.toString();
+        if (PROMPT.test(said)) resolve((performance.now() - start) / 1000);
+      });
+    });
+  } finally {
+    clearTimeout(timer);
+    qemu.kill();
+  }
+}
