@@ -35,7 +35,7 @@ const steps: Step[] = [
     skip: () => (chromium() ? undefined : 'no Chromium: apt-get install chromium'),
     limit: 300,
   },
-  { name: 'build', command: ['tsx', 'src/cli/start.ts', '--build-only'], limit: 3600 },
+  { name: 'build', command: ['tsx', 'src/cli/start.ts', '--build-only', 'debian', 'debian-dev'], limit: 3600 },
   {
     name: 'guest',
     command: ['tsx', 'test/guest/run.ts'],

@@ -1,13 +1,15 @@
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
 import { createStaticServer, listen } from './serve.ts';
 
 /**
  * `npm start`: builds disk and site where they are absent or older than their sources, and serves them. The disk's
- * builder sees to the tools it needs. With `--build-only` it ends there. HOST and PORT say where it listens.
+ * builder sees to the tools it needs. Arguments name other recipes than `debian`; with `--build-only` it ends there.
+ * HOST and PORT say where it listens. Every built disk is served: `?disk=disks/NAME/manifest.json`.
  */
-const DISK = resolve('build/disks/debian');
+const DISKS = resolve('build/disks');
 const SITE = resolve('dist');
 
 async function main(): Promise<void> {
@@ -15,9 +17,14 @@ async function main(): Promise<void> {
   if (major < 20) throw new Error(`Node ${process.versions.node} is too old: version 20 or later is needed`);
   if (!existsSync('node_modules/vite')) throw new Error('the packages are not installed: run "npm ci" first');
 
-  if (stale(join(DISK, 'manifest.json'), ['disks'])) {
-    say('building the disk (a few minutes, once)');
-    await run('npm', ['run', '--silent', 'disk', '--', 'debian']);
+  const { values, positionals } = parseArgs({
+    options: { 'build-only': { type: 'boolean', default: false } },
+    allowPositionals: true,
+  });
+  for (const recipe of positionals.length ? positionals : ['debian']) {
+    if (!stale(join(DISKS, recipe, 'manifest.json'), ['disks'])) continue;
+    say(`building the disk "${recipe}" (a few minutes, once)`);
+    await run('npm', ['run', '--silent', 'disk', '--', recipe]);
   }
   if (
     stale(join(SITE, 'index.html'), [
@@ -33,11 +40,10 @@ async function main(): Promise<void> {
     say('building the site');
     await run('npm', ['run', '--silent', 'build']);
   }
-  if (process.argv.includes('--build-only')) return;
+  if (values['build-only']) return;
   const host = process.env['HOST'] ?? '127.0.0.1';
   const server = createStaticServer([
-    { path: '/disks/debian/', directory: DISK },
-    { path: '/disks/', directory: resolve('build/disks') },
+    { path: '/disks/', directory: DISKS },
     { path: '/', directory: SITE },
   ]);
   const address = await listen(server, Number(process.env['PORT'] ?? 8080), host);
