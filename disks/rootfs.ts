@@ -106,7 +106,12 @@ function debianSources(mirrors: Mirrors): string {
 
 /** The entries of the image: the archive's, but for what the guest makes anew at each boot, and ours. */
 export function* rootEntries(archive: Uint8Array, mirrors: Mirrors, cache: string): Generator<Entry, void, undefined> {
-  for (const each of readTar(archive)) if (!/^(dev|proc|sys|run|tmp)\//.test(each.path)) yield each;
+  for (const each of readTar(archive)) {
+    if (/^(dev|proc|sys|run|tmp)\//.test(each.path)) continue;
+    // POSIX ACLs have a form of their own on the disk; of Debian's packages only journald sets one, on its logs.
+    for (const name of each.xattrs.keys()) if (name.startsWith('system.')) each.xattrs.delete(name);
+    yield each;
+  }
   const file = (path: string, data: Uint8Array | string, mode = 0o644) =>
     entry(path, 'file', { data: typeof data === 'string' ? new TextEncoder().encode(data) : data, mode, mtime: EPOCH });
   const link = (path: string, target: string) => entry(path, 'symlink', { target, mtime: EPOCH });
