@@ -22,19 +22,8 @@ import {
   type Linkage,
 } from './interp.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
-import {
-  modeBits,
-  modeIsUser,
-  type Mode,
-  MODES,
-  R,
-  RAM_BASE,
-  RECORDS,
-  RECORDS_BYTES,
-  S,
-  JUMP_CACHES,
-  JUMP_CACHE_BYTES,
-} from './layout.ts';
+import { modeBits, modeIsUser, type Mode, MODES, R, RAM_BASE, RECORDS, RECORDS_BYTES, S } from './layout.ts';
+import { JumpCaches } from './jump-cache.ts';
 import { RUNTIME } from './runtime.ts';
 import { WARM } from './warm.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
@@ -116,6 +105,7 @@ let warmModule: WarmModule | undefined;
 
 export class CodeCache {
   readonly table: WebAssembly.Table;
+  readonly jumps: JumpCaches;
   readonly exports: Record<string, WebAssembly.ExportValue> = {};
   private readonly pages = new Map<number, CodePage>();
   /** By physical page number: 1 where there is translated code. */
@@ -141,8 +131,8 @@ export class CodeCache {
   constructor(private readonly host: CodeHost) {
     this.marks = new Uint8Array(Math.ceil(host.ramSize / 4096));
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 4096 });
+    this.jumps = new JumpCaches(host.i32);
     this.buildCore();
-    this.clearJumpCaches();
   }
 
   /** The fixed handlers, the runtime library and the way in. */
@@ -581,7 +571,7 @@ export class CodeCache {
     for (let k = 0; k < block.records; k++) w[(block.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
     block.page.blocks.delete(block.offset);
     this.forget(block);
-    this.clearJumpCaches();
+    this.jumps.clear();
   }
 
   private clearRecord(record: number): void {
@@ -700,23 +690,6 @@ export class CodeCache {
     return record;
   }
 
-  // ---- jump caches ----
-
-  clearJumpCaches(): void {
-    const w = this.host.i32;
-    w.fill(0, JUMP_CACHES >> 2, (JUMP_CACHES + MODES * JUMP_CACHE_BYTES) >> 2);
-    // Tag 0 would match linear address 0: entry 0 of each cache gets the tag of an address that belongs to entry 1.
-    for (let m = 0; m < MODES; m++) w[(JUMP_CACHES + m * JUMP_CACHE_BYTES) >> 2] = 1;
-  }
-
-  rememberJump(mode: Mode, lo: number, hi: number, record: number): void {
-    const w = this.host.i32;
-    const at = (JUMP_CACHES + mode * JUMP_CACHE_BYTES + (((lo ^ (lo >>> 12)) & 0xfff) << 4)) >> 2;
-    w[at] = lo;
-    w[at + 1] = hi;
-    w[at + 2] = record;
-  }
-
   // ---- invalidation ----
 
   /** Whether a write of `size` bytes within a page would touch translated code. */
@@ -750,7 +723,7 @@ export class CodeCache {
     }
     if (dropped) {
       if (!rest) this.marks[page >>> 12] = 0;
-      this.clearJumpCaches();
+      this.jumps.clear();
     }
     return dropped;
   }
@@ -779,7 +752,7 @@ export class CodeCache {
     this.blockList = [undefined];
     this.blockNumbers.fill(0);
     this.marks.fill(0);
-    this.clearJumpCaches();
+    this.jumps.clear();
     // Whoever still runs old records finds `resync` there: the area is used again only from its other half on.
     this.next = this.next > RECORDS + RECORDS_BYTES / 2 ? RECORDS : this.next;
     this.generation++;

@@ -49,9 +49,9 @@ export class Mmu {
   private readonly view: DataView;
   /** Indices (table address / 4) of filled entries: not global, and global. */
   private readonly local = new FilledList();
-  private readonly global = new FilledList();
-  /** Physical address of the last successful `translate`. */
-  physical = 0;
+  private readonly globals = new FilledList();
+  /** Whether the page of the last successful `translate` is global. */
+  global = false;
   fills = 0;
   /** Set while a debug register watches data: then no entry is filled, and every access comes here. */
   watching = false;
@@ -91,7 +91,7 @@ export class Mmu {
   /** Forgets translations; those of global pages only if `globals`. */
   flush(globals: boolean): void {
     this.drop(this.local);
-    if (globals) this.drop(this.global);
+    if (globals) this.drop(this.globals);
     this.cpu.translationsChanged(globals);
   }
 
@@ -109,7 +109,7 @@ export class Mmu {
   /** Drops the write entries that lead to a physical page, so that the next write is seen (translated code is there now). */
   protectPhysical(page: number): void {
     const host = (RAM_BASE + page) >>> 0;
-    for (const list of [this.local, this.global])
+    for (const list of [this.local, this.globals])
       for (let i = 0; i < list.count; i++) {
         const at = list.entries[i]!;
         const table = at << 2;
@@ -126,11 +126,11 @@ export class Mmu {
     const at = (table >>> 2) + ((lo >>> 12) << 1);
     this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
     this.u32[at + 1] = hi;
-    const list = global ? this.global : this.local;
+    const list = global ? this.globals : this.local;
     if (list.count === list.entries.length) {
       // Rare: forget everything else and start the lists again with this entry.
       this.drop(this.local);
-      this.drop(this.global);
+      this.drop(this.globals);
       this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
       this.u32[at + 1] = hi;
     }
@@ -153,6 +153,7 @@ export class Mmu {
   translate(lo: number, hi: number, access: Access, user: boolean): number {
     const cpu = this.cpu;
     const write = access === 'write';
+    this.global = false;
     if (!(cpu.cr0 & CR0_PG)) {
       const page = (lo & 0xfffff000) >>> 0;
       this.cache(lo, hi, page, true, true, true, false);
@@ -214,6 +215,7 @@ export class Mmu {
         const physical = base + (lo & offsetMask);
         const dirty = write || (entryLow & 0x40) !== 0;
         const global = (entryLow & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0;
+        this.global = global;
         if (access !== 'fetch') {
           const page = physical - (lo & 0xfff);
           this.cache(lo, hi, page, dirty && writable, dirty && (writable || !(cpu.cr0 & CR0_WP)), userOk, global);

@@ -75,6 +75,12 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private readonly fetchLow = new Int32Array(FETCH_ENTRIES).fill(1);
   private readonly fetchHigh = new Int32Array(FETCH_ENTRIES);
   private readonly fetchPhysical = new Float64Array(FETCH_ENTRIES);
+  /** An entry counts while its epoch is the current one of its kind (odd: pages that are not global; even: global). */
+  private readonly fetchEpoch = new Float64Array(FETCH_ENTRIES);
+  private localEpoch = 1;
+  private globalEpoch = 2;
+  /** Whether the last page fetched from is global. */
+  private fetchedGlobal = false;
   /** Called for each block entered from the run loop while tracing. */
   onTrace: ((cpu: X86Processor) => void) | undefined;
   /** Called before an exception is delivered; RIP is the faulting instruction's. */
@@ -244,13 +250,21 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private fetchPage(lo: number, hi: number): number {
     const k = (lo >>> 12) & (FETCH_ENTRIES - 1);
     const tag = (lo & ~0xfff) | (this.cpl === 3 ? 2 : 0);
-    if (this.fetchLow[k] === tag && this.fetchHigh[k] === hi) return this.fetchPhysical[k]!;
+    if (this.fetchLow[k] === tag && this.fetchHigh[k] === hi) {
+      const epoch = this.fetchEpoch[k]!;
+      if (epoch === this.localEpoch || epoch === this.globalEpoch) {
+        this.fetchedGlobal = epoch === this.globalEpoch;
+        return this.fetchPhysical[k]!;
+      }
+    }
     // The whole address, so that CR2 has it where there is no page.
     const physical = this.mmu.translate(lo, hi, 'fetch', this.cpl === 3);
     const page = physical - (lo & 0xfff);
     this.fetchLow[k] = tag;
     this.fetchHigh[k] = hi;
     this.fetchPhysical[k] = page;
+    this.fetchedGlobal = this.mmu.global;
+    this.fetchEpoch[k] = this.mmu.global ? this.globalEpoch : this.localEpoch;
     return page;
   }
 
@@ -288,7 +302,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         if (this.interpretOnce) this.interpretOnce = false;
         else this.jit.compileNow(block);
       }
-      this.code.rememberJump(this.mode, lo, hi, block.record);
+      this.code.jumps.remember(this.mode, lo, hi, block.record, this.fetchedGlobal);
       return block.record;
     } catch (e) {
       if (!(e instanceof GuestFault)) throw e;
@@ -334,14 +348,17 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       }
   }
 
-  translationsChanged(_globals: boolean): void {
+  translationsChanged(globals: boolean): void {
     if (!this.code) return;
-    this.code.clearJumpCaches();
-    this.fetchLow.fill(1);
+    this.localEpoch += 2;
+    if (globals) {
+      this.globalEpoch += 2;
+      this.code.jumps.clear();
+    } else this.code.jumps.clearLocal();
   }
 
   translationChanged(lo: number, _hi: number): void {
-    this.code.clearJumpCaches();
+    this.code.jumps.clearPage(lo);
     this.fetchLow[(lo >>> 12) & (FETCH_ENTRIES - 1)] = 1;
   }
 

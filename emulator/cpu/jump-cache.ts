@@ -1,0 +1,58 @@
+/**
+ * The jump caches: from a linear address to the record of the block there, one direct-mapped table for each code mode.
+ * Emitted code reads them (see `dispatch` in interp.ts and the exit in jit/region.ts); entries are made and dropped here.
+ * What was filled is listed, so that dropping costs what was filled and not the size of the tables; entries of
+ * global pages survive a change of address space.
+ */
+import { JUMP_CACHE_BYTES, JUMP_CACHE_ENTRIES, JUMP_CACHES, MODES, type Mode } from './layout.ts';
+
+export class JumpCaches {
+  /** Indices (address / 4) of filled entries: of pages that are not global, and of global ones. */
+  private readonly local = new Int32Array(MODES * JUMP_CACHE_ENTRIES);
+  private readonly global = new Int32Array(MODES * JUMP_CACHE_ENTRIES);
+  private locals = 0;
+  private globals = 0;
+  /** Low halves of the linear pages that have entries. */
+  private readonly pages = new Set<number>();
+
+  constructor(private readonly i32: Int32Array) {
+    this.i32.fill(0, JUMP_CACHES >> 2, (JUMP_CACHES + MODES * JUMP_CACHE_BYTES) >> 2);
+    for (let m = 0; m < MODES; m++) this.forget((JUMP_CACHES + m * JUMP_CACHE_BYTES) >> 2);
+  }
+
+  /** An empty entry has a tag that no address of this entry has: tag 0, or for entry 0 the address 1, of entry 1. */
+  private forget(at: number): void {
+    this.i32[at] = (at & (JUMP_CACHE_BYTES / 4 - 1)) === 0 ? 1 : 0;
+    this.i32[at + 1] = 0;
+    this.i32[at + 2] = 0;
+  }
+
+  remember(mode: Mode, lo: number, hi: number, record: number, global: boolean): void {
+    if (this.locals === this.local.length || this.globals === this.global.length) this.clear();
+    const at = (JUMP_CACHES + mode * JUMP_CACHE_BYTES + (((lo ^ (lo >>> 12)) & 0xfff) << 4)) >> 2;
+    this.i32[at] = lo;
+    this.i32[at + 1] = hi;
+    this.i32[at + 2] = record;
+    if (global) this.global[this.globals++] = at;
+    else this.local[this.locals++] = at;
+    this.pages.add(lo >>> 12);
+  }
+
+  /** The address space changed: entries of pages that are not global go. */
+  clearLocal(): void {
+    for (let i = 0; i < this.locals; i++) this.forget(this.local[i]!);
+    this.locals = 0;
+  }
+
+  clear(): void {
+    this.clearLocal();
+    for (let i = 0; i < this.globals; i++) this.forget(this.global[i]!);
+    this.globals = 0;
+    this.pages.clear();
+  }
+
+  /** The translation of one linear page is gone. */
+  clearPage(lo: number): void {
+    if (this.pages.has(lo >>> 12)) this.clear();
+  }
+}
