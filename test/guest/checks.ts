@@ -1,43 +1,4 @@
-import type { FileSystem, RunOptions, RunResult } from '../../src/agent/client.ts';
-
-/** A booted guest: ours, or QEMU's as the reference. */
-export interface Guest {
-  run(argv: readonly string[], options?: RunOptions): Promise<RunResult>;
-  readonly fs: FileSystem;
-}
-
-export interface Check {
-  name: string;
-  work(guest: Guest): Promise<void>;
-}
-
-const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
-
-/** Runs a script with `bash -ec`; its output when it succeeds. */
-async function script(guest: Guest, lines: string, options: RunOptions = {}): Promise<string> {
-  const { status, stdout, stderr } = await guest.run(['bash', '-ec', lines], options);
-  if (status !== 0)
-    throw new Error(`status ${status}: ${`${text(stderr)}${text(stdout)}`.trim().split('\n').slice(-8).join('\n')}`);
-  return text(stdout);
-}
-
-function equal(actual: string, expected: string): void {
-  if (actual !== expected) throw new Error(`got ${JSON.stringify(actual)}, expected ${JSON.stringify(expected)}`);
-}
-
-function match(actual: string, expected: RegExp): void {
-  if (!expected.test(actual))
-    throw new Error(`got ${JSON.stringify(actual.slice(-500))}, expected ${String(expected)}`);
-}
-
-const prints = (name: string, lines: string, expected: string | RegExp): Check => ({
-  name,
-  work: async (guest) => {
-    const output = await script(guest, lines);
-    if (typeof expected === 'string') equal(output, expected);
-    else match(output, expected);
-  },
-});
+import { type Check, equal, prints, script, text } from './check.ts';
 
 /** ELF32 for Linux, by the kernel's i386 entry: writes "32\n" and ends with status 7. */
 function program32(): Uint8Array {

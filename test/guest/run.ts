@@ -7,8 +7,12 @@ import { parseArgs } from 'node:util';
 import { startQemu } from '../../disks/qemu.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { AgentClient } from '../../src/agent/client.ts';
-import { describeExit, LinuxVM } from '../../src/node.ts';
-import { BASE, type Check, DEVELOPMENT, type Guest } from './checks.ts';
+import { LinuxVM } from '../../src/node.ts';
+import { type Check, type Guest, limit } from './check.ts';
+import { BASE, DEVELOPMENT } from './checks.ts';
+import { BOOT, MACHINE } from './machine.ts';
+import { KERNEL_LOG, SYSTEM } from './system.ts';
+import { TERMINAL } from './terminal.ts';
 
 /**
  * `npx tsx test/guest/run.ts [--tier interp|jit|auto] [--qemu] [--only WORDS] [RECIPE…]`: boots each built disk once and
@@ -23,7 +27,6 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
 });
 
-const BOOT = 180_000;
 const EACH = 300_000;
 
 interface Booted extends Guest {
@@ -35,14 +38,6 @@ interface Booted extends Guest {
 
 let passed = 0;
 let failed = 0;
-
-function limit<T>(work: Promise<T>, milliseconds: number, what: string): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} took more than ${milliseconds / 1000} s`)), milliseconds);
-  });
-  return Promise.race([work, late]).finally(() => clearTimeout(timer));
-}
 
 async function check(name: string, work: () => Promise<void>): Promise<boolean> {
   const began = performance.now();
@@ -85,6 +80,7 @@ async function bootQemu(directory: string): Promise<Booted> {
   });
   return {
     run: (argv, o) => agent.run(argv, o),
+    spawn: (argv, o) => agent.spawn(argv, o),
     fs: agent.fs,
     ready: agent.ready,
     tail,
@@ -116,62 +112,16 @@ async function runRecipe(recipe: string, checks: readonly Check[]): Promise<void
   });
   if (booted && guest) {
     const running = guest;
-    for (const { name, work } of checks) if (name.includes(options.only)) await check(name, () => work(running));
+    for (const { name, work } of checks)
+      if (name === KERNEL_LOG.name || name.includes(options.only)) await check(name, () => work(running));
   }
   await guest?.stop();
 }
 
-/** The state of a machine is taken while it works, and both go on to the same end. */
-async function saveInTheMiddle(directory: string): Promise<void> {
-  const disk = pathToFileURL(join(directory, 'manifest.json')).href;
-  const vm = await LinuxVM.start({ disk, memory: 256, tier: options.tier as Tier });
-  let again: LinuxVM | undefined;
-  try {
-    await limit(vm.ready, BOOT, 'the boot');
-    await vm.run(['bash', '-c', '(seq 1 400000 | sha256sum > /root/sum; sync; touch /root/done) > /dev/null 2>&1 &']);
-    const state = await vm.saveState();
-    const sum = async (guest: LinuxVM): Promise<string> => {
-      const script = 'while ! [ -e /root/done ]; do sleep 0.2; done; cat /root/sum';
-      const { status, stdout, stderr } = await guest.run(['bash', '-c', script]);
-      if (status !== 0) throw new Error(new TextDecoder().decode(stderr));
-      return new TextDecoder().decode(stdout);
-    };
-    const first = await sum(vm);
-    await vm.stop();
-    again = await LinuxVM.restore(state, { tier: options.tier as Tier });
-    const second = await limit(sum(again), EACH, 'the restored machine');
-    if (first !== second || !/^[0-9a-f]{64}/.test(first)) throw new Error(`${first} and ${second}`);
-  } finally {
-    await vm.stop();
-    await again?.stop();
-  }
-}
-
-/** A guest that powers itself off, and one whose kernel panics. */
-async function endings(directory: string): Promise<void> {
-  const disk = pathToFileURL(join(directory, 'manifest.json')).href;
-  for (const [command, reason] of [
-    ['poweroff -f', 'poweroff'],
-    ['echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger', 'panic'],
-  ] as const) {
-    const vm = await LinuxVM.start({ disk, memory: 256, tier: options.tier as Tier });
-    try {
-      await limit(vm.ready, BOOT, 'the boot');
-      const left = vm.run(['bash', '-c', command]).then(
-        () => 'it answered',
-        (error: Error) => error.name,
-      );
-      const exit = await limit(vm.exited, 60_000, reason);
-      if (exit.reason !== reason) throw new Error(`"${command}" ended with: ${describeExit(exit)}`);
-      if (reason === 'panic' && !/sysrq/i.test(exit.message ?? '')) throw new Error(`it said ${exit.message}`);
-      if (reason === 'panic' && (await left) !== 'VmStoppedError') throw new Error(`run: ${await left}`);
-    } finally {
-      await vm.stop();
-    }
-  }
-}
-
-const all: Record<string, readonly Check[]> = { debian: BASE, 'debian-dev': [...BASE, ...DEVELOPMENT] };
+const all: Record<string, readonly Check[]> = {
+  debian: [...BASE, ...SYSTEM, ...TERMINAL, KERNEL_LOG],
+  'debian-dev': [...BASE, ...DEVELOPMENT, KERNEL_LOG],
+};
 const recipes = positionals.length ? positionals : Object.keys(all);
 for (const recipe of recipes) {
   const checks = all[recipe];
@@ -186,10 +136,9 @@ for (const recipe of recipes) {
     continue;
   }
   await runRecipe(recipe, checks);
-  if (recipe === 'debian' && !options.qemu && !options.only) {
-    await check('a state saved in the middle of work goes on elsewhere', () => saveInTheMiddle(directory));
-    await check('power-off and panic are told apart and reach who waits', () => endings(directory));
-  }
+  if (recipe === 'debian' && !options.qemu)
+    for (const { name, work } of MACHINE)
+      if (name.includes(options.only)) await check(name, () => work({ directory, tier: options.tier as Tier }));
 }
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
 process.exit(failed ? 1 : 0);
