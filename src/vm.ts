@@ -191,10 +191,7 @@ export class LinuxVM {
     if (options.cache !== undefined) spec.cache = checkNumber('cache', options.cache, 1, 4096);
     if (options.columns !== undefined) spec.columns = checkNumber('columns', options.columns, 1, 1000);
     if (options.rows !== undefined) spec.rows = checkNumber('rows', options.rows, 1, 1000);
-    const vm = await LinuxVM.begin(options, { type: 'restore', spec, state: blob });
-    // The guest's clock stood still since it was saved. An agent that is not there cannot put it right.
-    if (!options.deterministic) vm.ready.then(() => vm.agent.setTime(Date.now())).catch(() => undefined);
-    return vm;
+    return LinuxVM.begin(options, { type: 'restore', spec, state: blob });
   }
 
   private static async begin(options: LinuxVMOptions, message: ToWorker): Promise<LinuxVM> {
@@ -204,6 +201,9 @@ export class LinuxVM {
     const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
     vm.post(message);
     await started;
+    // The real-time clock knows whole seconds only, and a restored guest's clock stood still since it was saved. An
+    // agent that is not there cannot put it right.
+    if (!options.deterministic) vm.ready.then(() => vm.agent.setTime(Date.now())).catch(() => undefined);
     return vm;
   }
 
