@@ -1,0 +1,49 @@
+import type { VmStats } from '../../src/protocol.ts';
+
+/** How a machine came up. Bytes are those that crossed the network (or were read) before the prompt. */
+export interface BootFigures {
+  /** From the start of QEMU, of `LinuxVM.start`, of the page's navigation, to the prompt on the console. */
+  seconds: number;
+  /** Of these, before the first instruction: page, kernel, initramfs. */
+  loading?: number;
+  instructions?: number;
+  interpreted?: number;
+  regions?: number;
+  codeBytes?: number;
+  kernelBytes?: number;
+  initramfsBytes?: number;
+  diskBytes?: number;
+  diskChunks?: number;
+  /** Page, scripts, manifest. */
+  siteBytes?: number;
+  /** Resident memory of the process that runs the machine, in MiB, at the prompt. */
+  residentMiB?: number;
+}
+
+/** Somewhere programs can be run. */
+export interface Running {
+  boot?: BootFigures;
+  /** Puts a file of the programs' directory where `run` finds it. */
+  put(file: string): Promise<void>;
+  /** Runs a program that was put there. @returns what it printed @throws Error when it fails or takes too long */
+  run(file: string, args: readonly string[], timeout: number): Promise<string>;
+  stats?(): Promise<VmStats>;
+  stop(): Promise<void>;
+}
+
+export interface Place {
+  name: string;
+  start(): Promise<Running>;
+}
+
+/** Where programs are in a guest. */
+export const GUEST_DIRECTORY = '/bench';
+export const BOOT_LIMIT = 300_000;
+
+export function withLimit<T>(work: Promise<T>, milliseconds: number, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took more than ${milliseconds / 1000} s`)), milliseconds);
+  });
+  return Promise.race([work, late]).finally(() => clearTimeout(timer));
+}
