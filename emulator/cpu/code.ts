@@ -430,7 +430,8 @@ export class CodeCache {
       w[(record + R.FN) >> 2] = Slot.CrossCheck;
       u16[(record + R.OFFSET) >> 1] = offset;
       u16[(record + R.COUNT) >> 1] = 1;
-      w[(record + R.DISP) >> 2] = insns.length ? this.lastCross : -1;
+      // The page that it was decoded from, also where the bytes are no instruction; -1: no page was there.
+      w[(record + R.DISP) >> 2] = this.lastCross;
       record += R.SIZE;
     }
     const dead = this.deadFlags(insns);
@@ -515,7 +516,7 @@ export class CodeCache {
     if (most > 1) {
       this.next = record;
       this.register(block);
-      if (crosses && this.lastCross >= 0 && insns.length) this.noteSpill(this.lastCross, page.mode, block);
+      if (crosses && this.lastCross >= 0) this.noteSpill(this.lastCross, page.mode, block);
     }
     return block;
   }
