@@ -14,6 +14,6 @@ export default defineConfig({
   },
   server: { host: '127.0.0.1' },
   test: {
-    include: ['test/unit/**/*.test.ts'],
+    include: ['test/unit/**/*.test.ts', 'test/conformance/*.test.ts'],
   },
 } as Parameters<typeof defineConfig>[0]);

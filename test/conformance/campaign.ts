@@ -78,7 +78,11 @@ export function campaign(options: CampaignOptions): CampaignResult {
     const memory = new Uint8Array(Math.min(CODE_BYTES, (Math.min(BATCH_CODES, codesWanted) + 64) * SLOT)).fill(0xcc);
     const emulated = memory.slice();
     const codes: Code[] = [];
-    for (let slot = 0; (slot + 3) * SLOT <= memory.length && (cases + codes.length * perCode < options.cases || codes.length === 0); slot++) {
+    for (
+      let slot = 0;
+      (slot + 3) * SLOT <= memory.length && (cases + codes.length * perCode < options.cases || codes.length === 0);
+      slot++
+    ) {
       const d = askable[next]!;
       const at = CODE + slot * SLOT;
       const crossing = slot % 64 === 63;
@@ -132,7 +136,9 @@ export function campaign(options: CampaignOptions): CampaignResult {
           expected.set(output.subarray(p + OUT.SIZE, p + OUT.SIZE + length), native.getUint32(p + OUT.FIRST, true));
           lines = differences(code, view, i * IN.SIZE, native, p, expected, got);
         } catch (e) {
-          lines = [`threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 4).join(' | ') : String(e)}`];
+          lines = [
+            `threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 4).join(' | ') : String(e)}`,
+          ];
         }
         if (lines.length) {
           const key = `${code.def.pattern} ${tiers[t]}`;
@@ -163,7 +169,10 @@ export function campaign(options: CampaignOptions): CampaignResult {
 
 /** A 32-bit case leaves by a breakpoint: there is no jump back to 64-bit code without a far pointer in the way. */
 function normalise32(native: DataView, at: number, code: Code): void {
-  if (native.getUint32(at + OUT.VECTOR, true) === 3 && native.getBigUint64(at + OUT.RIP, true) === BigInt(code.exit + 1)) {
+  if (
+    native.getUint32(at + OUT.VECTOR, true) === 3 &&
+    native.getBigUint64(at + OUT.RIP, true) === BigInt(code.exit + 1)
+  ) {
     native.setUint32(at + OUT.VECTOR, NO_EXCEPTION, true);
     native.setBigUint64(at + OUT.RIP, BigInt(code.exit), true);
   }

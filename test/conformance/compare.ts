@@ -95,7 +95,8 @@ function upperUndefined(code: Code, n: number, input: DataView, at: number): boo
 }
 
 const C0_C2_C3 = 0x4500;
-const DEFINES_CONDITION = /^f(u?com|icom|tst|xam|prem|nstsw|ldenv|rstor|xrstor|nsave|ninit|nclex|nop|ld|nst|xsave|st|xch|free|dec|inc|ist|cmov)/;
+const DEFINES_CONDITION =
+  /^f(u?com|icom|tst|xam|prem|nstsw|ldenv|rstor|xrstor|nsave|ninit|nclex|nop|ld|nst|xsave|st|xch|free|dec|inc|ist|cmov)/;
 /** Forms of which it is the processor's choice which page is found missing first. */
 const LONG_OPERAND = /^f(ldenv|xrstor|xsave|rstor|nsave|nstenv)|^maskmov|^cmps|^pusha/;
 /** Results of the transcendental instructions may differ in the last place. */
@@ -125,25 +126,35 @@ export function differences(
   else if (vector === 14) {
     // The host's kernel says "present" of all its own addresses.
     const own = native.getBigUint64(at + OUT.CR2, true) >= 0x7fff_ffff_f000n ? 1 : 0;
-    if (!LONG_OPERAND.test(name) && (native.getUint32(at + OUT.ERROR, true) | own) !== (record.getUint32(OUT.ERROR, true) | own))
+    if (
+      !LONG_OPERAND.test(name) &&
+      (native.getUint32(at + OUT.ERROR, true) | own) !== (record.getUint32(OUT.ERROR, true) | own)
+    )
       out.push(`#PF code ${native.getUint32(at + OUT.ERROR, true)}, got ${record.getUint32(OUT.ERROR, true)}`);
     const cr2 = native.getBigUint64(at + OUT.CR2, true);
     // Which of a long operand's pages is found missing first is the processor's choice.
-    if (!LONG_OPERAND.test(name) && cr2 !== record.getBigUint64(OUT.CR2, true)) out.push(`CR2 ${hex(cr2)}, got ${hex(record.getBigUint64(OUT.CR2, true))}`);
+    if (!LONG_OPERAND.test(name) && cr2 !== record.getBigUint64(OUT.CR2, true))
+      out.push(`CR2 ${hex(cr2)}, got ${hex(record.getBigUint64(OUT.CR2, true))}`);
   } else if (vector === 13 || vector === 12) {
     if (native.getUint32(at + OUT.ERROR, true) !== record.getUint32(OUT.ERROR, true))
       out.push(`#GP code ${native.getUint32(at + OUT.ERROR, true)}, got ${record.getUint32(OUT.ERROR, true)}`);
   }
   const rip = native.getBigUint64(at + OUT.RIP, true);
   const gotRip = record.getBigUint64(OUT.RIP, true);
-  if (rip !== gotRip) out.push(`rip entry+${hex(rip - BigInt(code.entry))}, got entry+${hex(gotRip - BigInt(code.entry))}`);
+  if (rip !== gotRip)
+    out.push(`rip entry+${hex(rip - BigInt(code.entry))}, got entry+${hex(gotRip - BigInt(code.entry))}`);
   if (vector === NO_EXCEPTION && undefinedResult(code, input, inputAt)) return out;
   for (let n = 0; n < (code.bits === 64 ? 16 : 8); n++) {
     const offset = OUT.GPR + n * 8;
     const same =
       native.getUint32(at + offset, true) === record.getUint32(offset, true) &&
-      (code.bits === 32 || upperUndefined(code, n, input, inputAt) || native.getUint32(at + offset + 4, true) === record.getUint32(offset + 4, true));
-    if (!same) out.push(`${GPR_NAMES[n]} ${hex(native.getBigUint64(at + offset, true))}, got ${hex(record.getBigUint64(offset, true))}`);
+      (code.bits === 32 ||
+        upperUndefined(code, n, input, inputAt) ||
+        native.getUint32(at + offset + 4, true) === record.getUint32(offset + 4, true));
+    if (!same)
+      out.push(
+        `${GPR_NAMES[n]} ${hex(native.getBigUint64(at + offset, true))}, got ${hex(record.getBigUint64(offset, true))}`,
+      );
   }
   const undefinedBits = vector === NO_EXCEPTION || vector === 3 ? undefinedFlags(code, input, inputAt) : 0;
   const flags = 0x247ed5 & ~0x100 & ~undefinedBits;
@@ -154,8 +165,18 @@ export function differences(
   // x87 and SSE
   const fx = at + OUT.FX;
   const word = (offset: number, mask: number, what: string, bytes: 1 | 2 | 4): void => {
-    const a = (bytes === 1 ? native.getUint8(fx + offset) : bytes === 2 ? native.getUint16(fx + offset, true) : native.getUint32(fx + offset, true)) & mask;
-    const b = (bytes === 1 ? record.getUint8(OUT.FX + offset) : bytes === 2 ? record.getUint16(OUT.FX + offset, true) : record.getUint32(OUT.FX + offset, true)) & mask;
+    const a =
+      (bytes === 1
+        ? native.getUint8(fx + offset)
+        : bytes === 2
+          ? native.getUint16(fx + offset, true)
+          : native.getUint32(fx + offset, true)) & mask;
+    const b =
+      (bytes === 1
+        ? record.getUint8(OUT.FX + offset)
+        : bytes === 2
+          ? record.getUint16(OUT.FX + offset, true)
+          : record.getUint32(OUT.FX + offset, true)) & mask;
     if (a !== b) out.push(`${what} ${hex(a >>> 0)}, got ${hex(b >>> 0)}`);
   };
   const x87 = code.def.unit === 'x87';
@@ -163,7 +184,12 @@ export function differences(
   if ((code.def.unit === 'mmx' || /^cvt.*pi/.test(name)) && (vector === 14 || vector === 19)) return out;
   word(0, 0x1f3f, 'fcw', 2);
   // C1 (rounded up) and PE follow the last place too.
-  word(2, TRANSCENDENTAL.test(name) ? 0xfcdf & ~C0_C2_C3 : x87 && !DEFINES_CONDITION.test(name) ? 0xffff & ~C0_C2_C3 : 0xffff, 'fsw', 2);
+  word(
+    2,
+    TRANSCENDENTAL.test(name) ? 0xfcdf & ~C0_C2_C3 : x87 && !DEFINES_CONDITION.test(name) ? 0xffff & ~C0_C2_C3 : 0xffff,
+    'fsw',
+    2,
+  );
   word(4, 0xff, 'ftw', 1);
   word(24, -1, 'mxcsr', 4);
   for (let i = 0; i < 24; i++) {
@@ -173,13 +199,16 @@ export function differences(
     for (let k = 0; k < length; k += 2)
       if (native.getUint16(fx + offset + k, true) !== record.getUint16(OUT.FX + offset + k, true)) same = false;
     if (!same && !(i < 2 && TRANSCENDENTAL.test(name) && near(native, fx + offset, record, OUT.FX + offset)))
-      out.push(`${i < 8 ? `st${i}` : `xmm${i - 8}`} ${digits(native, fx + offset, length)}, got ${digits(record, OUT.FX + offset, length)}`);
+      out.push(
+        `${i < 8 ? `st${i}` : `xmm${i - 8}`} ${digits(native, fx + offset, length)}, got ${digits(record, OUT.FX + offset, length)}`,
+      );
   }
 
   if (Buffer.compare(expectedWindow, got.window) !== 0 && !/^f(n?save|xsave|n?stenv)$/.test(name)) {
     const list: string[] = [];
     for (let i = 0; i < WINDOW_BYTES && list.length < 24; i++)
-      if (expectedWindow[i] !== got.window[i]) list.push(`+${hex(i)}: ${hex(expectedWindow[i]!)}, got ${hex(got.window[i]!)}`);
+      if (expectedWindow[i] !== got.window[i])
+        list.push(`+${hex(i)}: ${hex(expectedWindow[i]!)}, got ${hex(got.window[i]!)}`);
     out.push(`memory ${list.join('; ')}`);
   }
   return out;
@@ -194,7 +223,13 @@ function near(a: DataView, at: number, b: DataView, bt: number): boolean {
 
 function digits(view: DataView, at: number, length: number): string {
   let s = '';
-  for (let i = length - 1; i >= 0; i--) s += (i === 7 ? '_' : '') + view.getUint8(at + i).toString(16).padStart(2, '0');
+  for (let i = length - 1; i >= 0; i--)
+    s +=
+      (i === 7 ? '_' : '') +
+      view
+        .getUint8(at + i)
+        .toString(16)
+        .padStart(2, '0');
   return s;
 }
 
@@ -202,7 +237,10 @@ function digits(view: DataView, at: number, length: number): string {
 export function describeInput(code: Code, input: DataView, at: number): string {
   const used = new Set<string>();
   const lines: string[] = [];
-  const text = Array.from({ length: code.bits === 64 ? 16 : 8 }, (_, n) => `${GPR_NAMES[n]}=${hex(input.getBigUint64(at + IN.GPR + n * 8, true))}`);
+  const text = Array.from(
+    { length: code.bits === 64 ? 16 : 8 },
+    (_, n) => `${GPR_NAMES[n]}=${hex(input.getBigUint64(at + IN.GPR + n * 8, true))}`,
+  );
   lines.push(text.join(' ') + ` rflags=${hex(input.getBigUint64(at + IN.RFLAGS, true))} exit=${hex(code.exit)}`);
   const { unit } = code.def;
   const fx = at + IN.FX;
@@ -211,11 +249,15 @@ export function describeInput(code: Code, input: DataView, at: number): string {
     if (o.kind === 'reg' && (o.cls === 'xmm' || o.cls === 'mmx')) {
       const key = `${o.cls}${o.reg}`;
       if (!used.has(key))
-        lines.push(`${key}=${o.cls === 'xmm' ? digits(input, fx + 160 + o.reg * 16, 16) : digits(input, fx + 32 + o.reg * 16, 10)}`);
+        lines.push(
+          `${key}=${o.cls === 'xmm' ? digits(input, fx + 160 + o.reg * 16, 16) : digits(input, fx + 32 + o.reg * 16, 10)}`,
+        );
       used.add(key);
     }
   if (unit === 'x87') {
-    lines.push(`fcw=${hex(input.getUint16(fx, true))} fsw=${hex(input.getUint16(fx + 2, true))} ftw=${hex(input.getUint8(fx + 4))}`);
+    lines.push(
+      `fcw=${hex(input.getUint16(fx, true))} fsw=${hex(input.getUint16(fx + 2, true))} ftw=${hex(input.getUint8(fx + 4))}`,
+    );
     for (let i = 0; i < 8; i++) lines.push(`st${i}=${digits(input, fx + 32 + i * 16, 10)}`);
   }
   for (let k = 0; k < input.getUint32(at + IN.PATCHES, true); k++) {

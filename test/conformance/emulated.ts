@@ -168,11 +168,13 @@ export class Emulated {
       const frame = STACK_TOP - 40;
       const { view } = cpu.memory;
       record.setUint32(OUT.VECTOR, vector, true);
-      if (vector === 8 || (vector >= 10 && vector <= 14) || vector === 17) record.setUint32(OUT.ERROR, view.getUint32(frame - 8, true), true);
+      if (vector === 8 || (vector >= 10 && vector <= 14) || vector === 17)
+        record.setUint32(OUT.ERROR, view.getUint32(frame - 8, true), true);
       record.setBigUint64(OUT.RIP, view.getBigUint64(frame, true), true);
       record.setBigUint64(OUT.RFLAGS, view.getBigUint64(frame + 16, true), true);
       record.setBigUint64(OUT.GPR + RSP * 8, view.getBigUint64(frame + 24, true), true);
-      if (vector === 13 && view.getBigUint64(frame, true) === BigInt(exit)) record.setUint32(OUT.VECTOR, NO_EXCEPTION, true);
+      if (vector === 13 && view.getBigUint64(frame, true) === BigInt(exit))
+        record.setUint32(OUT.VECTOR, NO_EXCEPTION, true);
     }
     this.saveFx(out.subarray(OUT.FX));
     PAGES.forEach((page, i) => window.set(ram.subarray(page, page + 4096), i * 4096));

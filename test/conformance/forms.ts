@@ -65,8 +65,12 @@ const UNASKABLE: ReadonlyMap<string, string> = new Map(
 
 /** Why a form is not compared with the host's processor, or undefined when it is. */
 export function unaskable(d: Def, bits: 64 | 32): string | undefined {
-  if (d.only !== undefined && d.only !== bits) return d.only === 32 ? 'exists only outside 64-bit mode' : 'exists only in 64-bit mode';
-  if (d.specs.some((s) => s.startsWith('S')) || (d.name === 'pop' && [7, 0x17, 0x1f, 0xa1, 0xa9].includes(d.opcode) && !d.plusR))
+  if (d.only !== undefined && d.only !== bits)
+    return d.only === 32 ? 'exists only outside 64-bit mode' : 'exists only in 64-bit mode';
+  if (
+    d.specs.some((s) => s.startsWith('S')) ||
+    (d.name === 'pop' && [7, 0x17, 0x1f, 0xa1, 0xa9].includes(d.opcode) && !d.plusR)
+  )
     return 'moves segment registers';
   return UNASKABLE.get(d.name);
 }
@@ -96,16 +100,23 @@ export function encode(
   const sizes = sized && d.prefix !== '66' ? ['', ...(word ? ['66'] : []), ...(long ? ['W'] : [])] : [''];
   const size = sizes[n % sizes.length]!;
   let k = Math.floor(n / sizes.length);
-  const canReg = d.hasModrm && !d.specs.some((s) => s.startsWith('M')) ;
+  const canReg = d.hasModrm && !d.specs.some((s) => s.startsWith('M'));
   const canMem = d.hasModrm && d.rm < 0 && !d.specs.some((s) => /^[UNR]/.test(s));
   const asMem = canMem && (!canReg || k % 3 !== 0);
   if (canMem && canReg) k = Math.floor((k * 2) / 3);
   const moffs = d.specs.some((s) => s.startsWith('O'));
 
-  const addressPrefix = (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && !simple && r.oneIn(7);
+  const addressPrefix =
+    (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && !simple && r.oneIn(7);
   const addressSize = long ? (addressPrefix ? 4 : 8) : addressPrefix ? 2 : 4;
   let segment = -1;
-  if ((asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && !simple && r.oneIn(6) && long) segment = 4 + r.below(2);
+  if (
+    (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) &&
+    !simple &&
+    r.oneIn(6) &&
+    long
+  )
+    segment = 4 + r.below(2);
   if (segment >= 0) out.push(0x60 + segment);
   if (addressPrefix) out.push(0x67);
   if (size === '66' || d.prefix === '66') out.push(0x66);
@@ -117,14 +128,28 @@ export function encode(
   if (long && r.oneIn(2)) rex |= 0x40 | r.below(8);
   if (!sized && long && r.oneIn(8) && d.prefix !== '') rex |= 8;
   // Control and debug registers that exist: others are #UD before #GP.
-  const special = d.specs.some((s) => s.startsWith('C')) ? 'C' : d.specs.some((s) => s.startsWith('D') && s !== 'DX') ? 'D' : '';
+  const special = d.specs.some((s) => s.startsWith('C'))
+    ? 'C'
+    : d.specs.some((s) => s.startsWith('D') && s !== 'DX')
+      ? 'D'
+      : '';
   if (special) rex &= ~4;
-  const regField = d.reg >= 0 ? d.reg : special === 'C' ? r.pick([0, 2, 3, 4]) : special === 'D' ? r.pick([0, 1, 2, 3, 6, 7]) : r.below(8);
+  const regField =
+    d.reg >= 0
+      ? d.reg
+      : special === 'C'
+        ? r.pick([0, 2, 3, 4])
+        : special === 'D'
+          ? r.pick([0, 1, 2, 3, 6, 7])
+          : r.below(8);
   let modrm = 0;
   const tail: number[] = [];
   const disp32 = (v: number): void => void tail.push(v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >> 24) & 255);
   let ripAt = -1;
-  const where = WINDOW + r.pick([0x100, 0x700, 0x7f0, 0xff8, 0xffd, 0x1203, 0x1800]) - (segment === 4 ? FS_BASE : segment === 5 ? GS_BASE : 0);
+  const where =
+    WINDOW +
+    r.pick([0x100, 0x700, 0x7f0, 0xff8, 0xffd, 0x1203, 0x1800]) -
+    (segment === 4 ? FS_BASE : segment === 5 ? GS_BASE : 0);
   if (d.hasModrm && !asMem) modrm = 0xc0 | (regField << 3) | (d.rm >= 0 ? d.rm : r.oneIn(4) ? regField : r.below(8));
   else if (asMem && simple) {
     const base = r.pick(simple.bases);
@@ -132,7 +157,7 @@ export function encode(
     modrm = 0x80 | (regField << 3) | (base & 7);
     if ((base & 7) === 4) tail.push(0x24);
     const at = r.below(simple.reach);
-    disp32((d.unit === 'sse' && !r.oneIn(40) ? at & ~15 : r.oneIn(2) ? at & ~7 : at));
+    disp32(d.unit === 'sse' && !r.oneIn(40) ? at & ~15 : r.oneIn(2) ? at & ~7 : at);
   } else if (asMem && addressSize === 2) {
     modrm = (r.below(3) << 6) | (regField << 3) | r.below(8);
     if ((modrm & 0xc0) === 0x40) tail.push(r.below(256));
@@ -185,12 +210,15 @@ export function encode(
   const immediate = (bytes: number): void => {
     const edge = r.below(4);
     for (let i = 0; i < bytes; i++)
-      tail.push(edge === 0 ? r.pick([0, 0xff]) : edge === 1 ? (i === bytes - 1 ? 0x80 : 0) : edge === 2 && i ? 0 : r.below(256));
+      tail.push(
+        edge === 0 ? r.pick([0, 0xff]) : edge === 1 ? (i === bytes - 1 ? 0x80 : 0) : edge === 2 && i ? 0 : r.below(256),
+      );
   };
   const operandSize = size === 'W' ? 8 : size === '66' && d.prefix !== '66' ? 2 : 4;
   let relative = 0;
   for (const s of d.specs) {
-    const n = s[1] === 'b' ? 1 : s[1] === 'w' ? 2 : s[1] === 'd' ? 4 : s[1] === 'v' ? operandSize : operandSize === 2 ? 2 : 4;
+    const n =
+      s[1] === 'b' ? 1 : s[1] === 'w' ? 2 : s[1] === 'd' ? 4 : s[1] === 'v' ? operandSize : operandSize === 2 ? 2 : 4;
     if (s[0] === 'I') immediate(n);
     else if (s[0] === 'J') {
       relative = n === 1 ? 1 : long ? 4 : n;

@@ -72,7 +72,8 @@ export function operandAddress(code: Code, gpr: (n: number) => bigint): bigint |
   const m = code.insn.mem;
   if (!m) return undefined;
   let ea = BigInt(m.disp) | 0n;
-  if (m.base < 0 && m.index < 0 && m.dispHigh !== m.disp >> 31) ea = BigInt.asIntN(64, (BigInt(m.dispHigh) << 32n) | BigInt(m.disp >>> 0));
+  if (m.base < 0 && m.index < 0 && m.dispHigh !== m.disp >> 31)
+    ea = BigInt.asIntN(64, (BigInt(m.dispHigh) << 32n) | BigInt(m.disp >>> 0));
   if (m.base === 16) ea += BigInt(code.exit);
   else if (m.base >= 0) ea += gpr(m.base);
   if (m.index >= 0) ea += gpr(m.index) << BigInt(m.scale);
@@ -118,12 +119,18 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     else setGpr(n, v);
   };
   const counts = (): void => {
-    if (insn.rep || /^(movs|stos|lods|cmps|scas) f/.test(def.pattern)) pointer(RCX, BigInt(r.pick([0, 1, 2, 3, 7, 16, r.below(100)])));
+    if (insn.rep || /^(movs|stos|lods|cmps|scas) f/.test(def.pattern))
+      pointer(RCX, BigInt(r.pick([0, 1, 2, 3, 7, 16, r.below(100)])));
   };
   if (def.map === 0 && /^(movs|stos|lods|cmps|scas)$/.test(name)) {
     const from = spot(8);
     pointer(RSI, from - BigInt(override));
-    pointer(RDI, r.oneIn(4) ? from + BigInt(r.below(32) - 16) : address(r, 8, from >= BigInt(WINDOW) && from < BigInt(WINDOW + WINDOW_BYTES - 0x400)));
+    pointer(
+      RDI,
+      r.oneIn(4)
+        ? from + BigInt(r.below(32) - 16)
+        : address(r, 8, from >= BigInt(WINDOW) && from < BigInt(WINDOW + WINDOW_BYTES - 0x400)),
+    );
     counts();
   } else if (name === 'xlat') pointer(RBX, source(1) - BigInt(r.below(256)));
   else if (name.startsWith('maskmov')) pointer(RDI, source(16));
@@ -134,7 +141,11 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     // Mostly no overflow: the upper half small or a sign.
     if (!r.oneIn(4)) {
       const bits = BigInt(insn.size * 8);
-      if (insn.size === 1) setGpr(RAX, (gpr(RAX) & ~0xffffn) | (r.oneIn(2) ? BigInt(r.below(256)) : BigInt.asUintN(16, BigInt(r.below(256) - 128))));
+      if (insn.size === 1)
+        setGpr(
+          RAX,
+          (gpr(RAX) & ~0xffffn) | (r.oneIn(2) ? BigInt(r.below(256)) : BigInt.asUintN(16, BigInt(r.below(256) - 128))),
+        );
       else {
         const negative = name === 'idiv' && (gpr(RAX) >> (bits - 1n)) & 1n;
         setGpr(RDX, negative ? MASK64 : r.oneIn(2) ? 0n : BigInt(r.below(64)));
@@ -145,7 +156,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     if (name === 'leave') setGpr(RBP, address(r, 8, true));
   } else if (/^(shl|shr|sar|ro|rc|shld|shrd)/.test(name) && r.oneIn(2)) setGpr(RCX, BigInt(r.below(72)));
   // log2(x + 1) is defined up to 1 − √½, 2^x − 1 up to 1.
-  if (name === 'fyl2xp1' || name === 'f2xm1') view.setUint16(at + IN.FX + 32 + 8, (r.below(2) << 15) | (0x3ffc - r.below(70)), true);
+  if (name === 'fyl2xp1' || name === 'f2xm1')
+    view.setUint16(at + IN.FX + 32 + 8, (r.below(2) << 15) | (0x3ffc - r.below(70)), true);
   if (name === 'enter' && (insn.immHigh & 31) > 1) setGpr(RBP, BigInt(WINDOW + 0x1000));
 
   let patches = 0;
@@ -175,7 +187,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     const mask = (1n << BigInt(m.addressSize * 8)) - 1n;
     const offset = (wanted - segBase - BigInt(m.disp)) & mask;
     const high = m.addressSize === 4 && long ? BigInt(r.u32()) << 32n : 0n;
-    if (m.base >= 0 && m.index >= 0 && m.base !== m.index) setGpr(m.base, ((offset - (gpr(m.index) << BigInt(m.scale))) & mask) | high);
+    if (m.base >= 0 && m.index >= 0 && m.base !== m.index)
+      setGpr(m.base, ((offset - (gpr(m.index) << BigInt(m.scale))) & mask) | high);
     else if (m.base >= 0 && m.index < 0) setGpr(m.base, offset | high);
     else if (m.base < 0) setGpr(m.index, (offset >> BigInt(m.scale)) | high);
     else {
@@ -185,7 +198,15 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     }
   }
   const where = operandAddress(code, gpr);
-  const memKind: Kind = x87 ? (memSize === 10 || !insn.operands.length ? 'f80' : r.oneIn(3) ? 'int' : memSize === 4 ? 'f32' : 'f64') : kind;
+  const memKind: Kind = x87
+    ? memSize === 10 || !insn.operands.length
+      ? 'f80'
+      : r.oneIn(3)
+        ? 'int'
+        : memSize === 4
+          ? 'f32'
+          : 'f64'
+    : kind;
   if (where !== undefined)
     patch(where, 64, (to, o) => {
       for (let i = 0; i < 64; i += 16) fill16(r, memKind, to, o + i);
@@ -222,7 +243,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       setGpr(RAX, half === 8 ? low : low & 0xffff_ffffn);
       setGpr(RDX, half === 8 ? view.getBigUint64(at + IN.PATCH + 16, true) : low >> 32n);
     }
-  } else if (name === 'cmpxchg' && insn.operands[0]!.kind === 'reg' && r.oneIn(2)) setGpr(RAX, gpr(insn.operands[0].reg));
+  } else if (name === 'cmpxchg' && insn.operands[0]!.kind === 'reg' && r.oneIn(2))
+    setGpr(RAX, gpr(insn.operands[0].reg));
   view.setUint32(at + IN.PATCHES, patches, true);
   view.setBigUint64(at + IN.RFLAGS, BigInt(flags), true);
 }

@@ -21,7 +21,17 @@ export const FS_BASE = WINDOW + 0x400;
 export const GS_BASE = WINDOW + 0xc00;
 
 /** Bytes of an input record: see struct input in native.c. */
-export const IN = { ENTRY: 0, EXIT: 4, BITS: 8, PATCHES: 12, GPR: 16, RFLAGS: 144, FX: 152, PATCH: 664, SIZE: 880 } as const;
+export const IN = {
+  ENTRY: 0,
+  EXIT: 4,
+  BITS: 8,
+  PATCHES: 12,
+  GPR: 16,
+  RFLAGS: 144,
+  FX: 152,
+  PATCH: 664,
+  SIZE: 880,
+} as const;
 export const PATCH_BYTES = 72;
 /** Bytes of an output record, before the changed memory. */
 export const OUT = {
@@ -62,9 +72,13 @@ export function buildNative(): { program: string } | { reason: string } {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const temporary = `${program}.${process.pid}`;
   try {
-    execFileSync('gcc', ['-O2', '-static', '-no-pie', '-fno-stack-protector', '-fcf-protection=none', '-o', temporary, source], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
+    execFileSync(
+      'gcc',
+      ['-O2', '-static', '-no-pie', '-fno-stack-protector', '-fcf-protection=none', '-o', temporary, source],
+      {
+        stdio: ['ignore', 'ignore', 'pipe'],
+      },
+    );
   } catch (cause) {
     return { reason: `gcc could not build native.c: ${cause instanceof Error ? cause.message : String(cause)}` };
   }
@@ -85,6 +99,8 @@ export function runNative(program: string, batch: Batch): Buffer {
   const input = Buffer.concat([header, batch.code, batch.window, batch.inputs.subarray(0, batch.count * IN.SIZE)]);
   const done = spawnSync(program, { input, maxBuffer: batch.count * (OUT.SIZE + 8192) + 4096, timeout: 120_000 });
   if (done.status !== 0)
-    throw new Error(`the native program ended with ${done.status ?? done.signal}: ${done.stderr?.toString() ?? done.error}`);
+    throw new Error(
+      `the native program ended with ${done.status ?? done.signal}: ${done.stderr?.toString() ?? done.error}`,
+    );
   return done.stdout;
 }

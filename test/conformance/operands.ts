@@ -39,7 +39,7 @@ const EDGES: readonly (readonly [high: number, low: number])[] = [
 /** A 64-bit integer: an edge, a small one, a random one, or something between. */
 export function integer64(r: Random, to: DataView, at: number): void {
   let high = 0;
-  let low = 0;
+  let low: number;
   switch (r.below(8)) {
     case 0:
     case 1:
@@ -184,7 +184,9 @@ export function f80(r: Random, to: DataView, at: number): void {
       break;
     case 4:
       // Near what a double or a float can hold: their largest, their denormals, halfway between two.
-      se = (r.below(2) << 15) | r.pick([0x43fe, 0x43ff, 0x3c01, 0x3c00, 0x3bcd, 0x3bcc, 0x407e, 0x407f, 0x3f81, 0x3f80, 0x3f6a, 0x3f69]);
+      se =
+        (r.below(2) << 15) |
+        r.pick([0x43fe, 0x43ff, 0x3c01, 0x3c00, 0x3bcd, 0x3bcc, 0x407e, 0x407f, 0x3f81, 0x3f80, 0x3f6a, 0x3f69]);
       high = (r.pick([0xffffffff, 0x80000000, 0xffffff80, 0x80000180, 0x80000080, r.u32()]) | 0x80000000) >>> 0;
       low = r.pick([0, 0xffffffff, 0x400, 0xc00, 0xfffffc00, 0xfffff800, r.u32()]);
       break;

@@ -25,7 +25,7 @@ export const REACH = 0xc00;
 
 /** Instructions that a program cannot have as they are: control flow (made on purpose here), traps, strange state. */
 const EXCLUDED =
-  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|fbstp|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|fprem|fscale|fxtract|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|mwait|monitor)/;
+  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|mwait|monitor)/;
 
 interface Families {
   integer: Def[];
@@ -112,12 +112,16 @@ export class ProgramMaker {
   private list: { offset: number; length: number; removable: boolean }[] = [];
   private undefinedFlags: number = ARITH;
   private readonly view = new DataView(new ArrayBuffer(16));
+  /** Registers that drawn instructions may name: often few, so that others are touched by implication only. */
+  private readonly named: readonly number[];
 
   constructor(
     private readonly r: Random,
     private readonly entry: number,
     private readonly mix: 'integer' | 'all',
-  ) {}
+  ) {
+    this.named = r.oneIn(2) ? [r.below(13), r.below(13), r.below(13)] : [];
+  }
 
   private put(bytes: readonly number[], removable = false): void {
     this.list.push({ offset: this.bytes.length, length: bytes.length, removable });
@@ -150,7 +154,7 @@ export class ProgramMaker {
   /** One drawn instruction. */
   private draw(list: readonly Def[]): boolean {
     const { r } = this;
-    for (let attempt = 0; attempt < 20; attempt++) {
+    for (let attempt = 0; attempt < (this.named.length ? 150 : 20); attempt++) {
       const d = r.pick(list);
       const at = this.entry + this.bytes.length;
       const code = encode(d, r.below(64), r, at, 64, at, { bases: [RBP, BASE2], reach: REACH });
@@ -158,9 +162,26 @@ export class ProgramMaker {
       const { insn } = code;
       if (insn.lock && !r.oneIn(4)) continue;
       const writable = insn.operands.some(
-        (o, k) => o.kind === 'reg' && o.cls === 'gpr' && RESERVED.includes(o.reg) && !o.high && !(k > 0 && /^(mov|add|sub|cmp|and|or|adc|sbb|cmov)/.test(d.name)),
+        (o, k) =>
+          o.kind === 'reg' &&
+          o.cls === 'gpr' &&
+          RESERVED.includes(o.reg) &&
+          !o.high &&
+          !(k > 0 && /^(mov|add|sub|cmp|and|or|adc|sbb|cmov)/.test(d.name)),
       );
       if (writable) continue;
+      const { named } = this;
+      if (
+        named.length &&
+        insn.operands.some(
+          (o) =>
+            o.kind === 'reg' &&
+            (o.cls === 'gpr' || o.cls === 'xmm') &&
+            !named.includes(o.reg) &&
+            !(o.cls === 'gpr' && RESERVED.includes(o.reg)),
+        )
+      )
+        continue;
       // A load from the displacement of LEA is no access, but a register result may be an address: fine.
       if (d.specs.some((s) => s.startsWith('O'))) continue;
       const after = undefinedAfter(insn, this.undefinedFlags);
@@ -209,7 +230,14 @@ export class ProgramMaker {
   }
 
   private movImmediate(reg: number, value: number): void {
-    this.put([...(reg >= 8 ? [0x41] : []), 0xb8 + (reg & 7), value & 255, (value >> 8) & 255, (value >> 16) & 255, value >>> 24]);
+    this.put([
+      ...(reg >= 8 ? [0x41] : []),
+      0xb8 + (reg & 7),
+      value & 255,
+      (value >> 8) & 255,
+      (value >> 16) & 255,
+      value >>> 24,
+    ]);
   }
 
   /** A group that belongs together. */
@@ -353,7 +381,8 @@ export class ProgramMaker {
     // Coming round, the flags are those of SUB.
     const leave = this.label();
     const skip = this.label();
-    for (let i = 1 + r.below(5); i > 0; i--) this.item(depth + 1, subroutines, r.oneIn(2) ? [...ahead, leave, skip] : ahead);
+    for (let i = 1 + r.below(5); i > 0; i--)
+      this.item(depth + 1, subroutines, r.oneIn(2) ? [...ahead, leave, skip] : ahead);
     this.place(skip);
     if (r.oneIn(3)) {
       this.put([0x49, 0xff, 0xc8 | (counter & 7)]); // dec: CF stays
@@ -406,7 +435,10 @@ export class ProgramMaker {
       const padded = new Uint8Array(32);
       padded.set(bytes.subarray(offset, offset + length));
       const insn = decode(padded, 0, 32, 64);
-      if (typeof insn === 'string' || insn.len !== length) throw new Error(`the program has a wrong instruction at +${offset}: ${[...bytes.subarray(offset, offset + length)]}`);
+      if (typeof insn === 'string' || insn.len !== length)
+        throw new Error(
+          `the program has a wrong instruction at +${offset}: ${[...bytes.subarray(offset, offset + length)]}`,
+        );
     }
     return {
       entry: this.entry,
@@ -417,4 +449,3 @@ export class ProgramMaker {
     };
   }
 }
-

@@ -33,7 +33,9 @@ for (const f of result.failures) {
   const { program } = f;
   console.log(`---- ${f.runner}, input ${f.inputIndex}: expected ${f.lines.join('\n     expected ')}`);
   const view = new DataView(f.input.buffer, f.input.byteOffset);
-  console.log(`  ${GPR_NAMES.map((n, i) => `${n}=${view.getBigUint64(IN.GPR + i * 8, true).toString(16)}`).join(' ')} rflags=${view.getUint32(IN.RFLAGS, true).toString(16)}`);
+  console.log(
+    `  ${GPR_NAMES.map((n, i) => `${n}=${view.getBigUint64(IN.GPR + i * 8, true).toString(16)}`).join(' ')} rflags=${view.getUint32(IN.RFLAGS, true).toString(16)}`,
+  );
   const decoder = new Decoder(64, program.bytes, DecoderOptions.None);
   decoder.ip = BigInt(program.entry);
   const formatter = new Formatter(FormatterSyntax.Gas);
@@ -43,7 +45,13 @@ for (const f of result.failures) {
     const offset = Number(insn.ip) - program.entry;
     const text = formatter.format(insn);
     if (text === 'nop' && insn.length === 1) nops++;
-    else console.log(`  +${offset.toString(16).padStart(3, '0')}  ${[...program.bytes.subarray(offset, offset + insn.length)].map((b) => b.toString(16).padStart(2, '0')).join(' ').padEnd(32)} ${text}`);
+    else
+      console.log(
+        `  +${offset.toString(16).padStart(3, '0')}  ${[...program.bytes.subarray(offset, offset + insn.length)]
+          .map((b) => b.toString(16).padStart(2, '0'))
+          .join(' ')
+          .padEnd(32)} ${text}`,
+      );
   }
   console.log(`  (${nops} NOPs left out; entry ${program.entry.toString(16)})`);
 }

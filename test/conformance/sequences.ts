@@ -62,10 +62,12 @@ function compareProgram(program: Program, native: DataView, at: number, expected
   const out: string[] = [];
   const { record } = got;
   const vector = native.getUint32(at + OUT.VECTOR, true);
-  if (vector !== record.getUint32(OUT.VECTOR, true)) out.push(`exception ${vector}, got ${record.getUint32(OUT.VECTOR, true)}`);
+  if (vector !== record.getUint32(OUT.VECTOR, true))
+    out.push(`exception ${vector}, got ${record.getUint32(OUT.VECTOR, true)}`);
   const rip = native.getBigUint64(at + OUT.RIP, true);
   const gotRip = record.getBigUint64(OUT.RIP, true);
-  if (rip !== gotRip) out.push(`rip entry+${hex(rip - BigInt(program.entry))}, got entry+${hex(gotRip - BigInt(program.entry))}`);
+  if (rip !== gotRip)
+    out.push(`rip entry+${hex(rip - BigInt(program.entry))}, got entry+${hex(gotRip - BigInt(program.entry))}`);
   for (let n = 0; n < 16; n++) {
     const a = native.getBigUint64(at + OUT.GPR + n * 8, true);
     const b = record.getBigUint64(OUT.GPR + n * 8, true);
@@ -88,15 +90,20 @@ function compareProgram(program: Program, native: DataView, at: number, expected
   for (let i = 0; i < 24; i++) {
     let same = true;
     for (let k = 0; k < (i < 8 ? 10 : 16); k += 2)
-      if (native.getUint16(at + OUT.FX + 32 + i * 16 + k, true) !== record.getUint16(OUT.FX + 32 + i * 16 + k, true)) same = false;
+      if (native.getUint16(at + OUT.FX + 32 + i * 16 + k, true) !== record.getUint16(OUT.FX + 32 + i * 16 + k, true))
+        same = false;
     if (!same) {
-      const text = (v: DataView, o: number): string => `${hex(v.getBigUint64(o + 8, true))}_${hex(v.getBigUint64(o, true))}`;
-      out.push(`${i < 8 ? `st${i}` : `xmm${i - 8}`} ${text(native, at + OUT.FX + 32 + i * 16)}, got ${text(record, OUT.FX + 32 + i * 16)}`);
+      const text = (v: DataView, o: number): string =>
+        `${hex(v.getBigUint64(o + 8, true))}_${hex(v.getBigUint64(o, true))}`;
+      out.push(
+        `${i < 8 ? `st${i}` : `xmm${i - 8}`} ${text(native, at + OUT.FX + 32 + i * 16)}, got ${text(record, OUT.FX + 32 + i * 16)}`,
+      );
     }
   }
   if (Buffer.compare(expected, got.window) !== 0) {
     const list: string[] = [];
-    for (let i = 0; i < WINDOW_BYTES && list.length < 12; i++) if (expected[i] !== got.window[i]) list.push(`+${hex(i)}: ${hex(expected[i]!)}, got ${hex(got.window[i]!)}`);
+    for (let i = 0; i < WINDOW_BYTES && list.length < 12; i++)
+      if (expected[i] !== got.window[i]) list.push(`+${hex(i)}: ${hex(expected[i]!)}, got ${hex(got.window[i]!)}`);
     out.push(`memory ${list.join('; ')}`);
   }
   return out;
@@ -112,7 +119,12 @@ interface Trial {
 }
 
 /** Runs programs (each with its inputs) everywhere; returns what differs, by program and runner. */
-function runTrials(native: string, trials: readonly Trial[], window: Uint8Array, machines: readonly Runner[]): { trial: Trial; runner: string; input: number; lines: string[] }[] {
+function runTrials(
+  native: string,
+  trials: readonly Trial[],
+  window: Uint8Array,
+  machines: readonly Runner[],
+): { trial: Trial; runner: string; input: number; lines: string[] }[] {
   const size = Math.max(...trials.map((t) => t.program.exit - CODE)) + 64;
   const code = new Uint8Array(size).fill(0xcc);
   const emulated = code.slice();
@@ -132,7 +144,8 @@ function runTrials(native: string, trials: readonly Trial[], window: Uint8Array,
     at.push(p);
     p += OUT.SIZE + results.getUint32(p + OUT.LENGTH, true);
   }
-  if (machines.length !== 1 || trials.length !== 1) for (const p of at) if (results.getUint32(p + OUT.VECTOR, true) === NO_EXCEPTION) finished++;
+  if (machines.length !== 1 || trials.length !== 1)
+    for (const p of at) if (results.getUint32(p + OUT.VECTOR, true) === NO_EXCEPTION) finished++;
   const expected = new Uint8Array(WINDOW_BYTES);
   const out: { trial: Trial; runner: string; input: number; lines: string[] }[] = [];
   for (const { name, machine } of machines) {
@@ -150,7 +163,9 @@ function runTrials(native: string, trials: readonly Trial[], window: Uint8Array,
           expected.set(output.subarray(p + OUT.SIZE, p + OUT.SIZE + length), results.getUint32(p + OUT.FIRST, true));
           lines = compareProgram(trial.program, results, p, expected, got);
         } catch (e) {
-          lines = [`threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 6).join(' | ') : String(e)}`];
+          lines = [
+            `threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 6).join(' | ') : String(e)}`,
+          ];
         }
         if (lines.length && !told) {
           told = true;
@@ -254,7 +269,12 @@ export function sequences(options: SequenceOptions): SequenceResult {
 }
 
 /** Replaces instructions by NOPs as long as the program still fails. */
-function reduce(native: string, trial: Trial, window: Uint8Array, runner: readonly Runner[]): { trial: Trial; input: number; lines: string[] } {
+function reduce(
+  native: string,
+  trial: Trial,
+  window: Uint8Array,
+  runner: readonly Runner[],
+): { trial: Trial; input: number; lines: string[] } {
   let bytes = trial.program.bytes;
   const attempt = (b: Uint8Array): ReturnType<typeof runTrials>[number] | undefined => {
     try {
