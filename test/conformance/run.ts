@@ -19,6 +19,7 @@ const { values } = parseArgs({
 });
 const tiers: Tier[] = values.tier === 'both' ? ['interp', 'jit'] : [values.tier as Tier];
 const started = performance.now();
+let tenths = 0;
 const result = campaign({
   cases: Number(values.cases),
   seed: Number(values.seed),
@@ -26,6 +27,11 @@ const result = campaign({
   tiers,
   bits: values.bits === '32' ? 32 : 64,
   inputs: Number(values.inputs),
+  progress: (done) => {
+    if (Math.floor((done * 10) / Number(values.cases)) > tenths)
+      console.error(`${done} cases, ${((performance.now() - started) / 1000).toFixed(0)} s`);
+    tenths = Math.floor((done * 10) / Number(values.cases));
+  },
 });
 result.mismatches.sort((a, b) => (a.pattern < b.pattern ? -1 : a.pattern > b.pattern ? 1 : 0));
 const byExample = new Map<string, string>();

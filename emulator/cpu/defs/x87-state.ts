@@ -52,7 +52,7 @@ function readBlock(cpu: Cpu, lo: number, hi: number, size: number): void {
 export function probeWrite(cpu: Cpu, lo: number, hi: number, size: number): void {
   const [endLow, endHigh] = cpu.add64(lo, hi, size - 1, 0);
   cpu.mmu.hostPage(lo, hi, true);
-  cpu.mmu.hostPage(endLow, endHigh, true);
+  if ((endLow ^ lo) & ~0xfff) cpu.mmu.hostPage(endLow & ~0xfff, endHigh, true);
 }
 
 /** Writes the block's first `size` bytes. The last page is touched first, so that a fault comes before any change. */
