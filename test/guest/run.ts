@@ -39,11 +39,11 @@ interface Booted extends Guest {
 let passed = 0;
 let failed = 0;
 
-async function check(name: string, work: () => Promise<void>): Promise<boolean> {
+async function check(name: string, work: () => Promise<void>, patience = EACH): Promise<boolean> {
   const began = performance.now();
   const seconds = (): string => `${((performance.now() - began) / 1000).toFixed(1)} s`;
   try {
-    await limit(work(), EACH, name);
+    await limit(work(), patience, name);
     passed++;
     process.stdout.write(`ok   ${name} (${seconds()})\n`);
     return true;
@@ -112,8 +112,8 @@ async function runRecipe(recipe: string, checks: readonly Check[]): Promise<void
   });
   if (booted && guest) {
     const running = guest;
-    for (const { name, work } of checks)
-      if (name === KERNEL_LOG.name || name.includes(options.only)) await check(name, () => work(running));
+    for (const { name, work, patience } of checks)
+      if (name === KERNEL_LOG.name || name.includes(options.only)) await check(name, () => work(running), patience);
   }
   await guest?.stop();
 }

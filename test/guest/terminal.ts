@@ -116,7 +116,7 @@ export const TERMINAL: readonly Check[] = [
         typist.type('jobs\r');
         await typist.expect(/\[1\]\+ +Running +sleep 1000 &/);
         typist.type('fg\r');
-        await typist.expect(/fg\r\nsleep 1000\r\n/);
+        await typist.expect(/fg\r\n\r?sleep 1000\r\n/);
         typist.type('\x03');
         await typist.expect(/ready> $/);
         typist.type('cat > /tmp/typed\rline\r\x04');
