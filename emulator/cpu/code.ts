@@ -57,8 +57,10 @@ export interface Block {
   readonly raises: boolean;
   /** It crosses into the next page. */
   readonly crosses: boolean;
-  /** Times that it was found hot; set by the compiler. */
+  /** It is, or is about to be, the entry of a compiled region. */
   compiled: boolean;
+  /** A computed jump or a return has led here. */
+  jumpedTo: boolean;
 }
 
 /** The translations of one physical page in one mode. */
@@ -512,6 +514,7 @@ export class CodeCache {
       raises: fault !== undefined,
       crosses,
       compiled: false,
+      jumpedTo: false,
     };
     if (most > 1) {
       this.next = record;
@@ -660,6 +663,25 @@ export class CodeCache {
     return to.record;
   }
 
+  /** Zeroed bytes that live as long as the translations: tables of compiled regions. @returns their address */
+  bytes(size: number): number {
+    const at = this.next;
+    this.next += Math.ceil(size / R.SIZE) * R.SIZE;
+    this.host.u8.fill(0, at, at + size);
+    return at;
+  }
+
+  setByte(address: number, value: number): void {
+    this.host.u8[address] = value;
+  }
+
+  /** Room for a batch of regions' stubs and tables; if there is none, everything is dropped. @returns whether there is */
+  reserve(size: number): boolean {
+    if (this.next + size <= RECORDS + RECORDS_BYTES) return true;
+    this.flush();
+    return false;
+  }
+
   /** A record that leads to an offset in a page, for exits of regions: the block's own, or one that links to it later. */
   stub(page: CodePage, offset: number): number {
     const known = page.blocks.get(offset);
@@ -685,6 +707,7 @@ export class CodeCache {
       raises: false,
       crosses: false,
       compiled: true,
+      jumpedTo: false,
     };
     this.register(block);
     page.stubs.push(block);

@@ -11,13 +11,17 @@ import type { X86Processor } from './processor.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
 import { k32 } from './wasm/expr.ts';
 
-/** Regions of one module at most. */
-const BATCH = 24;
+/** Regions of one module at most: a module is dear whatever is in it. */
+const BATCH = 32;
+/** Milliseconds for which a hot block may wait for others to share its module. */
+const PATIENCE = 25;
+/** Bytes of the code area that one region may take for its table and stubs. */
+const ROOM = 0x4000;
 /**
  * Executions in the interpreter after which a block gets a region of its own although it is part of another one
  * already: it is reached by other ways than that region's entries.
  */
-const HOT_AGAIN = 4000;
+const HOT_AGAIN = 50_000;
 
 export class Jit {
   regions = 0;
@@ -25,6 +29,8 @@ export class Jit {
   /** Milliseconds spent in writing WebAssembly. */
   emitTime = 0;
   private readonly queue: Block[] = [];
+  /** When the oldest block of the queue came, in milliseconds. */
+  private since = 0;
   private compiling = 0;
   /** Counts flushes, so that what was compiled before one is thrown away. */
   private epoch = 0;
@@ -41,6 +47,7 @@ export class Jit {
     const block = this.code.blockOf(record);
     if (!block || block.compiled || block.raises || block.crosses || block.insns.length === 0) return;
     block.compiled = true;
+    if (!this.queue.length) this.since = performance.now();
     this.queue.push(block);
   }
 
@@ -48,6 +55,7 @@ export class Jit {
   compileNow(block: Block): void {
     if (block.compiled || block.raises || block.crosses || block.insns.length === 0) return;
     block.compiled = true;
+    if (!this.code.reserve(ROOM)) return;
     const batch = this.write([block]);
     if (!batch) return;
     const instance = new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.importObject());
@@ -56,7 +64,9 @@ export class Jit {
 
   /** Between slices: starts compiling what is waiting. `wait`: does it at once (deterministic runs). */
   pump(wait: boolean): void {
+    if (!wait && this.queue.length < BATCH && (!this.queue.length || performance.now() - this.since < PATIENCE)) return;
     while (this.queue.length && (wait || this.compiling < 2)) {
+      if (!this.code.reserve(BATCH * ROOM)) return;
       const blocks = this.queue.splice(0, BATCH);
       const epoch = this.epoch;
       const batch = this.write(blocks);
@@ -102,7 +112,15 @@ export class Jit {
         covered.add(b);
         if (b !== head) this.code.reheat(b, HOT_AGAIN);
       }
-      const index = m.add(emitRegion(region, this.cpu.state, link, this.code));
+      let body: FunctionBuilder;
+      try {
+        body = emitRegion(region, this.cpu.state, link, this.code);
+      } catch (error) {
+        // A defect of the compiler must not cost the user the machine: the interpreter goes on with these blocks.
+        console.error('a region could not be written', error);
+        continue;
+      }
+      const index = m.add(body);
       const thunks = region.entries.map((_, selector) => {
         const f = new FunctionBuilder(HANDLER);
         f.returnCall(index, k32(selector));

@@ -5,6 +5,7 @@
  */
 import { SSE_RUNTIME } from './defs/sse-runtime.ts';
 import { DIVIDE } from './divide.ts';
+import { SETTLE_RUNTIME } from './jit/settle.ts';
 import type { FunctionBuilder, FunctionType } from './wasm/builder.ts';
 import type { Expr } from './wasm/expr.ts';
 import { X87_ARITHMETIC } from './x87/arithmetic.ts';
@@ -28,4 +29,5 @@ export const RUNTIME: readonly RuntimeFunction[] = [
   ...X87_CONVERT,
   ...X87_COMPARE,
   ...X87_STACK,
+  ...SETTLE_RUNTIME,
 ];

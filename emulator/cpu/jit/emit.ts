@@ -54,6 +54,19 @@ export interface RegionContext {
   exit: Label;
   /** Goes to an offset relative to the page, as an edge from the current block. */
   edge(offset: number): void;
+  /** Stays within the region if the linear address is one of its blocks that can be jumped to; else goes on. */
+  jump(target: Expr): void;
+  /** Kind of the flag result that was pending when an instruction faulted (see flagKind), or 0. */
+  readonly faultFlags: Local;
+}
+
+/** Stands for a register that the region does not use; emitting it gives an invalid module. */
+const MISSING: Local = { type: I64, index: -1, get: k64(0) };
+
+/** What `settle` of the runtime library is told of a pending result: 1 + kind × 4 + log2 of the size. */
+export function flagKind(p: PendingFlags): number {
+  const kind = p.kind === 'add' ? 0 : p.kind === 'sub' ? 1 : 2;
+  return 1 + kind * 4 + (p.size === 8 ? 3 : p.size === 4 ? 2 : p.size === 2 ? 1 : 0);
 }
 
 export function newContext(
@@ -64,15 +77,15 @@ export function newContext(
   registers: Registers,
   discover: boolean,
 ): RegionContext {
-  const locals = (type: typeof I32 | typeof I64 | typeof V128, n: number): Local[] =>
-    Array.from({ length: n }, () => f.local(type));
+  const locals = (type: typeof I32 | typeof I64 | typeof V128, n: number, used = -1): Local[] =>
+    Array.from({ length: n }, (_, k) => (discover || used & (1 << k) ? f.local(type) : MISSING));
   return {
     f,
     state,
     mode,
     link,
-    gpr: locals(I64, 16),
-    xmm: locals(V128, 16),
+    gpr: locals(I64, 16, registers.gpr),
+    xmm: locals(V128, 16, registers.xmm),
     fr: f.local(I64),
     fx: f.local(I32),
     fuel: f.local(I32),
@@ -86,6 +99,8 @@ export function newContext(
     pending: undefined,
     exit: { depth: 0 },
     edge: () => undefined,
+    jump: () => undefined,
+    faultFlags: f.local(I32),
   };
 }
 
@@ -127,13 +142,19 @@ export class JitEmit extends Emit {
     super(c.f, insn, c.state);
   }
 
+  /** Notes a register's use; outside discovery it must have been found before. */
+  private note(mask: 'gpr' | 'gprWritten' | 'xmm' | 'xmmWritten', n: number): void {
+    if (this.c.discover) this.c.registers[mask] |= 1 << n;
+    else if (!(this.c.registers[mask] & (1 << n)))
+      throw new Error(`${this.insn.def.pattern} uses register ${n} (${mask}), which was not foreseen`);
+  }
   private useGpr(n: number): Local {
-    this.c.registers.gpr |= 1 << n;
+    this.note('gpr', n);
     return this.c.gpr[n]!;
   }
   private writeGpr(n: number): Local {
-    this.c.registers.gpr |= 1 << n;
-    this.c.registers.gprWritten |= 1 << n;
+    this.note('gpr', n);
+    this.note('gprWritten', n);
     return this.c.gpr[n]!;
   }
 
@@ -187,12 +208,12 @@ export class JitEmit extends Emit {
     this.putGpr(n, size, false, value);
   }
   xmm(n: number): Expr {
-    this.c.registers.xmm |= 1 << n;
+    this.note('xmm', n);
     return this.c.xmm[n]!.get;
   }
   setXmm(n: number, value: Expr): void {
-    this.c.registers.xmm |= 1 << n;
-    this.c.registers.xmmWritten |= 1 << n;
+    this.note('xmm', n);
+    this.note('xmmWritten', n);
     this.f.set(this.c.xmm[n]!, value);
   }
   private regNumber(k: number): number {
@@ -268,13 +289,18 @@ export class JitEmit extends Emit {
   }
 
   protected leaveFaulted(): void {
-    // What follows in the source is another path: the compile-time state is put back.
-    const pending = this.c.pending;
-    this.settleFlags();
+    // The pending flags are settled at the common exit, so that each access stays small.
+    const p = this.c.pending;
+    if (p) {
+      const keep = p.size === 8 ? this.c.pending64 : this.c.pending32;
+      [p.a, p.b, p.r].forEach((x, k) => {
+        if (x.op === 0x41 || x.op === 0x42) this.f.set(keep[k]!, x);
+      });
+      this.f.set(this.c.faultFlags, k32(flagKind(p)));
+    }
     this.f.set(this.c.fuel, this.state32(S.FUEL));
     this.f.set(this.c.exitRecord, k32(0));
     this.f.br(this.c.exit);
-    this.c.pending = pending;
   }
 
   protected tlb(write: boolean): Expr {
@@ -381,7 +407,9 @@ export class JitEmit extends Emit {
 
   jumpTo(target: Expr): void {
     this.account();
-    this.exitTo(target);
+    const t = this.let(target);
+    this.c.jump(t);
+    this.exitTo(t);
     this.done = true;
   }
 

@@ -8,7 +8,8 @@
 import type { Block } from '../code.ts';
 
 export interface Node {
-  readonly kind: 'start' | 'block' | 'dispatch';
+  /** `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop. */
+  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect';
   readonly block: Block | undefined;
   /** Edges within the region, in no order. */
   successors: Node[];
@@ -43,6 +44,10 @@ export interface Graph {
   readonly start: Node;
   /** Where an edge to this block goes: its dispatch node, where there is one. */
   target(block: Block): Node | undefined;
+  /** Where an indirect jump within the region goes; undefined if there is none. */
+  readonly indirect: Node | undefined;
+  /** The node of indirect jumps itself, behind its dispatch node if it has one. */
+  readonly indirectNode: Node | undefined;
   /** Whether the edge may be taken inside the region. */
   allowed(from: Node, to: Node): boolean;
 }
@@ -122,19 +127,33 @@ function dominates(a: Node, b: Node): boolean {
  * @param edges direct successors of a block within the region
  * @param returns where a block's call comes back to, within the region
  * @param entries blocks that are entered from outside, by selector value (index); the first is the main entry
+ * @param jumps blocks that end in an indirect jump or return
+ * @param targets where such jumps may go within the region
  */
 export function buildGraph(
   blocks: readonly Block[],
   edges: (b: Block) => readonly Block[],
   returns: (b: Block) => readonly Block[],
   entries: readonly Block[],
+  jumps: ReadonlySet<Block>,
+  targets: readonly Block[],
 ): Graph {
   const nodes = new Map<Block, Node>();
   for (const b of blocks) nodes.set(b, node('block', b));
+  const indirect = jumps.size && targets.length ? node('indirect') : undefined;
   // Loops of the graph in which a call falls through to where it returns.
-  const flow = (n: Node): Node[] => [...edges(n.block!), ...returns(n.block!)].map((b) => nodes.get(b)!);
+  const flow = (n: Node): Node[] => {
+    const out = [...edges(n.block!), ...returns(n.block!)].map((b) => nodes.get(b)!);
+    if (indirect && jumps.has(n.block!)) out.push(indirect);
+    return out;
+  };
   const flowCache = new Map<Node, Node[]>();
   for (const n of nodes.values()) flowCache.set(n, flow(n));
+  if (indirect)
+    flowCache.set(
+      indirect,
+      targets.map((b) => nodes.get(b)!),
+    );
   const cached = (n: Node): Node[] => flowCache.get(n)!;
   const order = reversePostorder(nodes.get(blocks[0]!)!, cached);
   dominators(order, cached);
@@ -184,7 +203,11 @@ export function buildGraph(
   });
   start.successors = start.routes.map((r) => r.to);
   for (const d of dispatch.values()) d.successors = [...d.routes.map((r) => r.to), d.header!];
-  for (const n of nodes.values()) n.successors = edges(n.block!).map((b) => entryOf(nodes.get(b)!));
+  for (const n of nodes.values()) {
+    n.successors = edges(n.block!).map((b) => entryOf(nodes.get(b)!));
+    if (indirect && jumps.has(n.block!)) n.successors.push(entryOf(indirect));
+  }
+  if (indirect) indirect.successors = targets.map((b) => entryOf(nodes.get(b)!));
   // Cut irreducible edges until none is left.
   const cut = new Map<Node, Set<Node>>();
   const next = (n: Node): Node[] => {
@@ -219,6 +242,8 @@ export function buildGraph(
       const n = nodes.get(b);
       return n && entryOf(n);
     },
+    indirect: indirect && entryOf(indirect),
+    indirectNode: indirect,
     allowed: (from, to) => !cut.get(from)?.has(to),
   };
 }

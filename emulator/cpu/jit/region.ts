@@ -4,8 +4,8 @@ import type { Block, CodeCache, CodePage } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
 import { R, S } from '../layout.ts';
 import { FunctionBuilder, type FunctionType, type Label } from '../wasm/builder.ts';
-import { I32, i32, i64, k32, k64 } from '../wasm/expr.ts';
-import { JitEmit, liveFlags, newContext, reload, spill, type RegionContext, type Registers } from './emit.ts';
+import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
+import { EXIT_FAR, JitEmit, liveFlags, newContext, reload, spill, type RegionContext, type Registers } from './emit.ts';
 import { buildGraph, type Node } from './graph.ts';
 
 const MAX_BLOCKS = 120;
@@ -31,8 +31,7 @@ export interface Region {
 const isCall = (insn: Insn): boolean => insn.def.name === 'call';
 const isRel = (insn: Insn): boolean => insn.operands.some((o) => o.kind === 'rel');
 /** Repeated string instructions that are emitted go on to the next instruction when they are done. */
-const isRepeated = (insn: Insn): boolean =>
-  insn.def.emit !== undefined && insn.def.map === 0 && insn.def.prefix !== '';
+const isRepeated = (insn: Insn): boolean => insn.def.emit !== undefined && insn.def.map === 0 && insn.def.prefix !== '';
 const isJmp = (insn: Insn): boolean => insn.def.name === 'jmp';
 
 /** Offsets of a block's direct successors in its page. */
@@ -41,10 +40,10 @@ function successorOffsets(b: Block): number[] {
   if (!b.branches) return b.end < 4096 ? [b.end] : [];
   const last = b.insns[b.insns.length - 1]!;
   if (isRepeated(last)) return b.end < 4096 ? [b.end] : [];
-  if (!isRel(last) || isCall(last)) return [];
+  if (!isRel(last)) return [];
   const out: number[] = [];
   if (b.target !== undefined && b.target >= 0 && b.target < 4096) out.push(b.target);
-  if (!isJmp(last) && b.end < 4096) out.push(b.end);
+  if (!isJmp(last) && !isCall(last) && b.end < 4096) out.push(b.end);
   return out;
 }
 
@@ -52,6 +51,15 @@ function returnOffset(b: Block): number | undefined {
   const last = b.insns[b.insns.length - 1];
   return b.branches && last && isCall(last) && b.end < 4096 ? b.end : undefined;
 }
+
+/** Whether a block ends in a jump, call or return to an address that is only known when it runs. */
+function jumpsIndirectly(b: Block): boolean {
+  const last = b.insns[b.insns.length - 1];
+  return b.branches && last !== undefined && !isRel(last) && /^(jmp|call|ret)$/.test(last.def.name) && !!last.def.emit;
+}
+
+/** Most blocks that an indirect jump may lead to inside a region. */
+const MAX_TARGETS = 64;
 
 /** A block that a region can hold. */
 const fits = (b: Block | undefined): b is Block => b !== undefined && !b.raises && !b.crosses && b.insns.length > 0;
@@ -66,7 +74,12 @@ export function findRegion(head: Block): Region {
   for (let i = 0; i < blocks.length; i++) {
     const b = blocks[i]!;
     const back = returnOffset(b);
-    for (const offset of [...successorOffsets(b), ...(back === undefined ? [] : [back])]) {
+    const offsets = successorOffsets(b);
+    if (back !== undefined) offsets.push(back);
+    // What computed jumps in this page have led to so far: the cases of a switch, the handlers of an interpreter.
+    const last = b.insns[b.insns.length - 1]!;
+    if (isJmp(last) && jumpsIndirectly(b)) for (const t of page.blocks.values()) if (t.jumpedTo) offsets.push(t.offset);
+    for (const offset of offsets) {
       const s = page.blocks.get(offset);
       if (!fits(s)) continue;
       if (!seen.has(s)) {
@@ -157,7 +170,10 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
     const o = returnOffset(b);
     return o === undefined ? [] : [find(o)].filter(fits);
   };
-  const graph = buildGraph(blocks, successors, returns, region.entries);
+  const jumps = new Set(blocks.filter(jumpsIndirectly));
+  const sites = new Set(blocks.flatMap(returns));
+  const targets = blocks.filter((b) => sites.has(b) || b.jumpedTo).slice(0, MAX_TARGETS);
+  const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets);
   const live = flagLiveness(blocks, successorOffsets, find);
   const registers = registersOf(
     blocks.flatMap((b) => b.insns),
@@ -172,7 +188,7 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
   f.set(selector, f.param(0));
   f.block((exit) => {
     c.exit = exit;
-    new Structure(c, graph, code, find, live, selector).write();
+    new Structure(c, graph, code, find, live, selector, targets).write();
   });
   writeExit(c);
   return f;
@@ -182,6 +198,11 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
 function writeExit(c: RegionContext): void {
   const { f, state, link } = c;
   spill(c);
+  f.if(c.faultFlags.get, () => {
+    const args = [c.faultFlags, ...c.pending32, ...c.pending64].map((l) => l.get);
+    f.drop({ type: I32, op: 0x10, args, k: link.imports.settle! });
+    f.return();
+  });
   const record = c.exitRecord.get;
   const out = i32.le_s(c.fuel.get, 0);
   f.if(i32.gt_s(record, 0), () => {
@@ -257,7 +278,19 @@ class Structure {
     private readonly find: (offset: number) => Block | undefined,
     private readonly live: Map<Block, number>,
     private readonly selector: ReturnType<FunctionBuilder['local']>,
-  ) {}
+    private readonly targets: readonly Block[],
+  ) {
+    if (!graph.indirect) return;
+    // A table from offset in the page to 1 + index of the target.
+    this.table = code.bytes(4096);
+    targets.forEach((b, k) => code.setByte(this.table + b.offset, k + 1));
+    for (const b of targets) this.targetsLive |= live.get(b) ?? 0;
+    this.jumpIndex = c.f.local(I32);
+  }
+
+  private readonly table: number = 0;
+  private readonly targetsLive: number = 0;
+  private readonly jumpIndex: ReturnType<FunctionBuilder['local']> | undefined;
 
   write(): void {
     this.tree(this.graph.start);
@@ -287,6 +320,7 @@ class Structure {
   private node(n: Node): void {
     const { f } = this.c;
     if (n.kind === 'block') return this.block(n, n.block!);
+    if (n.kind === 'indirect') return this.indirect(n);
     const route = (r: Node['routes'][number]): void => {
       if (r.last) f.set(this.selector, k32(-1));
       this.branch(n, r.to);
@@ -307,14 +341,60 @@ class Structure {
     const { f } = this.c;
     if (to.order <= from.order) {
       // Round a loop: let the run loop in when the fuel is used up.
-      const target = to.block ?? to.header!.block!;
+      const target = to.block ?? to.header?.block;
       f.if(i32.le_s(this.c.fuel.get, 0), () => {
-        f.set(this.c.exitRecord, k32(target.record));
+        f.set(this.c.exitRecord, k32(target ? target.record : EXIT_FAR));
         f.br(this.c.exit);
       });
       f.br(this.loopLabels.get(to)!);
     } else if (to.forwardIn > 1) f.br(this.mergeLabels.get(to)!);
     else this.tree(to);
+  }
+
+  /** An indirect jump or return that finds its target in the region goes there; otherwise what follows leaves. */
+  private jump(n: Node, target: Expr): void {
+    const { c } = this;
+    const { f } = c;
+    const j = this.graph.indirect;
+    if (!j || !this.graph.allowed(n, j)) return;
+    const saved = c.pending;
+    f.set(c.exitTarget, target);
+    const offset = f.let(i64.sub(target, c.vpc.get));
+    f.if(i64.lt_u(offset, 4096), () => {
+      f.set(this.jumpIndex!, i32.load8_u(i32.wrap(offset), this.table));
+      f.if(this.jumpIndex!.get, () => {
+        // Where an edge to a target leaves the region after all, every flag must be right.
+        const cut = this.targets.some((b) => !this.graph.allowed(this.graph.indirectNode!, this.graph.target(b)!));
+        if (this.targetsLive || cut) this.settle();
+        c.pending = undefined;
+        this.branch(n, j);
+      });
+    });
+    c.pending = saved;
+    c.edge = (o) => this.edge(n, o);
+  }
+
+  private indirect(n: Node): void {
+    const { f } = this.c;
+    const labels: Label[] = [];
+    const nest = (k: number): void => {
+      if (k === this.targets.length) {
+        f.brTable(i32.sub(this.jumpIndex!.get, 1), labels, labels[0]!);
+        return;
+      }
+      f.block((label) => {
+        labels.push(label);
+        nest(k + 1);
+      });
+      const b = this.targets[k]!;
+      const to = this.graph.target(b)!;
+      if (this.graph.allowed(n, to)) this.branch(n, to);
+      else {
+        f.set(this.c.exitRecord, k32(b.record));
+        f.br(this.c.exit);
+      }
+    };
+    nest(0);
   }
 
   private block(n: Node, b: Block): void {
@@ -331,6 +411,7 @@ class Structure {
     }
     let offset = b.offset;
     c.edge = (to) => this.edge(n, to);
+    c.jump = (target) => this.jump(n, target);
     for (let k = 0; k < b.insns.length; k++) {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.insns.length);
@@ -344,6 +425,7 @@ class Structure {
       if (e.done) return;
       // The next blocks' code may have taken these over.
       c.edge = (to) => this.edge(n, to);
+      c.jump = (target) => this.jump(n, target);
     }
     // Cut, not ended by a branch.
     f.set(c.fuel, i32.sub(c.fuel.get, k32(b.insns.length)));
@@ -383,8 +465,7 @@ class Structure {
     const { c } = this;
     const { f } = c;
     const saved = c.pending;
-    const last = n.block!.insns[n.block!.insns.length - 1]!;
-    const b = offset >= 0 && offset < 4096 && !(n.block!.branches && isCall(last)) ? this.find(offset) : undefined;
+    const b = offset >= 0 && offset < 4096 ? this.find(offset) : undefined;
     const to = b && this.graph.target(b);
     if (to && this.graph.allowed(n, to)) {
       if (this.live.get(b)) this.settle();

@@ -1,0 +1,47 @@
+/** The runtime function that turns a region's pending flag result into the canonical pair when an instruction faults. */
+import { S, STATE_BASE } from '../layout.ts';
+import type { RuntimeFunction } from '../runtime.ts';
+import type { FunctionBuilder } from '../wasm/builder.ts';
+import { I32, i32, I64, i64, k32, k64, type Expr } from '../wasm/expr.ts';
+
+/** settle(kind, a32, b32, r32, a64, b64, r64): stores FR and FX; `kind` is that of `flagKind`. */
+export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
+  {
+    name: 'settle',
+    signature: { params: [I32, I32, I32, I32, I64, I64, I64], results: [I32] },
+    build(f: FunctionBuilder): void {
+      const kind = f.let(i32.shr_u(i32.sub(f.param(0), 1), 2));
+      const log = f.let(i32.and(i32.sub(f.param(0), 1), 3));
+      const wide = i32.eq(log, 3);
+      // Everything is brought to the top of 64 bits, where carries look the same for all sizes.
+      const shift = f.let(i64.sub(k64(64), i64.shl(k64(8), i64.extend_u(log))));
+      const top = (narrow: Expr, full: Expr): Expr =>
+        f.let({ type: I64, op: 0x1b, args: [full, i64.shl(i64.extend_u(narrow), shift), wide] });
+      const a = top(f.param(1), f.param(4));
+      const b = top(f.param(2), f.param(5));
+      const r = top(f.param(3), f.param(6));
+      const not = (x: Expr): Expr => i64.xor(x, k64(-1));
+      const carries = f.temp(I64);
+      f.if(
+        i32.eqz(kind),
+        () => f.set(carries, i64.or(i64.and(a, b), i64.and(i64.or(a, b), not(r)))),
+        () =>
+          f.if(
+            i32.eq(kind, 1),
+            () => f.set(carries, i64.or(i64.and(not(a), b), i64.and(i64.or(not(a), b), r))),
+            () => f.set(carries, k64(0)),
+          ),
+      );
+      f.store(8, STATE_BASE + S.FR, i64.shr_s(r, shift));
+      f.store(
+        4,
+        STATE_BASE + S.FX,
+        i32.or(
+          i32.and(i32.wrap(i64.shr_u(carries.get, k64(32))), k32(0xc0000000)),
+          i32.and(i32.wrap(i64.shr_u(carries.get, shift)), k32(8)),
+        ),
+      );
+      f.return(k32(0));
+    },
+  },
+];
