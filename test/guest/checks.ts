@@ -41,15 +41,20 @@ function program32(): Uint8Array {
   return bytes;
 }
 
+/** What the project is for. */
+export const ESSENTIAL: readonly Check[] = [
+  prints('python3 computes', "python3 -c 'print(2**100)'", '1267650600228229401496703205376\n'),
+  prints('apt lists what is installed', 'apt list --installed 2>/dev/null | grep -c installed', /^[1-9]\d+\n$/),
+];
+
 /** What every disk can do. */
 export const BASE: readonly Check[] = [
-  prints('python3 computes', "python3 -c 'print(2**100)'", '1267650600228229401496703205376\n'),
+  ...ESSENTIAL,
   prints(
     'floating point',
     "python3 -c 'import math; print(math.pi, 0.1+0.2, math.exp(1), math.sin(1e6))'",
     '3.141592653589793 0.30000000000000004 2.718281828459045 -0.34999350217129294\n',
   ),
-  prints('apt lists what is installed', 'apt list --installed 2>/dev/null | grep -c installed', /^[1-9]\d+\n$/),
   prints('dpkg finds nothing wrong', 'dpkg --audit', ''),
   prints('apt finds nothing broken', 'apt-get check -qq', ''),
   prints(
