@@ -13,7 +13,8 @@ const USAGE = `usage: npm run bench -- [options]
   --only PATTERN  benches whose name matches this regular expression
   --runs N        rounds, each in machines booted anew; medians are printed (default 3)
   --in PLACES     of native,qemu,node,chromium (default all)
-  --tier TIER     of our machine: auto, interp or jit (default auto)
+  --tier TIER     of our machine: auto, interp or jit (default auto); with jit, Node boots with auto and goes on with
+                  jit from its saved state, Chromium boots with jit, which takes minutes
   --limit S       seconds after which a bench is given up (default 120)
   --json          one JSON object on stdout instead of the tables
   --write         the tables into test/bench/RESULTS.md, too
