@@ -114,12 +114,18 @@ export class ProgramMaker {
   private readonly view = new DataView(new ArrayBuffer(16));
   /** Registers that drawn instructions may name: often few, so that others are touched by implication only. */
   private readonly named: readonly number[];
+  /** It rewrites itself: slow, so not all do. */
+  private readonly rewrites: boolean;
+  /** Offsets of instructions that may be rewritten, and the stores that do. */
+  private readonly rewritten: number[] = [];
+  private readonly stores: { offset: number; length: number; what: number }[] = [];
 
   constructor(
     private readonly r: Random,
     private readonly entry: number,
     private readonly mix: 'integer' | 'all',
   ) {
+    this.rewrites = r.oneIn(8);
     this.named = r.oneIn(2) ? [r.below(13), r.below(13), r.below(13)] : [];
   }
 
@@ -244,6 +250,30 @@ export class ProgramMaker {
   private item(depth: number, subroutines: readonly { label: Label; undefinedAfter: number }[], ahead: Label[]): void {
     const { r } = this;
     switch (r.below(this.mix === 'integer' ? 28 : 34)) {
+      case 12: {
+        if (!this.rewrites) break;
+        // An instruction that others rewrite: ADD, SUB or CMP of a register and an imm32.
+        const reg = r.pick([0, 1, 2, 3, 6, 7]);
+        this.rewritten.push(this.bytes.length);
+        this.put([
+          0x48,
+          0x81,
+          0xc0 | (r.pick([0, 5, 7]) << 3) | reg,
+          r.below(256),
+          r.below(256),
+          r.below(256),
+          r.below(256),
+        ]);
+        this.undefinedFlags = 0;
+        break;
+      }
+      case 13:
+        if (this.rewrites) this.rewrite();
+        break;
+      case 14:
+        // Rarely: a page that is not there.
+        if (r.oneIn(30)) this.put([0x48, r.pick([0x8b, 0x89, 0x03]), 0x85 | (r.below(4) << 3), 0, 0x40, 0, 0], true);
+        break;
       case 0: {
         // Forward branch over a few items.
         const l = this.label();
@@ -366,6 +396,27 @@ export class ProgramMaker {
     }
   }
 
+  /** A store into an instruction made for it: its immediate, or what it does. Those that come later are patched in. */
+  private rewrite(): void {
+    const { r } = this;
+    const wide = r.oneIn(2);
+    const what = r.pick([2, 3, 4, 5, 6]);
+    if (wide && what === 3)
+      this.put([0x89, 0x05, 0, 0, 0, 0]); // mov %eax, disp32(%rip)
+    else
+      this.put([
+        0xc6,
+        0x05,
+        0,
+        0,
+        0,
+        0,
+        what === 2 ? 0xc0 | (r.pick([0, 5, 7]) << 3) | r.pick([0, 1, 2, 3, 6, 7]) : r.below(256),
+      ]);
+    const { offset, length } = this.list[this.list.length - 1]!;
+    this.stores.push({ offset, length, what });
+  }
+
   private defineAll(): void {
     const f = familiesOf();
     const list = f.integer.filter((d) => /^(cmp|add|sub|neg|xadd)$/.test(d.name) && d.hasModrm);
@@ -430,7 +481,15 @@ export class ProgramMaker {
       if (ahead.length && r.oneIn(4)) this.place(ahead.splice(r.below(ahead.length), 1)[0]!);
     }
     for (const l of ahead) this.place(l);
+    if (this.stores.length && !this.rewritten.length) {
+      this.rewritten.push(this.bytes.length);
+      this.put([0x48, 0x81, 0xc0, 1, 2, 3, 4]);
+      this.undefinedFlags = 0;
+    }
     const bytes = Uint8Array.from(this.bytes);
+    const all = new DataView(bytes.buffer);
+    for (const { offset, length, what } of this.stores)
+      all.setInt32(offset + 2, r.pick(this.rewritten) + what - (offset + length), true);
     for (const { offset, length } of this.list) {
       const padded = new Uint8Array(32);
       padded.set(bytes.subarray(offset, offset + length));
