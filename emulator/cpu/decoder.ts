@@ -75,7 +75,7 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
   let lock = false;
   let segment = -1;
   let rex = 0;
-  let b = 0;
+  let b: number;
   for (;;) {
     if (p >= limit) return short;
     b = bytes[p++]!;
@@ -330,7 +330,7 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
         // J
         const bytesOf = letter === 74 && n !== 1 ? (bits === 64 ? 4 : size === 2 ? 2 : 4) : n;
         if (p + bytesOf > limit) return short;
-        let v = 0;
+        let v: number;
         let hi: number;
         if (bytesOf === 1) v = (bytes[p]! << 24) >> 24;
         else if (bytesOf === 2) v = ((bytes[p]! | (bytes[p + 1]! << 8)) << 16) >> 16;

@@ -41,17 +41,13 @@ function defineBases(): void {
       const s = cpu.segments[seg]!;
       cpu.setPair(regOf(insn, 0), s.baseLow, insn.size === 8 ? s.baseHigh : 0);
     });
-    defHelper(
-      `wr${name}base f3 0f ae/${n + 2} Ry`,
-      { only: 64, access: 'r', faults: true },
-      (cpu, insn) => {
-        need(cpu);
-        const r = regOf(insn, 0);
-        const hi = insn.size === 8 ? cpu.high(r) : 0;
-        if ((hi << 15) >> 31 !== hi >> 15) throw cpu.fault(Vector.GP, 0);
-        cpu.setSegmentBase(seg, cpu.low(r), hi);
-      },
-    );
+    defHelper(`wr${name}base f3 0f ae/${n + 2} Ry`, { only: 64, access: 'r', faults: true }, (cpu, insn) => {
+      need(cpu);
+      const r = regOf(insn, 0);
+      const hi = insn.size === 8 ? cpu.high(r) : 0;
+      if ((hi << 15) >> 31 !== hi >> 15) throw cpu.fault(Vector.GP, 0);
+      cpu.setSegmentBase(seg, cpu.low(r), hi);
+    });
   }
 }
 
