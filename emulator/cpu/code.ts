@@ -35,32 +35,82 @@ const MAX_BLOCK = 48;
 /** Table slots of the fixed handlers. */
 const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
 
-/** A decoded block. */
-export interface Block {
+/** What decoding finds out about a block. Offsets are from the start of its page. */
+interface BlockFields {
   readonly page: CodePage;
-  /** Offset of its first instruction in the page. */
+  /** Of its first instruction. */
   readonly offset: number;
   /** Address of its first record (of the cross-page check, where there is one). */
   readonly record: number;
   /** Number of records, with the check and the final go-on record. */
   readonly records: number;
-  readonly insns: readonly Insn[];
-  /** Offset in the page after the last instruction; above 4096 when it crosses. */
+  /** Number of instructions. */
+  readonly count: number;
+  /** After the last instruction; above 4096 when it crosses. */
   readonly end: number;
-  /** Offset of a direct branch's target relative to the page (it may lie outside 0…4095), or undefined. */
+  /** Of a direct branch's target (it may lie outside 0…4095), or undefined. */
   readonly target: number | undefined;
   /** Whether it ends in the last instruction itself (a branch or the like), not by being cut. */
   readonly branches: boolean;
-  /** The record that has the heat counter. */
+  /** Address of the last record. */
   readonly last: number;
+  /** The last record has a heat counter. */
+  readonly heated: boolean;
   /** An instruction that only raises an exception, in place of one that can't be decoded or may not be run. */
   readonly raises: boolean;
   /** It crosses into the next page. */
   readonly crosses: boolean;
+}
+
+/** A decoded block. */
+export class Block {
+  readonly page!: CodePage;
+  readonly offset!: number;
+  readonly record!: number;
+  readonly records!: number;
+  readonly count!: number;
+  readonly end!: number;
+  readonly target: number | undefined;
+  readonly branches!: boolean;
+  readonly last!: number;
+  readonly heated!: boolean;
+  readonly raises!: boolean;
+  readonly crosses!: boolean;
   /** It is, or is about to be, the entry of a compiled region. */
-  compiled: boolean;
+  compiled = false;
   /** A computed jump or a return has led here. */
-  jumpedTo: boolean;
+  jumpedTo = false;
+  private decoded: readonly Insn[] | undefined;
+
+  constructor(
+    fields: BlockFields,
+    private readonly ram: Uint8Array,
+  ) {
+    Object.assign(this, fields);
+  }
+
+  /**
+   * Its instructions, decoded again when the compiler asks: kept for all blocks they would be most of the heap. (The
+   * bytes are the same still, or the block would have been dropped.) Not for blocks that cross pages.
+   */
+  get insns(): readonly Insn[] {
+    if (this.decoded) return this.decoded;
+    const out: Insn[] = [];
+    const base = RAM_BASE + this.page.physical;
+    for (let at = this.offset; out.length < this.count;) {
+      const insn = decode(this.ram, base + at, base + 4096, modeBits(this.page.mode));
+      if (typeof insn === 'string') throw new Error(`block at ${base + at} changed without being dropped`);
+      out.push(insn);
+      at += insn.len;
+    }
+    this.decoded = out;
+    return out;
+  }
+
+  /** Lets go of the instructions. */
+  release(): void {
+    this.decoded = undefined;
+  }
 }
 
 /** The translations of one physical page in one mode. */
@@ -501,21 +551,23 @@ export class CodeCache {
       record += R.SIZE;
     }
     this.makeHandlers();
-    const block: Block = {
-      page,
-      offset,
-      record: start,
-      records: (record - start) / R.SIZE,
-      insns,
-      end: at,
-      target,
-      branches,
-      last: record - R.SIZE,
-      raises: fault !== undefined,
-      crosses,
-      compiled: false,
-      jumpedTo: false,
-    };
+    const block = new Block(
+      {
+        page,
+        offset,
+        record: start,
+        records: (record - start) / R.SIZE,
+        count: insns.length,
+        end: at,
+        target,
+        branches,
+        last: record - R.SIZE,
+        heated: !fault && (!branches || (last.def.emit !== undefined && !last.def.helper)),
+        raises: fault !== undefined,
+        crosses,
+      },
+      u8,
+    );
     if (most > 1) {
       this.next = record;
       this.register(block);
@@ -643,8 +695,7 @@ export class CodeCache {
 
   /** Sets a block's heat counter, if its last record has one. */
   reheat(block: Block, heat: number): void {
-    const last = block.insns[block.insns.length - 1];
-    if (block.branches && (!last?.def.emit || last.def.helper)) return;
+    if (!block.heated) return;
     this.host.i32[(block.last + R.AUX) >> 2] = heat;
   }
 
@@ -694,21 +745,24 @@ export class CodeCache {
     u16[(record + R.OFFSET) >> 1] = offset;
     u16[(record + R.R1) >> 1] = offset;
     w[(record + R.AUX) >> 2] = 0x7fffffff;
-    const block: Block = {
-      page,
-      offset,
-      record,
-      records: 1,
-      insns: [],
-      end: offset,
-      target: undefined,
-      branches: false,
-      last: record,
-      raises: false,
-      crosses: false,
-      compiled: true,
-      jumpedTo: false,
-    };
+    const block = new Block(
+      {
+        page,
+        offset,
+        record,
+        records: 1,
+        count: 0,
+        end: offset,
+        target: undefined,
+        branches: false,
+        last: record,
+        heated: false,
+        raises: false,
+        crosses: false,
+      },
+      this.host.u8,
+    );
+    block.compiled = true;
     this.register(block);
     page.stubs.push(block);
     return record;
@@ -787,8 +841,11 @@ export class CodeCache {
 
 /** Instructions with implicit memory operands (stack and string instructions), which may fault. */
 function touchesMemory(insn: Insn): boolean {
-  return /^(push|pop|call|ret|enter|leave|movs$|stos|lods|cmps$|scas|ins|outs|xlat|maskmov)/.test(insn.def.name);
+  const { id, name } = insn.def;
+  return (IMPLICIT_MEMORY[id] ??=
+    /^(push|pop|call|ret|enter|leave|movs$|stos|lods|cmps$|scas|ins|outs|xlat|maskmov)/.test(name));
 }
+const IMPLICIT_MEMORY: boolean[] = [];
 
 function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {
   const f = new FunctionBuilder(HANDLER);

@@ -53,15 +53,18 @@ export function usesSegment(insn: Insn): boolean {
   return insn.bits !== 64 || seg >= 4;
 }
 
+function log2(size: number): number {
+  return size === 8 ? 3 : size === 4 ? 2 : size === 2 ? 1 : 0;
+}
+
 /** A number that is equal for instructions that the same handler serves. */
 export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
-  const log = (n: number): number => (n === 8 ? 3 : n === 4 ? 2 : n === 2 ? 1 : 0);
-  let bits = log(insn.size);
+  let bits = log2(insn.size);
   bits = bits * 2 + (insn.mem ? 1 : 0);
   bits = bits * 4 + memForm(insn);
   bits = bits * 4 + (insn.bits === 64 ? 2 : insn.bits === 32 ? 1 : 0);
   bits = bits * 4 + (insn.rep === 0 ? 0 : insn.rep === 0xf2 ? 1 : 2);
-  bits = bits * 4 + log(insn.addressSize);
+  bits = bits * 4 + log2(insn.addressSize);
   bits = bits * 2 + (usesSegment(insn) ? 1 : 0);
   bits = bits * 2 + (flagsDead ? 1 : 0);
   bits = bits * 2 + (branch.takenNear ? 1 : 0);

@@ -45,7 +45,7 @@ export class Jit {
   hot(record: number): void {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record);
-    if (!block || block.compiled || block.raises || block.crosses || block.insns.length === 0) return;
+    if (!block || block.compiled || block.raises || block.crosses || block.count === 0) return;
     block.compiled = true;
     if (!this.queue.length) this.since = performance.now();
     this.queue.push(block);
@@ -53,7 +53,7 @@ export class Jit {
 
   /** Compiles a block at once, for the tier that is forced. */
   compileNow(block: Block): void {
-    if (block.compiled || block.raises || block.crosses || block.insns.length === 0) return;
+    if (block.compiled || block.raises || block.crosses || block.count === 0) return;
     block.compiled = true;
     if (!this.code.reserve(ROOM)) return;
     const batch = this.write([block]);
@@ -115,6 +115,7 @@ export class Jit {
       let body: FunctionBuilder;
       try {
         body = emitRegion(region, this.cpu.state, link, this.code);
+        for (const b of region.blocks) b.release();
       } catch (error) {
         // A defect of the compiler must not cost the user the machine: the interpreter goes on with these blocks.
         console.error('a region could not be written', error);

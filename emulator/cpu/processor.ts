@@ -434,6 +434,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   run(budget: number): StopReason {
     const fuelAt = (this.state + S.FUEL) >> 2;
     const flagsAt = (this.state + S.EFLAGS) >> 2;
+    const shadowAt = (this.state + S.SHADOW) >> 2;
     const { interrupts } = this.host;
     this.sliceBudget = budget;
     this.i32[fuelAt] = budget;
@@ -458,8 +459,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           break;
         }
         const flags = this.i32[flagsAt]!;
-        const shadowed = this.shadow !== undefined && this.shadow === this.rip;
-        if (this.shadow !== undefined && !shadowed) this.shadow = undefined;
+        let shadowed = false;
+        if (this.i32[shadowAt] !== 0 || this.i32[shadowAt + 1] !== 0) {
+          shadowed = this.shadow === this.rip;
+          if (!shadowed) this.shadow = undefined;
+        }
         if (flags & IF && !shadowed) {
           if (interrupts.pending() >= 0) {
             const vector = interrupts.acknowledge();

@@ -30,7 +30,10 @@ const byRegister =
       return;
     }
     const displacement = i64.and(i64.shr_s(c.signExtend64(offset, size), 3), -size);
-    const at = c.wrapLinear(i64.add(c.address(), displacement));
+    // The sum is an offset in the segment: it wraps at the address size.
+    const sum = i64.add(c.effectiveAddress(), displacement);
+    const bytes = c.insn.mem!.addressSize;
+    const at = c.let(c.sourceAddress(bytes === 8 ? sum : i64.and(sum, bytes === 4 ? 0xffffffff : 0xffff)));
     if (change === 'bt') {
       c.setCarry(bitOf(c, c.load(at, size), n));
       return;

@@ -62,7 +62,7 @@ function jumpsIndirectly(b: Block): boolean {
 const MAX_TARGETS = 64;
 
 /** A block that a region can hold. */
-const fits = (b: Block | undefined): b is Block => b !== undefined && !b.raises && !b.crosses && b.insns.length > 0;
+const fits = (b: Block | undefined): b is Block => b !== undefined && !b.raises && !b.crosses && b.count > 0;
 
 /** Collects what is reachable from `head` within its page and already decoded. */
 export function findRegion(head: Block): Region {
@@ -70,7 +70,7 @@ export function findRegion(head: Block): Region {
   const blocks: Block[] = [head];
   const seen = new Set<Block>([head]);
   const entries: Block[] = [head];
-  let insns = head.insns.length;
+  let insns = head.count;
   for (let i = 0; i < blocks.length; i++) {
     const b = blocks[i]!;
     const back = returnOffset(b);
@@ -83,10 +83,10 @@ export function findRegion(head: Block): Region {
       const s = page.blocks.get(offset);
       if (!fits(s)) continue;
       if (!seen.has(s)) {
-        if (blocks.length >= MAX_BLOCKS || insns + s.insns.length > MAX_INSNS) continue;
+        if (blocks.length >= MAX_BLOCKS || insns + s.count > MAX_INSNS) continue;
         seen.add(s);
         blocks.push(s);
-        insns += s.insns.length;
+        insns += s.count;
       }
       if (offset === back && !entries.includes(s)) entries.push(s);
     }
@@ -402,7 +402,7 @@ class Structure {
     const { f } = c;
     c.pending = undefined;
     // Liveness after each instruction, for dead flag results.
-    const after = new Array<number>(b.insns.length);
+    const after = new Array<number>(b.count);
     let live = this.liveAfter(b);
     for (let k = b.insns.length - 1; k >= 0; k--) {
       after[k] = live;
@@ -412,9 +412,9 @@ class Structure {
     let offset = b.offset;
     c.edge = (to) => this.edge(n, to);
     c.jump = (target) => this.jump(n, target);
-    for (let k = 0; k < b.insns.length; k++) {
+    for (let k = 0; k < b.count; k++) {
       const insn = b.insns[k]!;
-      const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.insns.length);
+      const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
       const written = flagsWritten(insn);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
       const mark = f.mark();
@@ -428,7 +428,7 @@ class Structure {
       c.jump = (target) => this.jump(n, target);
     }
     // Cut, not ended by a branch.
-    f.set(c.fuel, i32.sub(c.fuel.get, k32(b.insns.length)));
+    f.set(c.fuel, i32.sub(c.fuel.get, k32(b.count)));
     if (b.end >= 4096) {
       f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(b.end))));
       this.settle();
