@@ -156,6 +156,11 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     if (name === 'leave') setGpr(RBP, address(r, 8, true));
   } else if (/^(shl|shr|sar|ro|rc|shld|shrd)/.test(name) && r.oneIn(2)) setGpr(RCX, BigInt(r.below(72)));
   // log2(x + 1) is defined up to 1 − √½, 2^x − 1 up to 1.
+  // Whether a tiny result is exact follows the last place: no traps.
+  if (/^(fsin|fcos|fsincos|fptan|fpatan|f2xm1|fyl2x|fyl2xp1)$/.test(name)) {
+    view.setUint8(at + IN.FX, view.getUint8(at + IN.FX) | 0x3f);
+    view.setUint16(at + IN.FX + 2, view.getUint16(at + IN.FX + 2, true) & ~0x8080, true);
+  }
   if (name === 'fyl2xp1' || name === 'f2xm1')
     view.setUint16(at + IN.FX + 32 + 8, (r.below(2) << 15) | (0x3ffc - r.below(70)), true);
   if (name === 'enter' && (insn.immHigh & 31) > 1) setGpr(RBP, BigInt(WINDOW + 0x1000));
@@ -173,13 +178,14 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
 
   // The memory operand: choose its address, then solve for a register.
   const m = insn.mem;
+  const bitTest = m !== undefined && /^bt/.test(name) && insn.operands[1]?.kind === 'reg';
+  if (bitTest) {
+    // Not so far that it reaches code.
+    const offset = insn.operands[1];
+    if (offset?.kind === 'reg') setGpr(offset.reg, BigInt(r.below(0x4000) - 0x2000));
+  }
   const memSize = insn.operands.find((o) => o.kind === 'mem')?.size || 16;
   if (m && (m.base >= 0 || m.index >= 0) && m.base !== 16) {
-    const bitTest = /^bt/.test(name) && insn.operands[1]?.kind === 'reg';
-    if (bitTest) {
-      const offset = insn.operands[1];
-      if (offset?.kind === 'reg') setGpr(offset.reg, BigInt(r.below(0x4000) - 0x2000));
-    }
     let wanted = bitTest ? BigInt(WINDOW + 0x700 + r.below(0x1000)) : address(r, memSize, true);
     // A sum with a segment base that leaves the hole of non-canonical addresses is treated differently by processors.
     if (m.seg >= 4 && wanted > 0xffff_ffffn) wanted = BigInt(WINDOW);
@@ -213,6 +219,7 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       if (def.unit === 'x87' && def.specs[0] === 'M' && r.oneIn(2)) f80(r, to, o);
       // Not bit 17, which only AMD's processors have.
       if (name === 'ldmxcsr') to.setUint32(o, r.u32() & (r.oneIn(4) ? 0xfffdffff : 0xffff), true);
+      if (name === 'fxrstor') to.setUint8(o + 26, to.getUint8(o + 26) & ~2);
       if (name === 'fldcw') to.setUint16(o, (r.u32() & 0x0f3f) | 0x40, true);
     });
 
