@@ -14,6 +14,9 @@ export default defineConfig({
   },
   server: { host: '127.0.0.1' },
   test: {
+    // Many tests boot machines or run programs; the machine may be busy.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
     include: ['test/unit/**/*.test.ts', 'test/conformance/*.test.ts'],
   },
 } as Parameters<typeof defineConfig>[0]);
