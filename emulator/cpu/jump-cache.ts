@@ -4,7 +4,15 @@
  * What was filled is listed, so that dropping costs what was filled and not the size of the tables; entries of
  * global pages survive a change of address space.
  */
-import { JUMP_CACHE_BYTES, JUMP_CACHE_ENTRIES, JUMP_CACHES, MODES, type Mode } from './layout.ts';
+import {
+  JUMP_CACHE_BYTES,
+  JUMP_CACHE_ENTRIES,
+  JUMP_CACHE_HASH,
+  JUMP_CACHE_SHIFT,
+  JUMP_CACHES,
+  MODES,
+  type Mode,
+} from './layout.ts';
 
 export class JumpCaches {
   /** Indices (address / 4) of filled entries: of pages that are not global, and of global ones. */
@@ -20,7 +28,7 @@ export class JumpCaches {
     for (let m = 0; m < MODES; m++) this.forget((JUMP_CACHES + m * JUMP_CACHE_BYTES) >> 2);
   }
 
-  /** An empty entry has a tag that no address of this entry has: tag 0, or for entry 0 the address 1, of entry 1. */
+  /** An empty entry has a tag that no address of this entry has: tag 0, or for entry 0 the address 1, of another one. */
   private forget(at: number): void {
     this.i32[at] = (at & (JUMP_CACHE_BYTES / 4 - 1)) === 0 ? 1 : 0;
     this.i32[at + 1] = 0;
@@ -29,7 +37,8 @@ export class JumpCaches {
 
   remember(mode: Mode, lo: number, hi: number, record: number, global: boolean): void {
     if (this.locals === this.local.length || this.globals === this.global.length) this.clear();
-    const at = (JUMP_CACHES + mode * JUMP_CACHE_BYTES + (((lo ^ (lo >>> 12)) & 0xfff) << 4)) >> 2;
+    const at =
+      (JUMP_CACHES + mode * JUMP_CACHE_BYTES + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
     this.i32[at] = lo;
     this.i32[at + 1] = hi;
     this.i32[at + 2] = record;

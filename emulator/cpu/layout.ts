@@ -143,9 +143,16 @@ export const R = {
   AUX: 28,
 } as const;
 
-/** Jump cache: direct-mapped by linear address, 16 bytes an entry: tag (i64 linear address), record (i32), unused. */
-export const JUMP_CACHE_ENTRIES = 4096;
+/**
+ * Jump cache: direct-mapped by linear address, 16 bytes an entry: tag (i64 linear address), record (i32), unused. The
+ * low half of the address times JUMP_CACHE_HASH, shifted down by JUMP_CACHE_SHIFT, is 16 times the entry's index once
+ * its low four bits are cleared: functions are aligned, and plain address bits made a few of them evict each other.
+ */
+export const JUMP_CACHE_ENTRIES = 16384;
 export const JUMP_CACHE_BYTES = JUMP_CACHE_ENTRIES * 16;
+/** 2^32 divided by the golden ratio (Fibonacci hashing), as i32. */
+export const JUMP_CACHE_HASH = 0x9e3779b1 | 0;
+export const JUMP_CACHE_SHIFT = 32 - 14 - 4;
 
 /** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
 export const TLB_ENTRIES = 1 << 20;
@@ -153,7 +160,7 @@ export const TLB_BYTES = TLB_ENTRIES * 8;
 
 const MIB = 1 << 20;
 /** Addresses of the big areas, for one processor. */
-export const JUMP_CACHES = 0x10000;
+export const JUMP_CACHES = 1 * MIB;
 /** Read-only tables that definitions use (shuffle masks and the like). */
 export const TABLES = 0x80000;
 /** A multiple of a table's size, so that an entry's address gives its index. */

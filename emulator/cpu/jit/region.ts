@@ -2,7 +2,7 @@
 import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import type { Block, CodeCache, CodePage } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
-import { R, S } from '../layout.ts';
+import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, S } from '../layout.ts';
 import { FunctionBuilder, type FunctionType, type Label } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, liveFlags, newContext, reload, spill, type RegionContext, type Registers } from './emit.ts';
@@ -220,7 +220,10 @@ function writeExit(c: RegionContext): void {
   f.if(out, () => f.return());
   const low = i32.wrap(target);
   const entry = f.let(
-    i32.add(i32.load(k32(state + S.JUMP_CACHE)), i32.shl(i32.and(i32.xor(low, i32.shr_u(low, 12)), 0xfff), 4)),
+    i32.add(
+      i32.load(k32(state + S.JUMP_CACHE)),
+      i32.and(i32.shr_u(i32.mul(low, k32(JUMP_CACHE_HASH)), JUMP_CACHE_SHIFT), -16),
+    ),
   );
   f.if(i64.eq(i64.load(entry), target), () => {
     const next = f.let(i32.load(entry, 8));
