@@ -12,8 +12,10 @@
 import { decode } from './decoder.ts';
 import {
   buildHandler,
+  buildPair,
   declareImports,
   FAR,
+  fuses,
   InterpEmit,
   memForm,
   shapeKey,
@@ -148,6 +150,19 @@ export interface CodeHost {
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number;
 }
 
+/** A handler to be made: for an instruction, or for one and the branch after it. */
+interface WantedHandler {
+  insn: Insn;
+  second?: Insn;
+  flagsDead: boolean;
+  branch: BranchShape;
+  slot: number;
+}
+
+/** A number that is equal for pairs that the same handler serves; apart from those of single instructions. */
+const pairKey = (first: Insn, second: Insn, branch: BranchShape): number =>
+  (shapeKey(first, false, FAR) + 1) * 2 ** 26 + shapeKey(second, false, branch);
+
 interface WarmModule {
   module: WebAssembly.Module;
   /** Table slots by shape. */
@@ -171,7 +186,7 @@ export class CodeCache {
   /** Blocks by number, and the number (from 1) of the block whose first or last record lies at an index of the area. */
   private blockList: (Block | undefined)[] = [undefined];
   private readonly blockNumbers = new Int32Array(RECORDS_BYTES / R.SIZE);
-  private waiting: { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[] = [];
+  private waiting: WantedHandler[] = [];
   /** Counts the times that all translations were dropped. */
   generation = 0;
   /** Handlers made so far. */
@@ -283,11 +298,21 @@ export class CodeCache {
   }
 
   private readonly sampled = new Set<number>();
-  private recordSample(insn: Insn, dead: boolean, branch: BranchShape, sample: string): void {
-    const key = shapeKey(insn, dead, branch);
+  private recordSample(key: number, sample: string): void {
     if (this.sampled.has(key)) return;
     this.sampled.add(key);
     this.recorded!.add(sample);
+  }
+
+  private pair(first: Insn, second: Insn, branch: BranchShape): number {
+    const key = pairKey(first, second, branch);
+    let slot = this.handlers.get(key);
+    if (slot === undefined) {
+      slot = this.allocateSlot();
+      this.handlers.set(key, slot);
+      this.waiting.push({ insn: first, second, flagsDead: false, branch, slot });
+    }
+    return slot;
   }
 
   /** Compiles the handlers that decoding found missing. */
@@ -298,13 +323,15 @@ export class CodeCache {
     this.instantiate(m);
   }
 
-  private writeHandlers(
-    list: readonly { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[],
-  ): ModuleBuilder {
+  private writeHandlers(list: readonly WantedHandler[]): ModuleBuilder {
     const m = new ModuleBuilder();
     const link = declareImports(m, true);
     for (const h of list) {
-      const index = m.add(buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch));
+      const index = m.add(
+        h.second
+          ? buildPair(h.insn, h.second, this.host.state, link, h.branch)
+          : buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch),
+      );
       m.element(h.slot, [index]);
     }
     return m;
@@ -327,21 +354,27 @@ export class CodeCache {
 
   private writeWarm(): WarmModule {
     const slots = new Map<number, number>();
-    const list: { insn: Insn; flagsDead: boolean; branch: BranchShape; slot: number }[] = [];
+    const list: WantedHandler[] = [];
     for (const sample of WARM.split(/\s+/)) {
-      const m = /^([0-9a-f]+)([a-p])([qdw])$/.exec(sample);
+      const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
       if (!m) continue;
-      const bytes = Uint8Array.from(m[1]!.match(/../g)!, (x) => parseInt(x, 16));
-      const insn = decode(bytes, 0, bytes.length + 16, m[3] === 'q' ? 64 : m[3] === 'd' ? 32 : 16);
-      if (typeof insn === 'string') continue;
-      const bits = m[2]!.charCodeAt(0) - 97;
+      const size = m[4] === 'q' ? 64 : m[4] === 'd' ? 32 : 16;
+      const read = (text: string): Insn | undefined => {
+        const bytes = Uint8Array.from(text.match(/../g)!, (x) => parseInt(x, 16));
+        const insn = decode(bytes, 0, bytes.length + 16, size);
+        return typeof insn === 'string' ? undefined : insn;
+      };
+      const insn = read(m[2]!);
+      const first = m[1] ? read(m[1]) : undefined;
+      if (!insn || (m[1] && !(first && fuses(first, insn)))) continue;
+      const bits = m[3]!.charCodeAt(0) - 97;
       const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
       const flagsDead = (bits & 1) !== 0;
-      const key = shapeKey(insn, flagsDead, branch);
+      const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
       if (slots.has(key)) continue;
       const slot = Slot.FIRST_FREE + slots.size;
       slots.set(key, slot);
-      list.push({ insn, flagsDead, branch, slot });
+      list.push(first ? { insn: first, second: insn, flagsDead, branch, slot } : { insn, flagsDead, branch, slot });
     }
     return { module: new WebAssembly.Module(this.writeHandlers(list).encode()), slots };
   }
@@ -514,17 +547,18 @@ export class CodeCache {
         if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
       }
       w[(record + R.FN) >> 2] = this.handler(insn, dead[k]!, shape);
+      const before = insns[k - 1];
+      if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.pair(before, insn, shape);
       if (this.recorded && !crosses) {
-        const hex = Array.from(u8.subarray(base + offsets[k]!, base + offsets[k]! + insn.len), (x) =>
-          x.toString(16).padStart(2, '0'),
-        ).join('');
-        const bits = (dead[k] ? 1 : 0) + (shape.takenNear ? 2 : 0) + (shape.nextNear ? 4 : 0);
-        this.recordSample(
-          insn,
-          dead[k]!,
-          shape,
-          hex + 'abcdefgh'[bits]! + (insn.bits === 64 ? 'q' : insn.bits === 32 ? 'd' : 'w'),
-        );
+        const letter = 'abcdefgh'[(dead[k] ? 1 : 0) + (shape.takenNear ? 2 : 0) + (shape.nextNear ? 4 : 0)]!;
+        const size = insn.bits === 64 ? 'q' : insn.bits === 32 ? 'd' : 'w';
+        const text = hex(u8, base + offsets[k]!, insn.len);
+        this.recordSample(shapeKey(insn, dead[k]!, shape), text + letter + size);
+        if (before && fuses(before, insn))
+          this.recordSample(
+            pairKey(before, insn, shape),
+            `${hex(u8, base + offsets[k - 1]!, before.len)}_${text}${letter}${size}`,
+          );
       }
       if (insn.def.helper !== undefined) {
         w[(record + R.AUX) >> 2] = this.insns.length;
@@ -838,6 +872,9 @@ export class CodeCache {
     this.onFlush();
   }
 }
+
+const hex = (bytes: Uint8Array, at: number, length: number): string =>
+  Array.from(bytes.subarray(at, at + length), (x) => x.toString(16).padStart(2, '0')).join('');
 
 /** Instructions with implicit memory operands (stack and string instructions), which may fault. */
 function touchesMemory(insn: Insn): boolean {

@@ -8,10 +8,10 @@
  */
 import { Emit, type Import, type PendingFlags } from './emit.ts';
 import type { Insn } from './insn.ts';
-import { R, RAX, RCX, RDX, S } from './layout.ts';
+import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, RAX, RCX, RDX, S } from './layout.ts';
 import { RUNTIME } from './runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder, type FunctionType } from './wasm/builder.ts';
-import { callExpr, I32, I64, i32, i64, k32, k64, v128, type Expr } from './wasm/expr.ts';
+import { callExpr, I32, i32, i64, k32, k64, v128, type Expr } from './wasm/expr.ts';
 
 const i = (n: number): FunctionType => ({ params: Array.from({ length: n }, () => I32), results: [I32] });
 
@@ -102,6 +102,8 @@ export class InterpEmit extends Emit {
     state: number,
     private readonly link: Linkage,
     private readonly branch: BranchShape,
+    /** Where the instruction's record is from the handler's parameter: 0, or one record on for the second of a pair. */
+    private readonly at = 0,
   ) {
     super(f, insn, state);
     this.rec = f.param(0);
@@ -115,7 +117,7 @@ export class InterpEmit extends Emit {
 
   private slotAddress(k: number): Expr {
     const slot = this.slots[k]!;
-    if (slot >= 0) return i32.load16_u(this.rec, slot);
+    if (slot >= 0) return i32.load16_u(this.rec, this.at + slot);
     const spec = this.insn.def.specs[k]!;
     return k32(this.state + S.GPR + 8 * (spec === 'CL' ? RCX : spec === 'DX' ? RDX : RAX));
   }
@@ -176,15 +178,17 @@ export class InterpEmit extends Emit {
     this.f.store(2, this.slotAddress(k), k32(0xffff), 8);
   }
   stIndex(): Expr {
-    return i32.load8_u(this.rec, R.SCALE);
+    return i32.load8_u(this.rec, this.at + R.SCALE);
   }
 
   imm32(): Expr {
-    return i32.load(this.rec, R.IMM);
+    return i32.load(this.rec, this.at + R.IMM);
   }
   imm64(): Expr {
     const last = this.insn.operands[this.insn.operands.length - 1]!;
-    return last.kind === 'imm' && last.size === 8 ? i64.load(this.rec, R.DISP) : i64.load32_s(this.rec, R.IMM);
+    return last.kind === 'imm' && last.size === 8
+      ? i64.load(this.rec, this.at + R.DISP)
+      : i64.load32_s(this.rec, this.at + R.IMM);
   }
   immConst(): undefined {
     return undefined;
@@ -192,16 +196,19 @@ export class InterpEmit extends Emit {
 
   effectiveAddress(): Expr {
     const form = memForm(this.insn);
-    if (form === 3) return i64.load(this.rec, R.DISP);
-    let ea = i64.add(i64.load(i32.load16_u(this.rec, R.BASE)), i64.load32_s(this.rec, R.DISP));
+    if (form === 3) return i64.load(this.rec, this.at + R.DISP);
+    let ea = i64.add(i64.load(i32.load16_u(this.rec, this.at + R.BASE)), i64.load32_s(this.rec, this.at + R.DISP));
     if (form === 1 || form === 2)
-      ea = i64.add(ea, i64.shl(i64.load(i32.load16_u(this.rec, R.INDEX)), i64.load8_u(this.rec, R.SCALE)));
+      ea = i64.add(
+        ea,
+        i64.shl(i64.load(i32.load16_u(this.rec, this.at + R.INDEX)), i64.load8_u(this.rec, this.at + R.SCALE)),
+      );
     const size = this.insn.mem!.addressSize;
     return size === 8 ? ea : i64.and(ea, k64(size === 4 ? 0xffffffff : 0xffff));
   }
 
   protected segmentBase(): Expr | undefined {
-    return usesSegment(this.insn) ? i64.load(i32.load16_u(this.rec, R.SEG)) : undefined;
+    return usesSegment(this.insn) ? i64.load(i32.load16_u(this.rec, this.at + R.SEG)) : undefined;
   }
 
   private linearAfter(extra: Expr): Expr {
@@ -209,11 +216,13 @@ export class InterpEmit extends Emit {
   }
 
   nextRip(): Expr {
-    return this.linearAfter(i32.add(i32.load16_u(this.rec, R.OFFSET), i32.load8_u(this.rec, R.LEN)));
+    return this.linearAfter(
+      i32.add(i32.load16_u(this.rec, this.at + R.OFFSET), i32.load8_u(this.rec, this.at + R.LEN)),
+    );
   }
 
   record(): Expr {
-    return this.rec;
+    return i32.add(this.rec, this.at);
   }
 
   callImport(name: Import, ...args: Expr[]): Expr {
@@ -274,7 +283,7 @@ export class InterpEmit extends Emit {
 
   /** Accounts for the block that ends here, counts its heat, and leaves if the fuel is used up. */
   private account(target: () => Expr): void {
-    const n = i32.load16_u(this.rec, R.COUNT);
+    const n = i32.load16_u(this.rec, this.at + R.COUNT);
     const fuel = this.let(i32.sub(this.state32(S.FUEL), n));
     this.setState(S.FUEL, 4, fuel);
     this.setState(S.INTERPRETED, 4, i32.add(this.state32(S.INTERPRETED), n));
@@ -287,18 +296,18 @@ export class InterpEmit extends Emit {
   private countHeat(): void {
     // AUX leads to the instruction where there is a helper.
     if (this.insn.def.helper) return;
-    const heat = this.let(i32.sub(i32.load(this.rec, R.AUX), 1));
-    this.f.store(4, this.rec, heat, R.AUX);
-    this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.rec)));
+    const heat = this.let(i32.sub(i32.load(this.rec, this.at + R.AUX), 1));
+    this.f.store(4, this.rec, heat, this.at + R.AUX);
+    this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.record())));
   }
 
   /** Follows a link to another record of the same page; `which` is 0 (DISP) or 1 (IMM). */
   private follow(which: 0 | 1): void {
     const slot = which ? R.IMM : R.DISP;
     const to = this.temp(I32);
-    this.f.set(to, i32.load(this.rec, slot));
+    this.f.set(to, i32.load(this.rec, this.at + slot));
     this.f.if(i32.eqz(to.get), () => {
-      this.f.set(to, this.callImport('link', this.rec, k32(which)));
+      this.f.set(to, this.callImport('link', this.record(), k32(which)));
       this.f.if(i32.eqz(to.get), () => this.f.return());
     });
     this.tailCall(to.get);
@@ -308,7 +317,10 @@ export class InterpEmit extends Emit {
   private dispatch(target: Expr): void {
     const low = i32.wrap(target);
     const entry = this.let(
-      i32.add(this.state32(S.JUMP_CACHE), i32.shl(i32.and(i32.xor(low, i32.shr_u(low, 12)), 0xfff), 4)),
+      i32.add(
+        this.state32(S.JUMP_CACHE),
+        i32.and(i32.shr_u(i32.mul(low, k32(JUMP_CACHE_HASH)), JUMP_CACHE_SHIFT), -16),
+      ),
     );
     this.f.if(i64.eq(i64.load(entry), target), () => {
       const record = this.let(i32.load(entry, 8));
@@ -322,9 +334,9 @@ export class InterpEmit extends Emit {
   }
 
   private targetOf(taken: boolean): Expr {
-    if (!taken) return this.branch.nextNear ? this.linearAfter(i32.load16_u(this.rec, R.R1)) : this.nextRip();
-    if (this.branch.takenNear) return this.linearAfter(i32.load16_u(this.rec, R.R0));
-    return this.wrapTarget(i64.add(this.nextRip(), i64.load32_s(this.rec, R.DISP)));
+    if (!taken) return this.branch.nextNear ? this.linearAfter(i32.load16_u(this.rec, this.at + R.R1)) : this.nextRip();
+    if (this.branch.takenNear) return this.linearAfter(i32.load16_u(this.rec, this.at + R.R0));
+    return this.wrapTarget(i64.add(this.nextRip(), i64.load32_s(this.rec, this.at + R.DISP)));
   }
 
   /** A 16-bit operand size cuts EIP to 16 bits (outside 64-bit mode). */
@@ -388,7 +400,7 @@ export class InterpEmit extends Emit {
   }
 
   runHelper(): void {
-    this.f.if(this.callImport('helper', this.rec), () => this.f.return());
+    this.f.if(this.callImport('helper', this.record()), () => this.f.return());
     if (this.insn.def.ends) {
       const t = this.let(this.state64(S.RIP));
       this.account(() => t);
@@ -397,11 +409,16 @@ export class InterpEmit extends Emit {
     }
   }
 
+  /** Takes over the flag result of the instruction before, in a handler for a pair. */
+  follows(first: InterpEmit): void {
+    this.pending = first.pending;
+  }
+
   /** Ends the handler with the next record, unless control has been handed on. */
   finish(): void {
     if (this.done) return;
     this.settleFlags();
-    this.tailCall(i32.add(this.rec, k32(R.SIZE)));
+    this.tailCall(i32.add(this.rec, k32(this.at + R.SIZE)));
   }
 }
 
@@ -422,4 +439,31 @@ export function buildHandler(
   return f;
 }
 
-export { I64 };
+/** Whether an instruction and the conditional branch after it share a handler, which saves a dispatch and most of the flags. */
+export function fuses(first: Insn, second: Insn): boolean {
+  return (
+    first.def.emit !== undefined &&
+    /^(cmp|test)$/.test(first.def.name) &&
+    second.def.reads !== 0 &&
+    second.def.name[0] === 'j' &&
+    second.operands[0]?.kind === 'rel'
+  );
+}
+
+/** Builds the handler of a pair that `fuses`; its parameter is the first one's record. */
+export function buildPair(
+  first: Insn,
+  second: Insn,
+  state: number,
+  link: Linkage,
+  branch: BranchShape,
+): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
+  const a = new InterpEmit(f, first, state, link, FAR);
+  first.def.emit!(a);
+  const b = new InterpEmit(f, second, state, link, branch, R.SIZE);
+  b.follows(a);
+  second.def.emit!(b);
+  b.finish();
+  return f;
+}
