@@ -34,18 +34,21 @@ interface Families {
   vector: Def[];
   x87: Def[];
   mmx: Def[];
+  /** Of all these, the ones that are functions in TypeScript: compiled code hands its registers over to them. */
+  helpers: Def[];
 }
 
 let families: Families | undefined;
 function familiesOf(): Families {
   if (families) return families;
-  const f: Families = { integer: [], flags: [], shifts: [], vector: [], x87: [], mmx: [] };
+  const f: Families = { integer: [], flags: [], shifts: [], vector: [], x87: [], mmx: [], helpers: [] };
   for (const d of DEFS) {
     if (unaskable(d, 64) || d.privileged || d.ends || EXCLUDED.test(d.name)) {
       // BT and relatives with an immediate are well behaved; so is CMPXCHG in memory.
       if (/^bt/.test(d.name) && d.specs[1] === 'Ib' && !unaskable(d, 64)) f.flags.push(d);
       continue;
     }
+    if (!d.emit) f.helpers.push(d);
     if (d.unit === 'sse') f.vector.push(d);
     else if (d.unit === 'x87') f.x87.push(d);
     else if (d.unit === 'mmx') f.mmx.push(d);
@@ -206,7 +209,8 @@ export class ProgramMaker {
     if (this.mix === 'integer' || n < 70) {
       const k = r.below(10);
       this.draw(k < 5 ? f.integer : k < 8 ? f.flags : f.shifts);
-    } else if (n < 90) this.draw(f.vector);
+    } else if (n < 76) this.draw(f.helpers);
+    else if (n < 90) this.draw(f.vector);
     else if (n < 96) this.draw(f.x87);
     else this.draw(f.mmx);
   }
