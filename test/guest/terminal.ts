@@ -119,7 +119,9 @@ export const TERMINAL: readonly Check[] = [
         await typist.expect(/fg\r\n\r?sleep 1000\r\n/);
         typist.type('\x03');
         await typist.expect(/ready> $/);
-        typist.type('cat > /tmp/typed\rline\r\x04');
+        typist.type('cat > /tmp/typed\r');
+        await waitForProgram(guest, 'cat');
+        typist.type('line\r\x04');
         await typist.expect(/line\r\n[^]*ready> $/);
         equal(await typist.command('cat /tmp/typed'), 'line\n');
       }),
