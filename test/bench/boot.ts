@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import type { Tier } from '../../emulator/processor.ts';
 import type { BootFigures } from './places.ts';
+import { writeResults } from './results.ts';
 import { type PlaceName, placeNames, setUp } from './setup.ts';
 import { describeHost, figure, median, table } from './statistics.ts';
 
@@ -10,6 +11,7 @@ const USAGE = `usage: npm run bench:boot -- [options]
   --in PLACES     of qemu,node,chromium (default all)
   --tier TIER     auto, interp or jit (default auto)
   --json          one JSON object on stdout instead of the table
+  --write         puts the table into test/bench/RESULTS.md, too
   --help`;
 
 /** Cold boot of the `debian` disk to the prompt: QEMU (TCG), Node, Chromium. */
@@ -19,6 +21,7 @@ const { values: options } = parseArgs({
     in: { type: 'string' },
     tier: { type: 'string', default: 'auto' },
     json: { type: 'boolean', default: false },
+    write: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 });
@@ -39,12 +42,6 @@ async function main(): Promise<void> {
     }
   const medians = Object.fromEntries(Object.entries(all).map(([name, list]) => [name, mediansOf(list)]));
   const ratio = (name: PlaceName): number => (medians[name]?.seconds ?? NaN) / (medians['qemu']?.seconds ?? NaN);
-  if (options.json) {
-    const ratios = { chromium: ratio('chromium'), node: ratio('node') };
-    process.stdout.write(`${JSON.stringify({ host, tier: options.tier, runs: all, medians, ratios }, undefined, 2)}\n`);
-    return;
-  }
-  process.stdout.write(`${host}; tier ${options.tier}; medians of ${runs}\n\n`);
   const rows: [string, (figures: BootFigures) => number | undefined][] = [
     ['seconds to the prompt', (f) => f.seconds],
     ['of these before the first instruction', (f) => f.loading],
@@ -61,14 +58,18 @@ async function main(): Promise<void> {
     ['MiB resident at the prompt', (f) => f.residentMiB],
   ];
   const names = places.map(({ name }) => name);
-  process.stdout.write(
-    `${table(
-      ['boot', ...names],
-      rows.map(([title, get]) => [title, ...names.map((name) => figure(get(medians[name]!)))]),
-    )}\n\n`,
+  const figures = table(
+    ['boot', ...names],
+    rows.map(([title, get]) => [title, ...names.map((name) => figure(get(medians[name]!)))]),
   );
-  if (medians['qemu'] && medians['chromium'])
-    process.stdout.write(`Chromium / QEMU: ${figure(ratio('chromium'))} (at most 3)\n`);
+  const both = medians['qemu'] && medians['chromium'];
+  const text = both ? `${figures}\n\nChromium / QEMU: ${figure(ratio('chromium'))} (at most 3)` : figures;
+  if (options.json) {
+    const ratios = { chromium: ratio('chromium'), node: ratio('node') };
+    process.stdout.write(`${JSON.stringify({ host, tier: options.tier, runs: all, medians, ratios }, undefined, 2)}\n`);
+  } else process.stdout.write(`${host}; tier ${options.tier}; medians of ${runs}\n\n${text}\n`);
+  const command = ['npm run bench:boot --', ...process.argv.slice(2)].join(' ');
+  if (options.write) writeResults('Boot', command, `${host}; medians of ${runs}`, text);
 }
 
 function mediansOf(list: readonly BootFigures[]): BootFigures {

@@ -1,10 +1,9 @@
-import { writeFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { Tier } from '../../emulator/processor.ts';
 import type { VmStats } from '../../src/protocol.ts';
 import type { BootFigures, Place, Running } from './places.ts';
 import { type Measurement, parseMeasurement, PROGRAMS, TINY } from './programs.ts';
+import { writeResults } from './results.ts';
 import { PLACES, placeNames, setUp } from './setup.ts';
 import { describeHost, figure, geometricMean, median, table } from './statistics.ts';
 
@@ -17,7 +16,7 @@ const USAGE = `usage: npm run bench -- [options]
                   jit from its saved state, Chromium boots with jit, which takes minutes
   --limit S       seconds after which a bench is given up (default 120)
   --json          one JSON object on stdout instead of the tables
-  --write         the tables into test/bench/RESULTS.md, too
+  --write         puts the tables into test/bench/RESULTS.md, too
   --help
 
 A bench's checksum must be the same everywhere; where it is not, the status is 1.`;
@@ -134,7 +133,11 @@ async function main(): Promise<number> {
     const boots = Object.fromEntries(workers.map(({ place, boots }) => [place.name, boots]));
     process.stdout.write(`${JSON.stringify({ host, tier: options.tier, results, boots, complaints }, undefined, 2)}\n`);
   } else process.stdout.write(`${report(results, names)}\n`);
-  if (options.write) write(report(results, names), host);
+  if (options.write) {
+    const words = `Seconds are medians of ${runs} rounds, × is the slowdown against native; *: without the benches that failed.`;
+    const command = ['npm run bench --', ...process.argv.slice(2)].join(' ');
+    writeResults('Programs', command, host, `${words}\n\n${report(results, names)}`);
+  }
   for (const complaint of complaints) say(complaint);
   return complaints.length ? 1 : 0;
 }
@@ -214,20 +217,6 @@ function mips(results: Results): string {
   const head =
     'counters|10⁶ instructions|MIPS|interpreted %|regions|MB of code|TLB fills/10⁶|exceptions/10⁶|interrupts/10⁶';
   return `\n${table(head.split('|'), rows)}\n`;
-}
-
-function write(text: string, host: string): void {
-  const file = fileURLToPath(new URL('RESULTS.md', import.meta.url));
-  const command = ['npm run bench --', ...process.argv.slice(2)].join(' ');
-  const date = new Date().toISOString().slice(0, 10);
-  const words = `# Benchmarks
-
-    ${command}
-
-${date}, ${host}. Seconds are medians of ${options.runs} rounds, × is the slowdown against native. *: without the benches that failed.
-
-${text}`;
-  writeFileSync(file, words);
 }
 
 main().then(
