@@ -203,7 +203,12 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     }
     const insn = decode(bytes, 0, 16, modeBits(this.mode));
     if (typeof insn === 'string') return false;
-    return insn.mem ? insn.mem.seg === SS : STACK_INSTRUCTIONS.test(insn.def.name);
+    const own = STACK_INSTRUCTIONS.test(insn.def.name);
+    if (!insn.mem || insn.mem.seg === SS) return own || insn.mem !== undefined;
+    if (!own) return false;
+    // PUSH, POP and CALL of memory: if the operand's address is right, it was the stack's.
+    this.linearAddress(insn);
+    return (this.eaHigh << 15) >> 31 === this.eaHigh >> 15;
   }
 
   /** Sets RIP back to a record's instruction and takes the not executed rest of its block off the count. */

@@ -240,7 +240,12 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       // Not TF or AC, which the harness does not survive, nor NT and VM.
       to.setBigUint64(off, BigInt((r.u32() & 0x00_3ed5) >>> 0), true);
     });
-  else if (/^cmpxchg/.test(name) && where !== undefined && r.oneIn(2)) {
+  else if (
+    /^cmpxchg/.test(name) &&
+    where !== undefined &&
+    ![m?.base, m?.index].some((n) => n === RAX || n === RDX) &&
+    r.oneIn(2)
+  ) {
     // Equal, so that the store happens.
     if (name === 'cmpxchg') {
       if (insn.operands[0]!.kind === 'mem' && patches) setGpr(RAX, view.getBigUint64(at + IN.PATCH + 8, true));
