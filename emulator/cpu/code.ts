@@ -9,139 +9,24 @@
  * When a byte of translated code is about to change, all blocks of its page are dropped: their records are turned into
  * `resync` records, which send whoever still runs them back to the run loop.
  */
+import { Block, type CodePage } from './block.ts';
 import { decode } from './decoder.ts';
-import {
-  buildHandler,
-  buildPair,
-  declareImports,
-  FAR,
-  fuses,
-  InterpEmit,
-  memForm,
-  shapeKey,
-  usesSegment,
-  type BranchShape,
-  type Linkage,
-} from './interp.ts';
+import { Handlers, Slot, type HandlerHost } from './handlers.ts';
+import { FAR, fuses, memForm, usesSegment } from './interp.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
-import { modeBits, modeIsUser, type Mode, MODES, R, RAM_BASE, RECORDS, RECORDS_BYTES, S } from './layout.ts';
 import { JumpCaches } from './jump-cache.ts';
-import { RUNTIME } from './runtime.ts';
-import { WARM } from './warm.ts';
-import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
-import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
+import { modeBits, modeIsUser, type Mode, MODES, R, RAM_BASE, RECORDS, RECORDS_BYTES, S } from './layout.ts';
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 const MAX_BLOCK = 48;
 
-/** Table slots of the fixed handlers. */
-const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
-
-/** What decoding finds out about a block. Offsets are from the start of its page. */
-interface BlockFields {
-  readonly page: CodePage;
-  /** Of its first instruction. */
-  readonly offset: number;
-  /** Address of its first record (of the cross-page check, where there is one). */
-  readonly record: number;
-  /** Number of records, with the check and the final go-on record. */
-  readonly records: number;
-  /** Number of instructions. */
-  readonly count: number;
-  /** After the last instruction; above 4096 when it crosses. */
-  readonly end: number;
-  /** Of a direct branch's target (it may lie outside 0…4095), or undefined. */
-  readonly target: number | undefined;
-  /** Whether it ends in the last instruction itself (a branch or the like), not by being cut. */
-  readonly branches: boolean;
-  /** Address of the last record. */
-  readonly last: number;
-  /** The last record has a heat counter. */
-  readonly heated: boolean;
-  /** An instruction that only raises an exception, in place of one that can't be decoded or may not be run. */
-  readonly raises: boolean;
-  /** It crosses into the next page. */
-  readonly crosses: boolean;
-}
-
-/** A decoded block. */
-export class Block {
-  readonly page!: CodePage;
-  readonly offset!: number;
-  readonly record!: number;
-  readonly records!: number;
-  readonly count!: number;
-  readonly end!: number;
-  readonly target: number | undefined;
-  readonly branches!: boolean;
-  readonly last!: number;
-  readonly heated!: boolean;
-  readonly raises!: boolean;
-  readonly crosses!: boolean;
-  /** It is, or is about to be, the entry of a compiled region. */
-  compiled = false;
-  /** A computed jump or a return has led here. */
-  jumpedTo = false;
-  private decoded: readonly Insn[] | undefined;
-
-  constructor(
-    fields: BlockFields,
-    private readonly ram: Uint8Array,
-  ) {
-    Object.assign(this, fields);
-  }
-
-  /**
-   * Its instructions, decoded again when the compiler asks: kept for all blocks they would be most of the heap. (The
-   * bytes are the same still, or the block would have been dropped.) Not for blocks that cross pages.
-   */
-  get insns(): readonly Insn[] {
-    if (this.decoded) return this.decoded;
-    const out: Insn[] = [];
-    const base = RAM_BASE + this.page.physical;
-    for (let at = this.offset; out.length < this.count;) {
-      const insn = decode(this.ram, base + at, base + 4096, modeBits(this.page.mode));
-      if (typeof insn === 'string') throw new Error(`block at ${base + at} changed without being dropped`);
-      out.push(insn);
-      at += insn.len;
-    }
-    this.decoded = out;
-    return out;
-  }
-
-  /** Lets go of the instructions. */
-  release(): void {
-    this.decoded = undefined;
-  }
-}
-
-/** The translations of one physical page in one mode. */
-export interface CodePage {
-  /** Physical address of the page. */
-  readonly physical: number;
-  readonly mode: Mode;
-  readonly blocks: Map<number, Block>;
-  /** Blocks that start in the page before and cross into this one are dropped with it. */
-  readonly spill: Set<Block>;
-  /** Exit records of compiled regions. */
-  readonly stubs: Block[];
-  /** One bit for each 128 bytes that hold code. */
-  granules: number;
-  /** Called when the page's translations are dropped (compiled regions). */
-  onDrop: (() => void)[];
-}
-
-export interface CodeHost {
-  readonly wasmMemory: WebAssembly.Memory;
-  readonly state: number;
+export interface CodeHost extends HandlerHost {
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly i32: Int32Array;
   readonly ramSize: number;
   /** Heat that a new block starts with: executions until it is reported. */
   readonly heat: number;
-  /** The functions that emitted code imports. */
-  readonly imports: Record<string, (...args: number[]) => number>;
   /** Physical address of the page after the one that S.VPC is in, or −1 after recording a fault. */
   fetchNextPage(record: number): number;
   /** Sets S.RIP to a record's instruction. */
@@ -150,233 +35,26 @@ export interface CodeHost {
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number;
 }
 
-/** A handler to be made: for an instruction, or for one and the branch after it. */
-interface WantedHandler {
-  insn: Insn;
-  second?: Insn;
-  flagsDead: boolean;
-  branch: BranchShape;
-  slot: number;
-}
-
-/** A number that is equal for pairs that the same handler serves; apart from those of single instructions. */
-const pairKey = (first: Insn, second: Insn, branch: BranchShape): number =>
-  (shapeKey(first, false, FAR) + 1) * 2 ** 26 + shapeKey(second, false, branch);
-
-interface WarmModule {
-  module: WebAssembly.Module;
-  /** Table slots by shape. */
-  slots: Map<number, number>;
-}
-let warmModule: WarmModule | undefined;
-
 export class CodeCache {
-  readonly table: WebAssembly.Table;
+  readonly handlers: Handlers;
   readonly jumps: JumpCaches;
-  readonly exports: Record<string, WebAssembly.ExportValue> = {};
   private readonly pages = new Map<number, CodePage>();
   /** By physical page number: 1 where there is translated code. */
   private readonly marks: Uint8Array;
-  private readonly handlers = new Map<number, number>();
-  private nextSlot: number = Slot.FIRST_FREE;
-  private readonly freeSlots: number[] = [];
   private next = RECORDS;
   /** Instructions by the index in their record's AUX, for helpers. */
   insns: Insn[] = [];
   /** Blocks by number, and the number (from 1) of the block whose first or last record lies at an index of the area. */
   private blockList: (Block | undefined)[] = [undefined];
   private readonly blockNumbers = new Int32Array(RECORDS_BYTES / R.SIZE);
-  private waiting: WantedHandler[] = [];
   /** Counts the times that all translations were dropped. */
   generation = 0;
-  /** Handlers made so far. */
-  get handlerCount(): number {
-    return this.handlers.size;
-  }
   onFlush: () => void = () => undefined;
 
   constructor(private readonly host: CodeHost) {
     this.marks = new Uint8Array(Math.ceil(host.ramSize / 4096));
-    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 4096 });
     this.jumps = new JumpCaches(host.i32);
-    this.buildCore();
-  }
-
-  /** The fixed handlers, the runtime library and the way in. */
-  private buildCore(): void {
-    const m = new ModuleBuilder();
-    const link = declareImports(m, false);
-    const cross = m.import('cross', { params: [I32], results: [I32] });
-    const state = this.host.state;
-    const runtimeIndex = new Map<string, number>();
-    const runtime = RUNTIME.map((r) => {
-      const f = new FunctionBuilder(r.signature);
-      runtimeIndex.set(r.name, m.add(f, r.name));
-      return f;
-    });
-    RUNTIME.forEach((r, k) =>
-      r.build(runtime[k]!, (name, ...args) => {
-        const index = runtimeIndex.get(name);
-        if (index === undefined) throw new Error(`no runtime function ${name}`);
-        return callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index, args);
-      }),
-    );
-    const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>
-      f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
-
-    const enter = new FunctionBuilder(HANDLER);
-    call(enter, enter.param(0));
-    m.add(enter, 'enter');
-
-    // Nothing leads to slot 0 (an all-zero record); if something did, the run loop would look RIP up again.
-    const invalid = new FunctionBuilder(HANDLER);
-    const resync = new FunctionBuilder(HANDLER);
-    const rec = resync.param(0);
-    resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(rec, R.OFFSET))));
-    resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(i32.load16_u(rec, R.COUNT), 1)));
-    const check = new FunctionBuilder(HANDLER);
-    const ok = check.let(callExpr(I32, cross, [check.param(0)]));
-    check.if(i32.eqz(ok), () => check.return());
-    const after = check.let(i32.add(check.param(0), R.SIZE));
-    call(check, after);
-    const raise = new FunctionBuilder(HANDLER);
-    // R0: vector; IMM: error code
-    raise.drop(
-      callExpr(I32, link.imports.raise!, [
-        i32.load16_u(raise.param(0), R.R0),
-        i32.load(raise.param(0), R.IMM),
-        raise.param(0),
-      ]),
-    );
-    const indices = [invalid, resync, check].map((f) => m.add(f));
-    const goOn = [true, false].map((near) => m.add(buildGoOn(state, link, near)));
-    m.element(0, [...indices, ...goOn, m.add(raise)]);
-    Object.assign(this.exports, this.instantiate(m).exports);
-  }
-
-  instantiate(m: ModuleBuilder): WebAssembly.Instance {
-    const module = new WebAssembly.Module(m.encode());
-    return new WebAssembly.Instance(module, this.importObject());
-  }
-
-  importObject(): WebAssembly.Imports {
-    return {
-      m: {
-        memory: this.host.wasmMemory,
-        table: this.table,
-        ...this.host.imports,
-        cross: (record: number) => this.cross(record),
-        ...this.exports,
-      } as WebAssembly.ModuleImports,
-    };
-  }
-
-  // ---- table slots ----
-
-  /** A free slot of the function table. */
-  allocateSlot(): number {
-    const free = this.freeSlots.pop();
-    if (free !== undefined) return free;
-    if (this.nextSlot === this.table.length) this.table.grow(Math.min(this.table.length, 16384));
-    return this.nextSlot++;
-  }
-
-  releaseSlot(slot: number): void {
-    this.table.set(slot, null);
-    this.freeSlots.push(slot);
-  }
-
-  private handler(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
-    const key = shapeKey(insn, flagsDead, branch);
-    let slot = this.handlers.get(key);
-    if (slot === undefined) {
-      slot = this.allocateSlot();
-      this.handlers.set(key, slot);
-      this.waiting.push({ insn, flagsDead, branch, slot });
-    }
-    return slot;
-  }
-
-  private readonly sampled = new Set<number>();
-  private recordSample(key: number, sample: string): void {
-    if (this.sampled.has(key)) return;
-    this.sampled.add(key);
-    this.recorded!.add(sample);
-  }
-
-  private pair(first: Insn, second: Insn, branch: BranchShape): number {
-    const key = pairKey(first, second, branch);
-    let slot = this.handlers.get(key);
-    if (slot === undefined) {
-      slot = this.allocateSlot();
-      this.handlers.set(key, slot);
-      this.waiting.push({ insn: first, second, flagsDead: false, branch, slot });
-    }
-    return slot;
-  }
-
-  /** Compiles the handlers that decoding found missing. */
-  private makeHandlers(): void {
-    if (!this.waiting.length) return;
-    const m = this.writeHandlers(this.waiting);
-    this.waiting = [];
-    this.instantiate(m);
-  }
-
-  private writeHandlers(list: readonly WantedHandler[]): ModuleBuilder {
-    const m = new ModuleBuilder();
-    const link = declareImports(m, true);
-    for (const h of list) {
-      const index = m.add(
-        h.second
-          ? buildPair(h.insn, h.second, this.host.state, link, h.branch)
-          : buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch),
-      );
-      m.element(h.slot, [index]);
-    }
-    return m;
-  }
-
-  /** Samples of the handlers that were made, in the form of warm.ts; kept while it is set. */
-  recorded: Set<string> | undefined;
-
-  /**
-   * Makes the handlers of WARM ahead of their first use, in one module that all processors of this thread share. Only
-   * a cache that has made none yet can do this, so that the slots are the same each time.
-   */
-  warm(): void {
-    if (this.nextSlot !== Slot.FIRST_FREE) return;
-    warmModule ??= this.writeWarm();
-    for (const [key, slot] of warmModule.slots) this.handlers.set(key, slot);
-    while (this.nextSlot < Slot.FIRST_FREE + warmModule.slots.size) this.allocateSlot();
-    new WebAssembly.Instance(warmModule.module, this.importObject());
-  }
-
-  private writeWarm(): WarmModule {
-    const slots = new Map<number, number>();
-    const list: WantedHandler[] = [];
-    for (const sample of WARM.split(/\s+/)) {
-      const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
-      if (!m) continue;
-      const size = m[4] === 'q' ? 64 : m[4] === 'd' ? 32 : 16;
-      const read = (text: string): Insn | undefined => {
-        const bytes = Uint8Array.from(text.match(/../g)!, (x) => parseInt(x, 16));
-        const insn = decode(bytes, 0, bytes.length + 16, size);
-        return typeof insn === 'string' ? undefined : insn;
-      };
-      const insn = read(m[2]!);
-      const first = m[1] ? read(m[1]) : undefined;
-      if (!insn || (m[1] && !(first && fuses(first, insn)))) continue;
-      const bits = m[3]!.charCodeAt(0) - 97;
-      const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
-      const flagsDead = (bits & 1) !== 0;
-      const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
-      if (slots.has(key)) continue;
-      const slot = Slot.FIRST_FREE + slots.size;
-      slots.set(key, slot);
-      list.push(first ? { insn: first, second: insn, flagsDead, branch, slot } : { insn, flagsDead, branch, slot });
-    }
-    return { module: new WebAssembly.Module(this.writeHandlers(list).encode()), slots };
+    this.handlers = new Handlers(host, (record) => this.cross(record));
   }
 
   // ---- pages and blocks ----
@@ -546,24 +224,10 @@ export class CodeCache {
         }
         if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
       }
-      w[(record + R.FN) >> 2] = this.handler(insn, dead[k]!, shape);
+      w[(record + R.FN) >> 2] = this.handlers.handler(insn, dead[k]!, shape);
       const before = insns[k - 1];
-      if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.pair(before, insn, shape);
-      if (this.recorded && !crosses) {
-        const letter = 'abcdefgh'[(dead[k] ? 1 : 0) + (shape.takenNear ? 2 : 0) + (shape.nextNear ? 4 : 0)]!;
-        const size = insn.bits === 64 ? 'q' : insn.bits === 32 ? 'd' : 'w';
-        const text = hex(u8, base + offsets[k]!, insn.len);
-        this.recordSample(shapeKey(insn, dead[k]!, shape), text + letter + size);
-        if (before && fuses(before, insn))
-          this.recordSample(
-            pairKey(before, insn, shape),
-            `${hex(u8, base + offsets[k - 1]!, before.len)}_${text}${letter}${size}`,
-          );
-      }
-      if (insn.def.helper !== undefined) {
-        w[(record + R.AUX) >> 2] = this.insns.length;
-        this.insns.push(insn);
-      }
+      if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.handlers.pair(before, insn, shape);
+      if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
       record += R.SIZE;
     }
     if (fault) {
@@ -584,7 +248,7 @@ export class CodeCache {
       w[(record + R.AUX) >> 2] = this.host.heat;
       record += R.SIZE;
     }
-    this.makeHandlers();
+    this.handlers.makeMissing();
     const block = new Block(
       {
         page,
@@ -873,9 +537,6 @@ export class CodeCache {
   }
 }
 
-const hex = (bytes: Uint8Array, at: number, length: number): string =>
-  Array.from(bytes.subarray(at, at + length), (x) => x.toString(16).padStart(2, '0')).join('');
-
 /** Instructions with implicit memory operands (stack and string instructions), which may fault. */
 function touchesMemory(insn: Insn): boolean {
   const { id, name } = insn.def;
@@ -883,26 +544,3 @@ function touchesMemory(insn: Insn): boolean {
     /^(push|pop|call|ret|enter|leave|movs$|stos|lods|cmps$|scas|ins|outs|xlat|maskmov)/.test(name));
 }
 const IMPLICIT_MEMORY: boolean[] = [];
-
-function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {
-  const f = new FunctionBuilder(HANDLER);
-  const insn = {
-    def: { emit: undefined, helper: undefined, ends: true, specs: [], pattern: 'go on' },
-    operands: [],
-    mem: undefined,
-    size: 8,
-    imm: 0,
-    immHigh: 0,
-    len: 0,
-    rep: 0,
-    lock: false,
-    bits: 64,
-    addressSize: 8,
-    segment: -1,
-    opcode: 0,
-    modrm: 0,
-  } as unknown as Insn;
-  const c = new InterpEmit(f, insn, state, link, { takenNear: false, nextNear: near });
-  c.goOn();
-  return f;
-}

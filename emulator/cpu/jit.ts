@@ -3,7 +3,8 @@
  * threads while the interpreter goes on, and put in place of their blocks' first handlers between two slices.
  */
 import type { Tier } from '../processor.ts';
-import type { Block, CodeCache } from './code.ts';
+import type { Block } from './block.ts';
+import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { emitRegion, findRegion, type Region } from './jit/region.ts';
 import { R } from './layout.ts';
@@ -58,7 +59,7 @@ export class Jit {
     if (!this.code.reserve(ROOM)) return;
     const batch = this.write([block]);
     if (!batch) return;
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.importObject());
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.handlers.importObject());
     this.install(batch.regions, instance);
   }
 
@@ -74,7 +75,7 @@ export class Jit {
       if (wait) {
         this.install(
           batch.regions,
-          new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.importObject()),
+          new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.handlers.importObject()),
         );
         continue;
       }
@@ -83,7 +84,7 @@ export class Jit {
         (module) => {
           this.compiling--;
           if (epoch === this.epoch)
-            this.install(batch.regions, new WebAssembly.Instance(module, this.code.importObject()));
+            this.install(batch.regions, new WebAssembly.Instance(module, this.code.handlers.importObject()));
           else for (const region of batch.regions) this.release(region);
         },
         (error: unknown) => {
@@ -127,7 +128,7 @@ export class Jit {
         f.returnCall(index, k32(selector));
         return m.add(f);
       });
-      region.slots = thunks.map(() => this.code.allocateSlot());
+      region.slots = thunks.map(() => this.code.handlers.allocateSlot());
       thunks.forEach((t, k) => m.element(region.slots[k]!, [t]));
       region.page.onDrop.push(() => this.drop(region));
       regions.push(region);
@@ -164,7 +165,7 @@ export class Jit {
   }
 
   private release(region: Region): void {
-    for (const slot of region.slots) this.code.releaseSlot(slot);
+    for (const slot of region.slots) this.code.handlers.releaseSlot(slot);
     region.slots = [];
   }
 

@@ -159,10 +159,10 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     };
     this.code = new CodeCache(this);
     this.code.onMark = (physical) => this.mmu.protectPhysical(physical);
-    this.code.warm();
+    this.code.handlers.warm();
     this.jit = new Jit(this, this.code, tier);
     this.code.onFlush = () => this.jit.flushed();
-    this.enterCode = this.code.exports.enter as (record: number) => void;
+    this.enterCode = this.code.handlers.exports.enter as (record: number) => void;
     this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
     fillTables(this.u8);
     this.modeChanged();

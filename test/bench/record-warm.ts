@@ -25,7 +25,7 @@ let screen = '';
 const machine = await Machine.create({
   createProcessor: (host, bytes, tier) => {
     cpu = createProcessor(host, bytes, tier) as X86Processor;
-    cpu.code.recorded = new Set();
+    cpu.code.handlers.recorded = new Set();
     return cpu;
   },
   memory: 512 * 2 ** 20,
@@ -50,7 +50,7 @@ const text = readFileSync(TARGET, 'utf8');
 const head = text.slice(0, text.indexOf('export const'));
 const lines: string[] = [];
 let line = '';
-for (const sample of [...cpu!.code.recorded!].sort()) {
+for (const sample of [...cpu!.code.handlers.recorded!].sort()) {
   if (line.length + sample.length > 112) {
     lines.push(line.trim());
     line = '';

@@ -5,7 +5,7 @@
  * irreducible, so such an entry goes through a dispatch node in front of the loop's header, which looks at a selector;
  * within the loop that costs one test of a local a round. Edges that are irreducible all the same leave the region.
  */
-import type { Block } from '../code.ts';
+import type { Block } from '../block.ts';
 
 export interface Node {
   /** `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop. */

@@ -1,6 +1,7 @@
 /** Regions: hot blocks of one page, found by following branches, written as one WebAssembly function. */
 import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
-import type { Block, CodeCache, CodePage } from '../code.ts';
+import type { Block, CodePage } from '../block.ts';
+import type { CodeCache } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
 import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, S } from '../layout.ts';
 import { FunctionBuilder, type FunctionType, type Label } from '../wasm/builder.ts';

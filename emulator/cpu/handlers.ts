@@ -1,0 +1,305 @@
+/**
+ * The interpreter's handlers in the function table: the fixed ones, those of instruction shapes (made when the first
+ * instruction of a shape is decoded, or ahead from warm.ts), and the slots that compiled regions take.
+ */
+import { decode } from './decoder.ts';
+import {
+  buildHandler,
+  buildPair,
+  declareImports,
+  FAR,
+  fuses,
+  InterpEmit,
+  shapeKey,
+  type BranchShape,
+  type Linkage,
+} from './interp.ts';
+import type { Insn } from './insn.ts';
+import { R, S } from './layout.ts';
+import { RUNTIME } from './runtime.ts';
+import { WARM } from './warm.ts';
+import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
+import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
+
+/** Table slots of the fixed handlers. */
+export const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
+
+/** A handler to be made: for an instruction, or for one and the branch after it. */
+interface WantedHandler {
+  insn: Insn;
+  second?: Insn;
+  flagsDead: boolean;
+  branch: BranchShape;
+  slot: number;
+}
+
+/** A number that is equal for pairs that the same handler serves; apart from those of single instructions. */
+const pairKey = (first: Insn, second: Insn, branch: BranchShape): number =>
+  (shapeKey(first, false, FAR) + 1) * 2 ** 26 + shapeKey(second, false, branch);
+
+interface WarmModule {
+  module: WebAssembly.Module;
+  /** Table slots by shape. */
+  slots: Map<number, number>;
+}
+let warmModule: WarmModule | undefined;
+
+/** What handlers are linked with. */
+export interface HandlerHost {
+  readonly wasmMemory: WebAssembly.Memory;
+  /** Base of the processor's state. */
+  readonly state: number;
+  /** The functions that emitted code imports. */
+  readonly imports: Record<string, (...args: number[]) => number>;
+}
+
+/** The module of the fixed handlers by the state's base: it is the same for all processors there. */
+const coreModules = new Map<number, WebAssembly.Module>();
+
+export class Handlers {
+  readonly table: WebAssembly.Table;
+  readonly exports: Record<string, WebAssembly.ExportValue> = {};
+  private readonly slots = new Map<number, number>();
+  private nextSlot: number = Slot.FIRST_FREE;
+  private readonly freeSlots: number[] = [];
+  private waiting: WantedHandler[] = [];
+
+  /** @param cross runs before an instruction that crosses pages: 1 to go on */
+  constructor(
+    private readonly host: HandlerHost,
+    private readonly cross: (record: number) => number,
+  ) {
+    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 4096 });
+    let core = coreModules.get(host.state);
+    if (!core) {
+      core = new WebAssembly.Module(buildCore(host.state).encode());
+      coreModules.set(host.state, core);
+    }
+    Object.assign(this.exports, new WebAssembly.Instance(core, this.importObject()).exports);
+  }
+
+  /** Handlers made so far. */
+  get count(): number {
+    return this.slots.size;
+  }
+
+  private instantiate(m: ModuleBuilder): WebAssembly.Instance {
+    const module = new WebAssembly.Module(m.encode());
+    return new WebAssembly.Instance(module, this.importObject());
+  }
+
+  /** What a module of emitted code is instantiated with. */
+  importObject(): WebAssembly.Imports {
+    return {
+      m: {
+        memory: this.host.wasmMemory,
+        table: this.table,
+        ...this.host.imports,
+        cross: (record: number) => this.cross(record),
+        ...this.exports,
+      } as WebAssembly.ModuleImports,
+    };
+  }
+
+  // ---- table slots ----
+
+  /** A free slot of the function table. */
+  allocateSlot(): number {
+    const free = this.freeSlots.pop();
+    if (free !== undefined) return free;
+    if (this.nextSlot === this.table.length) this.table.grow(Math.min(this.table.length, 16384));
+    return this.nextSlot++;
+  }
+
+  releaseSlot(slot: number): void {
+    this.table.set(slot, null);
+    this.freeSlots.push(slot);
+  }
+
+  /** The slot of an instruction's handler. */
+  handler(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
+    const key = shapeKey(insn, flagsDead, branch);
+    let slot = this.slots.get(key);
+    if (slot === undefined) {
+      slot = this.allocateSlot();
+      this.slots.set(key, slot);
+      this.waiting.push({ insn, flagsDead, branch, slot });
+    }
+    return slot;
+  }
+
+  private readonly sampled = new Set<number>();
+
+  /** The slot of the handler that an instruction and the branch after it share. */
+  pair(first: Insn, second: Insn, branch: BranchShape): number {
+    const key = pairKey(first, second, branch);
+    let slot = this.slots.get(key);
+    if (slot === undefined) {
+      slot = this.allocateSlot();
+      this.slots.set(key, slot);
+      this.waiting.push({ insn: first, second, flagsDead: false, branch, slot });
+    }
+    return slot;
+  }
+
+  /** Compiles the handlers that decoding found missing. */
+  makeMissing(): void {
+    if (!this.waiting.length) return;
+    const m = this.writeHandlers(this.waiting);
+    this.waiting = [];
+    this.instantiate(m);
+  }
+
+  private writeHandlers(list: readonly WantedHandler[]): ModuleBuilder {
+    const m = new ModuleBuilder();
+    const link = declareImports(m, true);
+    for (const h of list) {
+      const index = m.add(
+        h.second
+          ? buildPair(h.insn, h.second, this.host.state, link, h.branch)
+          : buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch),
+      );
+      m.element(h.slot, [index]);
+    }
+    return m;
+  }
+
+  /** Samples of the handlers that were made, in the form of warm.ts; kept while it is set. */
+  recorded: Set<string> | undefined;
+
+  /**
+   * Makes the handlers of WARM ahead of their first use, in one module that all processors of this thread share. Only
+   * a cache that has made none yet can do this, so that the slots are the same each time.
+   */
+  warm(): void {
+    if (this.nextSlot !== Slot.FIRST_FREE) return;
+    warmModule ??= this.writeWarm();
+    for (const [key, slot] of warmModule.slots) this.slots.set(key, slot);
+    while (this.nextSlot < Slot.FIRST_FREE + warmModule.slots.size) this.allocateSlot();
+    new WebAssembly.Instance(warmModule.module, this.importObject());
+  }
+
+  private writeWarm(): WarmModule {
+    const slots = new Map<number, number>();
+    const list: WantedHandler[] = [];
+    for (const sample of WARM.split(/\s+/)) {
+      const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
+      if (!m) continue;
+      const size = m[4] === 'q' ? 64 : m[4] === 'd' ? 32 : 16;
+      const read = (text: string): Insn | undefined => {
+        const bytes = Uint8Array.from(text.match(/../g)!, (x) => parseInt(x, 16));
+        const insn = decode(bytes, 0, bytes.length + 16, size);
+        return typeof insn === 'string' ? undefined : insn;
+      };
+      const insn = read(m[2]!);
+      const first = m[1] ? read(m[1]) : undefined;
+      if (!insn || (m[1] && !(first && fuses(first, insn)))) continue;
+      const bits = m[3]!.charCodeAt(0) - 97;
+      const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
+      const flagsDead = (bits & 1) !== 0;
+      const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
+      if (slots.has(key)) continue;
+      const slot = Slot.FIRST_FREE + slots.size;
+      slots.set(key, slot);
+      list.push(first ? { insn: first, second: insn, flagsDead, branch, slot } : { insn, flagsDead, branch, slot });
+    }
+    return { module: new WebAssembly.Module(this.writeHandlers(list).encode()), slots };
+  }
+
+  /** Notes an instruction (and the one before, where they share a handler) in the form of warm.ts, if that is wanted. */
+  note(code: Uint8Array, at: number, insn: Insn, flagsDead: boolean, branch: BranchShape, before?: Insn): void {
+    if (!this.recorded) return;
+    const letter = 'abcdefgh'[(flagsDead ? 1 : 0) + (branch.takenNear ? 2 : 0) + (branch.nextNear ? 4 : 0)]!;
+    const size = insn.bits === 64 ? 'q' : insn.bits === 32 ? 'd' : 'w';
+    const text = hex(code, at, insn.len);
+    this.noteSample(shapeKey(insn, flagsDead, branch), text + letter + size);
+    if (before && fuses(before, insn))
+      this.noteSample(
+        pairKey(before, insn, branch),
+        `${hex(code, at - before.len, before.len)}_${text}${letter}${size}`,
+      );
+  }
+
+  private noteSample(key: number, sample: string): void {
+    if (this.sampled.has(key)) return;
+    this.sampled.add(key);
+    this.recorded!.add(sample);
+  }
+}
+
+const hex = (bytes: Uint8Array, at: number, length: number): string =>
+  Array.from(bytes.subarray(at, at + length), (x) => x.toString(16).padStart(2, '0')).join('');
+
+/** The fixed handlers, the runtime library and the way in. */
+function buildCore(state: number): ModuleBuilder {
+  const m = new ModuleBuilder();
+  const link = declareImports(m, false);
+  const cross = m.import('cross', { params: [I32], results: [I32] });
+  const runtimeIndex = new Map<string, number>();
+  const runtime = RUNTIME.map((r) => {
+    const f = new FunctionBuilder(r.signature);
+    runtimeIndex.set(r.name, m.add(f, r.name));
+    return f;
+  });
+  RUNTIME.forEach((r, k) =>
+    r.build(runtime[k]!, (name, ...args) => {
+      const index = runtimeIndex.get(name);
+      if (index === undefined) throw new Error(`no runtime function ${name}`);
+      return callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index, args);
+    }),
+  );
+  const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>
+    f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
+
+  const enter = new FunctionBuilder(HANDLER);
+  call(enter, enter.param(0));
+  m.add(enter, 'enter');
+
+  // Nothing leads to slot 0 (an all-zero record); if something did, the run loop would look RIP up again.
+  const invalid = new FunctionBuilder(HANDLER);
+  const resync = new FunctionBuilder(HANDLER);
+  const rec = resync.param(0);
+  resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(rec, R.OFFSET))));
+  resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(i32.load16_u(rec, R.COUNT), 1)));
+  const check = new FunctionBuilder(HANDLER);
+  const ok = check.let(callExpr(I32, cross, [check.param(0)]));
+  check.if(i32.eqz(ok), () => check.return());
+  const after = check.let(i32.add(check.param(0), R.SIZE));
+  call(check, after);
+  const raise = new FunctionBuilder(HANDLER);
+  // R0: vector; IMM: error code
+  raise.drop(
+    callExpr(I32, link.imports.raise!, [
+      i32.load16_u(raise.param(0), R.R0),
+      i32.load(raise.param(0), R.IMM),
+      raise.param(0),
+    ]),
+  );
+  const indices = [invalid, resync, check].map((f) => m.add(f));
+  const goOn = [true, false].map((near) => m.add(buildGoOn(state, link, near)));
+  m.element(0, [...indices, ...goOn, m.add(raise)]);
+  return m;
+}
+
+function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
+  const insn = {
+    def: { emit: undefined, helper: undefined, ends: true, specs: [], pattern: 'go on' },
+    operands: [],
+    mem: undefined,
+    size: 8,
+    imm: 0,
+    immHigh: 0,
+    len: 0,
+    rep: 0,
+    lock: false,
+    bits: 64,
+    addressSize: 8,
+    segment: -1,
+    opcode: 0,
+    modrm: 0,
+  } as unknown as Insn;
+  const c = new InterpEmit(f, insn, state, link, { takenNear: false, nextNear: near });
+  c.goOn();
+  return f;
+}
