@@ -228,6 +228,10 @@ export class CodeCache {
       const before = insns[k - 1];
       if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.handlers.pair(before, insn, shape);
       if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
+      if (insn.def.helper !== undefined) {
+        w[(record + R.AUX) >> 2] = this.insns.length;
+        this.insns.push(insn);
+      }
       record += R.SIZE;
     }
     if (fault) {
