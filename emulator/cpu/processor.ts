@@ -73,6 +73,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private stolen = 0;
   private running = false;
   private total = 0;
+  /** Instructions that the restored state brought; which tier ran them is not known. */
+  private restored = 0;
   private exceptions = 0;
   private interruptCount = 0;
   private unitState = 0;
@@ -502,7 +504,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       const at = (this.state + S.INTERPRETED) >> 2;
       this.interpreted += this.i32[at]!;
       this.i32[at] = 0;
-      this.jit.pump(this.synchronous);
+      this.jit.pump(this.synchronous || this.tier === 'jit');
     }
     return reason;
   }
@@ -552,7 +554,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     return {
       instructions: this.instructions,
       interpreted: this.interpreted,
-      compiled: Math.max(0, this.total - this.interpreted),
+      compiled: Math.max(0, this.total - this.restored - this.interpreted),
       regions: this.jit.regions,
       codeBytes: this.jit.codeBytes,
       exceptions: this.exceptions,
@@ -568,6 +570,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   restore(state: ProcessorState): void {
     restoreCpu(this, state);
     this.total = Number(state.total);
+    this.restored = this.total;
+    this.interpreted = 0;
     this.faulted = Boolean(state.faulted);
     this.mmu.flush(true);
     this.modeChanged();
