@@ -27,15 +27,7 @@ async function main(): Promise<void> {
     await run('npm', ['run', '--silent', 'disk', '--', recipe]);
   }
   if (
-    stale(join(SITE, 'index.html'), [
-      'index.html',
-      'vite.config.ts',
-      'package.json',
-      'src',
-      'components',
-      'emulator',
-      'sw',
-    ])
+    stale(join(SITE, 'index.html'), ['index.html', 'vite.config.ts', 'package.json', 'src', 'components', 'emulator'])
   ) {
     say('building the site');
     await run('npm', ['run', '--silent', 'build']);
