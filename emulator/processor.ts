@@ -53,7 +53,7 @@ export interface EntryState {
  */
 export type StopReason = 'budget' | 'halted' | 'waiting' | 'shutdown';
 
-/** Which tier may run: `auto` promotes by heat, the others force one (`jit` compiles each block on its first run). */
+/** Which tier may run: `auto` promotes by heat, the others force one (`jit`: see EAGER in cpu/jit.ts). */
 export type Tier = 'auto' | 'interp' | 'jit';
 
 export interface ProcessorStats {

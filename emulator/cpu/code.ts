@@ -520,6 +520,10 @@ export class CodeCache {
       drop(b);
       b.page.blocks.delete(b.offset);
     }
+    // Whoever still holds the page or a block of it must find that it is gone.
+    p.blocks.clear();
+    p.spill.clear();
+    p.stubs.length = 0;
     for (const f of p.onDrop) f();
     p.onDrop.length = 0;
     this.pages.delete(CodeCache.key(p.physical, p.mode));

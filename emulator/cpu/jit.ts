@@ -14,6 +14,12 @@ import { k32 } from './wasm/expr.ts';
 
 /** Regions of one module at most: a module is dear whatever is in it. */
 const BATCH = 32;
+/**
+ * Where the compiler is forced, this many regions are made one by one before their code first runs; what comes later runs
+ * once in the interpreter and is compiled at the end of the slice, in batches. A module for each block of a whole boot
+ * would take minutes.
+ */
+const EAGER = 2000;
 /** Milliseconds for which a hot block may wait for others to share its module. */
 const PATIENCE = 25;
 /** Bytes of the code area that one region may take for its table and stubs. */
@@ -54,6 +60,7 @@ export class Jit {
 
   /** Compiles a block at once, for the tier that is forced. */
   compileNow(block: Block): void {
+    if (this.regions >= EAGER) return;
     if (block.compiled || block.raises || block.crosses || block.count === 0) return;
     block.compiled = true;
     if (!this.code.reserve(ROOM)) return;
@@ -108,13 +115,14 @@ export class Jit {
         head.compiled = false;
         continue;
       }
-      const region = findRegion(head);
-      for (const b of region.blocks) {
-        covered.add(b);
-        if (b !== head) this.code.reheat(b, HOT_AGAIN);
-      }
+      let region: Region;
       let body: FunctionBuilder;
       try {
+        region = findRegion(head);
+        for (const b of region.blocks) {
+          covered.add(b);
+          if (b !== head) this.code.reheat(b, HOT_AGAIN);
+        }
         body = emitRegion(region, this.cpu.state, link, this.code);
         for (const b of region.blocks) b.release();
       } catch (error) {
