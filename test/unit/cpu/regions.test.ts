@@ -1,0 +1,41 @@
+/** What only compiled regions of several blocks can get wrong. */
+import { describe, expect, test } from 'vitest';
+import type { Tier } from '../../../emulator/processor.ts';
+import { CodeMachine } from './machine-code.ts';
+
+const hex = (s: string): number[] => [...Buffer.from(s.replace(/\s/g, ''), 'hex')];
+
+describe.each(['interp', 'jit'] as Tier[])('%s', (tier) => {
+  test('a register that is written without being an operand is kept over a helper in a loop', () => {
+    // mov ecx, 2000; xor ebx, ebx; mov rax, -1
+    // 1: mul rcx; fldz; fsin; fstp st0; add rbx, rdx; not rax; dec ecx; jne 1b
+    // MUL writes RDX; FSIN is a helper, for which a region writes its registers back and reads them again.
+    const code = hex('b9d0070000 31db 48c7c0ffffffff 48f7e1 d9ee d9fe ddd8 4801d3 48f7d0 ffc9 75ed');
+    let rax = (1n << 64n) - 1n;
+    let rbx = 0n;
+    for (let rcx = 2000n; rcx; rcx--) {
+      const product = rax * rcx;
+      rbx = BigInt.asUintN(64, rbx + (product >> 64n));
+      rax = BigInt.asUintN(64, ~product);
+    }
+    const { registers } = new CodeMachine(tier).run(code, {});
+    expect(registers.rbx).toBe(rbx);
+    expect(registers.rax).toBe(rax);
+  });
+
+  test('calls and returns inside a page keep registers, stack and loop counts', () => {
+    // mov ecx, 500; xor eax, eax; 1: call 2f; dec ecx; jne 1b; jmp 3f; 2: add eax, ecx; ret; 3: nop
+    const code = hex('b9f4010000 31c0 e806000000 ffc9 75f7 eb03 01c8 c3 90');
+    const { registers } = new CodeMachine(tier).run(code, {});
+    expect(registers.rax).toBe(BigInt((500 * 501) / 2));
+    expect(registers.rcx).toBe(0n);
+  });
+
+  test('a jump through a table in a loop goes to each case', () => {
+    // lea rsi, [rip + 2f]; mov ecx, 300; xor eax, eax; 1: mov edx, ecx; and edx, 1; lea rdx, [rsi + rdx*4]; jmp rdx
+    // 2: inc eax; jmp 3f; (odd ones, at 2b + 4:) add eax, 2; nop; 3: dec ecx; jne 1b
+    const code = hex('488d3512000000 b92c010000 31c0 89ca 83e201 488d1496 ffe2 ffc0 eb04 83c002 90 ffc9 75e9');
+    const { registers } = new CodeMachine(tier).run(code, {});
+    expect(registers.rax).toBe(150n + 300n);
+  });
+});
