@@ -8,17 +8,7 @@
  *   of a register or flag; a plain store (`set` of a write-only memory operand) is itself such an access;
  * - a value that is used after a register or flag was changed goes through `let` (`get` already does).
  */
-import {
-  bitsToCanonical,
-  canonicalAf,
-  canonicalCf,
-  canonicalCondition,
-  canonicalOf,
-  canonicalPf,
-  canonicalSf,
-  canonicalToBits,
-  canonicalZf,
-} from './flags.ts';
+import { bitsToCanonical, canonicalAf, canonicalCondition, canonicalToBits } from './flags.ts';
 import { ARITH, type Insn, type Operand } from './insn.ts';
 import { R, RSP, S, SS } from './layout.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
@@ -587,8 +577,6 @@ export abstract class Emit {
     const { fr, fx } = this.flagPair();
     return canonicalCondition(cc, fr, fx);
   }
-
-  canonical = { canonicalCf, canonicalOf, canonicalPf, canonicalSf, canonicalZf };
 
   // ---- vector operands ----
 

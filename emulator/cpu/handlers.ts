@@ -14,7 +14,7 @@ import {
   type BranchShape,
   type Linkage,
 } from './interp.ts';
-import type { Insn } from './insn.ts';
+import { NO_INSN, type Insn } from './insn.ts';
 import { R, S } from './layout.ts';
 import { RUNTIME } from './runtime.ts';
 import { WARM } from './warm.ts';
@@ -283,23 +283,7 @@ function buildCore(state: number): ModuleBuilder {
 
 function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {
   const f = new FunctionBuilder(HANDLER);
-  const insn = {
-    def: { emit: undefined, helper: undefined, ends: true, specs: [], pattern: 'go on' },
-    operands: [],
-    mem: undefined,
-    size: 8,
-    imm: 0,
-    immHigh: 0,
-    len: 0,
-    rep: 0,
-    lock: false,
-    bits: 64,
-    addressSize: 8,
-    segment: -1,
-    opcode: 0,
-    modrm: 0,
-  } as unknown as Insn;
-  const c = new InterpEmit(f, insn, state, link, { takenNear: false, nextNear: near });
+  const c = new InterpEmit(f, NO_INSN, state, link, { takenNear: false, nextNear: near });
   c.goOn();
   return f;
 }

@@ -211,3 +211,24 @@ export function def(pattern: string, options: DefOptions, emit: (c: Emit) => voi
 export function defHelper(pattern: string, options: DefOptions, helper: Helper): void {
   DEFS.push(parse(pattern, options, undefined, helper));
 }
+
+/** Stands in where code is emitted that belongs to no instruction: the end of a cut block, settling of flags. */
+export const NO_INSN: Insn = {
+  def: {
+    ...parse('none 90', { access: 'r', ends: true }, undefined, undefined),
+    id: -1,
+  },
+  operands: [],
+  mem: undefined,
+  size: 8,
+  imm: 0,
+  immHigh: 0,
+  len: 0,
+  rep: 0,
+  lock: false,
+  bits: 64,
+  addressSize: 8,
+  segment: -1,
+  opcode: 0,
+  modrm: 0,
+};

@@ -66,8 +66,7 @@ export class Jit {
     if (!this.code.reserve(ROOM)) return;
     const batch = this.write([block]);
     if (!batch) return;
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.handlers.importObject());
-    this.install(batch.regions, instance);
+    this.install(batch.regions, new WebAssembly.Module(batch.bytes));
   }
 
   /** Between slices: starts compiling what is waiting. `wait`: does it at once (deterministic runs). */
@@ -80,18 +79,14 @@ export class Jit {
       const batch = this.write(blocks);
       if (!batch) continue;
       if (wait) {
-        this.install(
-          batch.regions,
-          new WebAssembly.Instance(new WebAssembly.Module(batch.bytes), this.code.handlers.importObject()),
-        );
+        this.install(batch.regions, new WebAssembly.Module(batch.bytes));
         continue;
       }
       this.compiling++;
       WebAssembly.compile(batch.bytes).then(
         (module) => {
           this.compiling--;
-          if (epoch === this.epoch)
-            this.install(batch.regions, new WebAssembly.Instance(module, this.code.handlers.importObject()));
+          if (epoch === this.epoch) this.install(batch.regions, module);
           else for (const region of batch.regions) this.release(region);
         },
         (error: unknown) => {
@@ -148,7 +143,9 @@ export class Jit {
     return { regions, bytes };
   }
 
-  private install(regions: readonly Region[], _instance: WebAssembly.Instance): void {
+  /** Instantiates a batch's module, which fills its table slots, and lets its entries take over. */
+  private install(regions: readonly Region[], module: WebAssembly.Module): void {
+    new WebAssembly.Instance(module, this.code.handlers.importObject());
     const { i32 } = this.cpu;
     for (const region of regions) {
       region.installed = true;

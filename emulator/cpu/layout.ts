@@ -23,8 +23,6 @@ export const S = {
   FUEL: 0x0a4,
   /** RFLAGS without the six arithmetic flags (i32). */
   EFLAGS: 0x0a8,
-  /** Why compiled code returned: an Exit value. */
-  EXIT: 0x0ac,
   /** Segment bases, 8 bytes each: ES CS SS DS FS GS. */
   SEG_BASE: 0x0b0,
   /** Addresses of the TLB tables for the current privilege (i32). */
@@ -106,14 +104,6 @@ export type Mode = (typeof Mode)[keyof typeof Mode];
 export const MODES = 6;
 export const modeBits = (mode: Mode): 64 | 32 | 16 => (mode <= 1 ? 64 : mode <= 3 ? 32 : 16);
 export const modeIsUser = (mode: Mode): boolean => mode === Mode.User64 || mode === Mode.User32 || mode === Mode.User16;
-
-/** Why emitted code came back to TypeScript. RIP is set in every case. */
-export const Exit = {
-  /** Look RIP up and go on (also: fuel is used up). */
-  Next: 0,
-  /** An exception is pending in the processor object; RIP is the faulting instruction's. */
-  Fault: 1,
-} as const;
 
 /** A decoded record: 32 bytes, one an instruction, those of a block one after the other. */
 export const R = {

@@ -14,11 +14,9 @@ import { Cpu, GuestFault } from './cpu.ts';
 import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
-import { DEFS } from './insn.ts';
 import { Jit } from './jit.ts';
 import {
   CS,
-  Exit,
   JUMP_CACHE_BYTES,
   JUMP_CACHES,
   Mode,
@@ -87,10 +85,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private globalEpoch = 2;
   /** Whether the last page fetched from is global. */
   private fetchedGlobal = false;
-  /** Called for each block entered from the run loop while tracing. */
-  onTrace: ((cpu: X86Processor) => void) | undefined;
-  /** Called before an exception is delivered; RIP is the faulting instruction's. */
-  onException: ((cpu: X86Processor, vector: number, code: number) => void) | undefined;
 
   constructor(
     memory: WebAssembly.Memory,
@@ -457,7 +451,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         if (this.faulted) {
           this.faulted = false;
           this.exceptions++;
-          this.onException?.(this, this.faultObject.vector, this.faultObject.code);
           deliverException(this, this.faultObject.vector, this.faultObject.code);
           this.shadow = undefined;
         }
@@ -492,7 +485,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           this.step();
           continue;
         }
-        this.onTrace?.(this);
         const record = this.lookup();
         if (record) this.enterCode(record);
       }
@@ -604,5 +596,3 @@ export function createProcessor(host: ProcessorHost, memoryBytes: number, tier: 
   }
   return new X86Processor(memory, host, memoryBytes, tier);
 }
-
-export { DEFS, Exit };

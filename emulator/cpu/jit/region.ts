@@ -1,5 +1,5 @@
 /** Regions: hot blocks of one page, found by following branches, written as one WebAssembly function. */
-import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
+import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from '../insn.ts';
 import type { Block, CodePage } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
@@ -22,8 +22,6 @@ export interface Region {
   readonly entries: readonly Block[];
   /** Table slots of the entries while it is installed. */
   slots: number[];
-  /** What the entries' first records had as handlers before. */
-  handlers: number[];
   dropped: boolean;
   /** Its module has been instantiated. */
   installed: boolean;
@@ -92,7 +90,7 @@ export function findRegion(head: Block): Region {
       if (offset === back && !entries.includes(s)) entries.push(s);
     }
   }
-  return { page, blocks, entries, slots: [], handlers: [], dropped: false, installed: false };
+  return { page, blocks, entries, slots: [], dropped: false, installed: false };
 }
 
 /** Registers that a shape touches besides its operands, found once by emitting it. */
@@ -461,7 +459,7 @@ class Structure {
   private settle(): void {
     if (!this.c.pending) return;
     // Any instruction will do to write the pair: it depends on the pending result only.
-    new JitEmit(this.c, SETTLE, 0, 0, 0).settleFlags();
+    new JitEmit(this.c, NO_INSN, 0, 0, 0).settleFlags();
   }
 
   /** An edge from a block to an offset relative to the page. */
@@ -489,20 +487,3 @@ class Structure {
     c.pending = saved;
   }
 }
-
-const SETTLE = {
-  def: { emit: undefined, helper: undefined, specs: [], pattern: 'settle', access: 'r' },
-  operands: [],
-  mem: undefined,
-  size: 8,
-  imm: 0,
-  immHigh: 0,
-  len: 0,
-  rep: 0,
-  lock: false,
-  bits: 64,
-  addressSize: 8,
-  segment: -1,
-  opcode: 0,
-  modrm: 0,
-} as unknown as Insn;
