@@ -146,6 +146,7 @@ export class Machine {
     this.random = parts.random;
     this.hostNow = parts.now;
     this.deterministic = options.deterministic ?? false;
+    processor.synchronous = this.deterministic;
     this.events = options.events ?? {};
     this.stopped = new Promise((resolve) => (this.settle = resolve));
 
@@ -174,7 +175,11 @@ export class Machine {
 
     this.blocks = (options.disks ?? []).map(
       (disk, i) =>
-        new VirtioBlock(disk, { serial: `linux-vm-disk${i}`, onError: (error) => this.events.diskError?.(error) }),
+        new VirtioBlock(disk, {
+          serial: `linux-vm-disk${i}`,
+          onError: (error) => this.events.diskError?.(error),
+          inOrder: this.deterministic,
+        }),
     );
     this.net = new VirtioNet(options.mac ?? DEFAULT_MAC, options.network);
     this.balloon = new VirtioBalloon((address, length) => this.release(address, length));

@@ -87,6 +87,8 @@ export interface Processor extends Saved<ProcessorState> {
   run(budget: number): StopReason;
   /** The interrupt controller's answer may have changed: leave the running code at the next block boundary. */
   interruptChanged(): void;
+  /** Code is compiled between two slices while the guest waits, so that the tiers change at the same instruction in every run. */
+  synchronous?: boolean;
   readonly stats: ProcessorStats;
   /** `stats.instructions` to the instruction, also from inside `run`, without making an object: clocks are read often. */
   readonly instructions?: number;

@@ -165,7 +165,8 @@ class Session {
     this.tellProgress();
     const [kernel, initrd] = await files;
     const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
-    this.prefetch(manifest);
+    // What is here already when the guest asks changes the order of its events.
+    if (!spec.deterministic) this.prefetch(manifest);
     await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec });
   }
 

@@ -43,6 +43,8 @@ export interface VirtioBlockOptions {
   serial?: string;
   /** Told of every error of the disk below; the guest gets an I/O error. */
   onError?: (error: unknown) => void;
+  /** Requests are finished in the order in which they came, whatever the disk does: a deterministic machine's. */
+  inOrder?: boolean;
 }
 
 /**
@@ -113,7 +115,7 @@ export class VirtioBlock implements VirtioDevice<VirtioBlockState> {
 
   notify(_queue: number): void {
     let chain;
-    while ((chain = this.queue.pop())) this.request(chain);
+    while (!(this.options.inOrder && this.inFlight > 0) && (chain = this.queue.pop())) this.request(chain);
     this.queue.signal();
   }
 
@@ -134,8 +136,10 @@ export class VirtioBlock implements VirtioDevice<VirtioBlockState> {
           (error: unknown) => this.failed(chain, error),
         )
         .finally(() => {
-          this.queue.signal();
-          if (--this.inFlight === 0) {
+          this.inFlight--;
+          if (this.options.inOrder) this.notify(0);
+          else this.queue.signal();
+          if (this.inFlight === 0) {
             const idle = this.idle;
             this.idle = [];
             for (const done of idle) done();
