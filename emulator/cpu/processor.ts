@@ -431,6 +431,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private interpreted = 0;
   /** Compile between slices and wait for it, so that the tiers change at the same instruction in every run. */
   synchronous = false;
+  /** Run instruction by instruction, with interrupts looked at before each: for traces. */
+  stepping = false;
 
   run(budget: number): StopReason {
     const fuelAt = (this.state + S.FUEL) >> 2;
@@ -451,6 +453,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         if (this.faulted) {
           this.faulted = false;
           this.exceptions++;
+          // A delivery counts like an instruction, so that a handler that faults at once ends the slice too.
+          this.i32[fuelAt]!--;
+          this.i32[(this.state + S.INTERPRETED) >> 2]!++;
           deliverException(this, this.faultObject.vector, this.faultObject.code);
           this.shadow = undefined;
         }
@@ -481,7 +486,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           break;
         }
         if (this.i32[fuelAt]! <= 0) break;
-        if (flags & TF || shadowed || this.mmu.watching || hasCodeBreakpoints(this)) {
+        if (flags & TF || shadowed || this.mmu.watching || this.stepping || hasCodeBreakpoints(this)) {
           this.step();
           continue;
         }
@@ -528,9 +533,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     }
     const fuel = this.i32[fuelAt]!;
     this.i32[fuelAt] = 1;
+    // What is held back is not retired: `instructions`, and so the clock, must not run ahead meanwhile.
+    this.stolen = fuel - 1;
     this.enterCode(record);
-    this.i32[fuelAt] = fuel - 1;
     this.stolen = 0;
+    this.i32[fuelAt] = this.faulted ? fuel : fuel - 1;
     if (this.faulted) return;
     // RF holds for one instruction.
     this.i32[flagsAt]! &= ~RF;
@@ -577,9 +584,15 @@ let defined = false;
  * Makes a processor with its own memory.
  *
  * @param memoryBytes guest RAM in bytes, a multiple of 64 KiB, at most 3 GiB
+ * @param Kind a subclass instead: for traces
  * @throws Error when the host cannot give that much memory, or lacks WebAssembly tail calls or SIMD
  */
-export function createProcessor(host: ProcessorHost, memoryBytes: number, tier: Tier): Processor {
+export function createProcessor(
+  host: ProcessorHost,
+  memoryBytes: number,
+  tier: Tier,
+  Kind: typeof X86Processor = X86Processor,
+): Processor {
   if (!defined) {
     defineAll();
     defined = true;
@@ -594,5 +607,5 @@ export function createProcessor(host: ProcessorHost, memoryBytes: number, tier: 
       { cause },
     );
   }
-  return new X86Processor(memory, host, memoryBytes, tier);
+  return new Kind(memory, host, memoryBytes, tier);
 }
