@@ -1,12 +1,22 @@
+/** Bytes of the unit in which RAM may be absent. */
+const PAGE_SHIFT = 12;
+
 /**
  * Guest physical RAM: one range from physical address 0, inside the WebAssembly memory that the processor uses.
  * Devices reach RAM only through this class; every access is checked against the size, so no address that a guest
  * driver writes can read or write outside RAM.
+ *
+ * After a resume pages may still be under way: `absent` marks them. Whoever touches RAM has to see to it that the page is
+ * here first: the processor in its page walk, virtio queues before they hand out a request. A page that has come stays.
  */
 export class GuestMemory {
   /** RAM as bytes; index 0 is guest physical address 0. */
   readonly bytes: Uint8Array;
   readonly view: DataView;
+  /** By page of 4 KiB: 1 while its contents have not come. Undefined when all of RAM is here, which is the usual case. */
+  absent: Uint8Array | undefined;
+  /** Told of each page that was needed and was not here, by its number; any number of times. */
+  onAbsent: (page: number) => void = () => undefined;
 
   /**
    * @param buffer the WebAssembly memory's buffer (or any ArrayBuffer, in a test)
@@ -27,6 +37,23 @@ export class GuestMemory {
   /** Whether [address, address + length) lies in RAM. */
   contains(address: number, length: number): boolean {
     return address >= 0 && length >= 0 && address + length <= this.size;
+  }
+
+  /**
+   * Whether all of [address, address + length) is here. Asks for every page that is not. What lies outside RAM counts as
+   * here: it never comes.
+   */
+  present(address: number, length: number): boolean {
+    const { absent } = this;
+    if (absent === undefined || length <= 0) return true;
+    let all = true;
+    const last = Math.min(Math.floor((address + length - 1) / 2 ** PAGE_SHIFT), absent.length - 1);
+    for (let page = Math.floor(address / 2 ** PAGE_SHIFT); page <= last; page++)
+      if (absent[page] === 1) {
+        this.onAbsent(page);
+        all = false;
+      }
+    return all;
   }
 
   /** RAM for reading, without a copy. @throws RangeError when any byte is outside RAM. */

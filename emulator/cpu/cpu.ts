@@ -3,6 +3,7 @@
  * (layout.ts); what emitted code never touches lives here.
  */
 import type { Bus } from '../bus.ts';
+import type { GuestMemory } from '../memory.ts';
 import type { ProcessorHost } from '../processor.ts';
 import { bitsToFlags, flagsToBits } from './flags.ts';
 import { ARITH, type Insn } from './insn.ts';
@@ -23,6 +24,12 @@ export interface Segment {
   /** Usable: not a null selector. */
   usable: boolean;
 }
+
+/**
+ * The vector of a fault that is no exception: a page of RAM is not here yet (`GuestMemory.absent`). It takes the way of a
+ * page fault back to the run loop, with the instruction undone, and nothing is delivered.
+ */
+export const ABSENT = 256;
 
 /** The exception in flight: thrown by helpers and the MMU, caught at the border to emitted code. One object for each processor. */
 export class GuestFault extends Error {
@@ -69,6 +76,8 @@ export abstract class Cpu {
   halted = false;
   /** Triple fault. */
   shutdown = false;
+  /** The vector of an interrupt that was acknowledged, and whose delivery waits for a page of RAM; −1 for none. */
+  heldInterrupt = -1;
   readonly faultObject = new GuestFault();
   /** Registers that only the system instructions use (STAR, TSC_ADJUST…). */
   readonly sys = new SystemRegisters();
@@ -94,6 +103,8 @@ export abstract class Cpu {
   }
 
   // ---- provided by the code cache and the run loop (processor.ts) ----
+
+  abstract readonly memory: GuestMemory;
 
   /** Whether a physical page holds translated code. `page` may be any address in it. */
   abstract hasCode(page: number): boolean;

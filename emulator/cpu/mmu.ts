@@ -9,7 +9,7 @@
  * even an access to exactly that non-canonical address reaches nothing.
  */
 import type { Bus, Width } from '../bus.ts';
-import type { Cpu } from './cpu.ts';
+import { ABSENT, type Cpu } from './cpu.ts';
 import {
   DUMMY_PAGE,
   RAM_BASE,
@@ -140,6 +140,19 @@ export class Mmu {
 
   // ---- the page walk ----
 
+  /**
+   * Sees to it that the page of a physical address is here before anything reads or writes it; the TLB only ever leads to
+   * such pages. @throws the processor's fault object with vector ABSENT
+   */
+  private need(physical: number): void {
+    const { absent } = this.cpu.memory;
+    if (absent === undefined) return;
+    const page = Math.floor(physical / 4096);
+    if (absent[page] !== 1) return;
+    this.cpu.memory.onAbsent(page);
+    throw this.cpu.fault(ABSENT);
+  }
+
   private pageFault(lo: number, hi: number, code: number): never {
     throw this.cpu.pageFault(lo, hi, code);
   }
@@ -156,6 +169,7 @@ export class Mmu {
     this.global = false;
     if (!(cpu.cr0 & CR0_PG)) {
       const page = (lo & 0xfffff000) >>> 0;
+      this.need(page);
       this.cache(lo, hi, page, true, true, true, false);
       return lo >>> 0;
     }
@@ -188,6 +202,7 @@ export class Mmu {
               ? (lo >>> 21) & 0x1ff
               : (lo >>> 12) & 0x1ff;
       const at = table + index * 8;
+      this.need(at);
       const entryLow = this.readPhysical32(at);
       const entryHigh = this.readPhysical32(at + 4);
       if (!(entryLow & 1)) this.pageFault(lo, hi, code);
@@ -209,10 +224,11 @@ export class Mmu {
           (access === 'fetch' && !executable)
         )
           this.pageFault(lo, hi, code | PfError.P);
-        const set = 0x20 | (write ? 0x40 : 0);
-        if ((entryLow & set) !== set) this.writePhysical32(at, entryLow | set);
         const base = ((entryLow & ~offsetMask & 0xfffff000) >>> 0) + (entryHigh & 0xff) * 0x1_0000_0000;
         const physical = base + (lo & offsetMask);
+        this.need(physical);
+        const set = 0x20 | (write ? 0x40 : 0);
+        if ((entryLow & set) !== set) this.writePhysical32(at, entryLow | set);
         const dirty = write || (entryLow & 0x40) !== 0;
         const global = (entryLow & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0;
         this.global = global;
@@ -233,20 +249,23 @@ export class Mmu {
     const cpu = this.cpu;
     const write = access === 'write';
     const pdeAt = ((cpu.cr3Low & 0xfffff000) >>> 0) + (lo >>> 22) * 4;
+    this.need(pdeAt);
     const pde = this.readPhysical32(pdeAt);
     if (!(pde & 1)) this.pageFault(lo, hi, code);
     const large = (pde & 0x80) !== 0 && (cpu.cr4 & CR4_PSE) !== 0;
     const pteAt = large ? pdeAt : ((pde & 0xfffff000) >>> 0) + ((lo >>> 12) & 0x3ff) * 4;
+    this.need(pteAt);
     const pte = large ? pde : this.readPhysical32(pteAt);
     if (!(pte & 1)) this.pageFault(lo, hi, code);
     const writable = (pde & pte & 2) !== 0;
     const userOk = (pde & pte & 4) !== 0;
     if ((user && !userOk) || (write && !writable && (user || cpu.cr0 & CR0_WP)))
       this.pageFault(lo, hi, code | PfError.P);
+    const physical = large ? ((pte & 0xffc00000) >>> 0) + (lo & 0x3fffff) : ((pte & 0xfffff000) >>> 0) + (lo & 0xfff);
+    this.need(physical);
     if (!large && !(pde & 0x20)) this.writePhysical32(pdeAt, pde | 0x20);
     const set = 0x20 | (write ? 0x40 : 0);
     if ((pte & set) !== set) this.writePhysical32(pteAt, pte | set);
-    const physical = large ? ((pte & 0xffc00000) >>> 0) + (lo & 0x3fffff) : ((pte & 0xfffff000) >>> 0) + (lo & 0xfff);
     const dirty = write || (pte & 0x40) !== 0;
     if (access !== 'fetch')
       this.cache(

@@ -10,7 +10,7 @@ import type {
 } from '../processor.ts';
 import { GuestMemory } from '../memory.ts';
 import { CodeCache, type CodeHost } from './code.ts';
-import { Cpu, GuestFault } from './cpu.ts';
+import { ABSENT, Cpu, GuestFault } from './cpu.ts';
 import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
@@ -451,12 +451,20 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           this.stolen = 0;
         }
         if (this.faulted) {
+          if (this.faultObject.vector === ABSENT) {
+            this.faulted = false;
+            reason = 'waiting';
+            break;
+          }
+          if (!deliverException(this, this.faultObject.vector, this.faultObject.code)) {
+            reason = 'waiting';
+            break;
+          }
           this.faulted = false;
           this.exceptions++;
           // A delivery counts like an instruction, so that a handler that faults at once ends the slice too.
           this.i32[fuelAt]!--;
           this.i32[(this.state + S.INTERPRETED) >> 2]!++;
-          deliverException(this, this.faultObject.vector, this.faultObject.code);
           this.shadow = undefined;
         }
         if (this.shutdown) {
@@ -470,12 +478,17 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           if (!shadowed) this.shadow = undefined;
         }
         if (flags & IF && !shadowed) {
-          if (interrupts.pending() >= 0) {
-            const vector = interrupts.acknowledge();
+          const held = this.heldInterrupt;
+          if (held >= 0 || interrupts.pending() >= 0) {
+            const vector = held >= 0 ? held : interrupts.acknowledge();
             if (vector >= 0) {
               this.halted = false;
-              this.interruptCount++;
-              deliverInterrupt(this, vector);
+              if (held < 0) this.interruptCount++;
+              if (!deliverInterrupt(this, vector)) {
+                this.faulted = this.heldInterrupt < 0;
+                reason = 'waiting';
+                break;
+              }
               this.i32[(this.state + S.PENDING) >> 2] = interrupts.pending() >= 0 ? 1 : 0;
               continue;
             }
@@ -563,7 +576,13 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   }
 
   save(): ProcessorState {
-    return { version: 1, total: this.total, faulted: this.faulted, ...saveCpu(this) };
+    return {
+      version: 1,
+      total: this.total,
+      faulted: this.faulted,
+      heldInterrupt: this.heldInterrupt,
+      ...saveCpu(this),
+    };
   }
 
   restore(state: ProcessorState): void {
@@ -572,6 +591,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.restored = this.total;
     this.interpreted = 0;
     this.faulted = Boolean(state.faulted);
+    this.heldInterrupt = Number(state.heldInterrupt ?? -1);
     this.mmu.flush(true);
     this.modeChanged();
     this.code.flush();

@@ -1,5 +1,5 @@
 /** Delivery of exceptions and interrupts through the IDT (SDM vol. 3, chapter 6). */
-import { GuestFault, type Cpu } from '../cpu.ts';
+import { ABSENT, GuestFault, type Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, RSP, S, SS } from '../layout.ts';
 import {
@@ -36,20 +36,25 @@ const NO_RF = (1 << Vector.DB) | (1 << Vector.NMI) | (1 << Vector.BP) | (1 << Ve
  * `cpu.shutdown`. Never throws a guest fault.
  *
  * @param code error code, or −1 for none
+ * @returns false when a page of RAM has to come first: what to deliver then is in `cpu.faultObject`, nothing has happened
  */
-export function deliverException(cpu: Cpu, vector: number, code: number): void {
+export function deliverException(cpu: Cpu, vector: number, code: number): boolean {
   let v = vector;
   let c = code;
   for (;;) {
     try {
       deliver(cpu, v, c, 'exception');
-      return;
+      return true;
     } catch (e) {
       if (!(e instanceof GuestFault)) throw e;
+      if (e.vector === ABSENT) {
+        cpu.fault(v, c);
+        return false;
+      }
       if (v === Vector.DF) {
         cpu.shutdown = true;
         cpu.leave();
-        return;
+        return true;
       }
       if (
         (contributory(v) && contributory(e.vector)) ||
@@ -65,13 +70,22 @@ export function deliverException(cpu: Cpu, vector: number, code: number): void {
   }
 }
 
-/** Delivers an external interrupt at cpu.rip. Never throws a guest fault. */
-export function deliverInterrupt(cpu: Cpu, vector: number): void {
+/**
+ * Delivers an external interrupt at cpu.rip. Never throws a guest fault.
+ *
+ * @returns false when a page of RAM has to come first. Then `cpu.heldInterrupt` is the vector to deliver, or −1 where the
+ *   delivery has raised an exception, which is in `cpu.faultObject`
+ */
+export function deliverInterrupt(cpu: Cpu, vector: number): boolean {
+  cpu.heldInterrupt = -1;
   try {
     deliver(cpu, vector, -1, 'external');
+    return true;
   } catch (e) {
     if (!(e instanceof GuestFault)) throw e;
-    deliverException(cpu, e.vector, e.code);
+    if (e.vector !== ABSENT) return deliverException(cpu, e.vector, e.code);
+    cpu.heldInterrupt = vector;
+    return false;
   }
 }
 
