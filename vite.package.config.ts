@@ -19,6 +19,6 @@ export default defineConfig({
       },
       formats: ['es'],
     },
-    rolldownOptions: { external: [/^node:/, /^lit/, /^@xterm\//, /^@noble\//, 'fzstd'] },
+    rolldownOptions: { external: [/^node:/, /^lit/, /^@xterm\//, /^@noble\//, 'fzstd', 'idb'] },
   },
 });
