@@ -47,6 +47,7 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
     writeAgent: (bytes) => void machine.writeAgent(bytes),
     resize: (columns, rows) => machine.resize(columns, rows),
     stats: () => machine.stats().processor,
+    busySeconds: () => machine.stats().busyMs / 1000,
     save: async () => pieces(writeState(await machine.save())),
     restore: async (state) => {
       machine.restore(await readState(state));

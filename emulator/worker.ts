@@ -33,6 +33,8 @@ export interface WorkerMachine {
   writeAgent(bytes: Uint8Array): void;
   resize(columns: number, rows: number): void;
   stats(): ProcessorStats;
+  /** Seconds of the host's time in which the processor was not halted. */
+  busySeconds?(): number;
   /** The state at this moment, once the disk requests under way have ended. The machine is paused. */
   save(): Promise<AsyncIterable<Uint8Array>>;
   restore(state: ReadableStream<Uint8Array>): Promise<void>;
@@ -328,6 +330,7 @@ class Session {
     return {
       seconds: (performance.now() - this.began) / 1000,
       processor: { ...this.machine.stats() },
+      busySeconds: this.machine.busySeconds?.(),
       disk: this.disk?.device.stats,
       kernelBytes,
     };

@@ -96,6 +96,8 @@ export interface PlainExit {
 export interface VmStats {
   /** Seconds since the machine was started, on the host's clock. */
   seconds: number;
+  /** Of these, the seconds in which the processor was not halted. */
+  busySeconds?: number;
   processor: ProcessorStats;
   disk?: DiskStats;
   /** Bytes fetched for the kernel and the initramfs. */

@@ -2,6 +2,7 @@ import type { Tier } from '../emulator/processor.ts';
 import {
   AgentClient,
   type FileSystem,
+  type Inspector,
   type Process,
   type RunOptions,
   type RunResult,
@@ -99,6 +100,8 @@ export class LinuxVM {
   readonly console: Console;
   /** The guest's files, through the agent. Calls wait for it. */
   readonly fs: FileSystem;
+  /** Processes, open files, mounts and devices of the guest, through the agent. Calls wait for it. */
+  readonly inspect: Inspector;
   /** Resolves when the guest agent answers; rejects with VmStoppedError when the machine stops before. */
   readonly ready: Promise<void>;
   /** Resolves when the machine has stopped; never rejects. */
@@ -141,13 +144,16 @@ export class LinuxVM {
         else this.agentClosed.add(listener);
       },
     });
-    this.fs = new Proxy(this.agent.fs, {
-      get: (target, name) => {
-        const method: unknown = Reflect.get(target, name);
-        if (typeof method !== 'function') return method;
-        return (...args: unknown[]) => this.whileAlive(Reflect.apply(method, target, args) as Promise<unknown>);
-      },
-    });
+    const alive = <T extends object>(calls: T): T =>
+      new Proxy(calls, {
+        get: (target, name) => {
+          const method: unknown = Reflect.get(target, name);
+          if (typeof method !== 'function') return method;
+          return (...args: unknown[]) => this.whileAlive(Reflect.apply(method, target, args) as Promise<unknown>);
+        },
+      });
+    this.fs = alive(this.agent.fs);
+    this.inspect = alive(this.agent.inspect);
     this.ready = this.whileAlive(this.agent.ready.then(() => undefined));
     this.ready.then(
       () => this.setState('running'),

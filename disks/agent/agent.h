@@ -55,3 +55,8 @@ void processes_serve(const struct pollfd *polls, int count);
 // files.c
 void file_operation(uint32_t id, struct reader *reader);
 void files_reset(void);
+
+// inspect.c: each sends its answer in parts and returns an errno
+int inspect_directory(uint32_t id, const char *path);
+int inspect_processes(uint32_t id);
+int inspect_open_files(uint32_t id);

@@ -13,7 +13,7 @@
 #define MAX_HANDLES 64
 #define READ_SIZE (64 * 1024)
 
-enum operation { PING, STAT, LSTAT, READDIR, MKDIR, REMOVE, RENAME, OPEN, READ, WRITE, CLOSE, SET_TIME, READLINK, CHMOD, SYMLINK };
+enum operation { PING, STAT, LSTAT, READDIR, MKDIR, REMOVE, RENAME, OPEN, READ, WRITE, CLOSE, SET_TIME, READLINK, CHMOD, SYMLINK, LIST, PROCESSES, OPEN_FILES };
 enum { RECURSIVE = 1, FORCE = 2 };
 
 static int handles[MAX_HANDLES]; // descriptor + 1; 0 when free
@@ -237,6 +237,9 @@ void file_operation(uint32_t id, struct reader *reader) {
       if (symlink(target, path)) error = errno;
       break;
     }
+    case LIST: error = inspect_directory(id, read_string(reader)); break;
+    case PROCESSES: error = inspect_processes(id); break;
+    case OPEN_FILES: error = inspect_open_files(id); break;
     default: error = ENOSYS;
   }
   reply(id, reader->broken ? EPROTO : error, &body);

@@ -13,11 +13,13 @@ import {
   PROTOCOL_VERSION,
 } from './codec.ts';
 import { AgentError, E2BIG } from './errors.ts';
-import { AgentFiles, type FileSystem, Operation } from './files.ts';
+import { AgentFiles, type FileSystem, type Operate, Operation } from './files.ts';
+import { AgentInspector, type Inspector } from './inspect.ts';
 import { AgentProcess, type ExitStatus, type Process } from './process.ts';
 
 export { AgentError } from './errors.ts';
-export type { DirectoryEntry, FileStat, FileSystem, FileType } from './files.ts';
+export type { DirectoryEntry, FileStat, FileSystem, FileType, ListedEntry } from './files.ts';
+export type { GuestDevice, GuestProcess, Inspector, InterruptLine, Mount, OpenFile } from './inspect.ts';
 export type { ExitStatus, Process } from './process.ts';
 
 /** The host's end of the agent's port. Bytes arrive in order, in pieces of any size. */
@@ -76,6 +78,7 @@ export class AgentClient {
   /** Resolves at the agent's first answer; rejects when the port closes before. */
   readonly ready: Promise<void>;
   readonly fs: FileSystem;
+  readonly inspect: Inspector;
   private readonly nonce = crypto.getRandomValues(new Uint32Array(1))[0]! || 1;
   private readonly parser = new FrameParser(
     (frame) => this.receive(frame),
@@ -89,10 +92,12 @@ export class AgentClient {
   private waiting: { resolve(): void; reject(error: Error): void }[] = [];
 
   constructor(private readonly port: AgentPort) {
-    this.fs = new AgentFiles(async (what, operation, body) => {
+    const operate: Operate = async (what, operation, body) => {
       await this.whenConnected();
       return this.call(what, operation, body);
-    });
+    };
+    this.fs = new AgentFiles(operate);
+    this.inspect = new AgentInspector(operate, this.fs);
     this.ready = this.whenConnected();
     this.ready.catch(() => undefined);
     port.onData((bytes) => {

@@ -8,6 +8,18 @@ export interface DirectoryEntry {
   type: FileType;
 }
 
+/** An entry with what a listing shows of it. */
+export interface ListedEntry extends DirectoryEntry {
+  /** Permission bits, 0 to 0o7777. */
+  mode: number;
+  /** Bytes. */
+  size: number;
+  /** Last change of the contents, in milliseconds since 1970. */
+  mtime: number;
+  /** What a symbolic link leads to; absent where it leads nowhere. */
+  target?: FileType;
+}
+
 export interface FileStat {
   type: FileType;
   /** Permission bits, 0 to 0o7777. */
@@ -36,6 +48,8 @@ export interface FileSystem {
   ): Promise<void>;
   /** Without `.` and `..`, sorted by name. */
   readdir(path: string): Promise<DirectoryEntry[]>;
+  /** As `readdir`, with what is known of each entry, at the cost of a `stat` each in the guest. */
+  list(path: string): Promise<ListedEntry[]>;
   stat(path: string): Promise<FileStat>;
   /** As `stat`, but of a symbolic link itself. */
   lstat(path: string): Promise<FileStat>;
@@ -65,6 +79,9 @@ export const Operation = {
   Readlink: 12,
   Chmod: 13,
   Symlink: 14,
+  List: 15,
+  Processes: 16,
+  OpenFiles: 17,
 } as const;
 
 const RECURSIVE = 1;
@@ -164,6 +181,23 @@ export class AgentFiles implements FileSystem {
       entries.push({ name: reader.string(), type });
     }
     return entries.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  }
+
+  async list(path: string): Promise<ListedEntry[]> {
+    const reader = new PayloadReader(await this.operate(`read directory ${path}`, Operation.List, pathBody(path)));
+    const entries: ListedEntry[] = [];
+    while (!reader.done) {
+      const mode = reader.number(4);
+      const entry = {
+        type: TYPES[(mode >>> 12) & 15] ?? 'unknown',
+        mode: mode & 0o7777,
+        size: Number(reader.long()),
+        mtime: Number(reader.long()) * 1000,
+        target: TYPES[reader.number(1)],
+      };
+      entries.push({ name: reader.string(), ...entry });
+    }
+    return entries.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   stat(path: string): Promise<FileStat> {
