@@ -29,6 +29,10 @@ export interface MachineEvents {
   status?(status: MachineStatus, exit?: MachineExit): void;
   /** The guest was given an I/O error because of this. */
   diskError?(error: unknown): void;
+  /** A part of a resumed machine's RAM could not be had. It is tried again; meanwhile the machine may stand still. */
+  memoryError?(error: unknown): void;
+  /** All of a resumed machine's RAM is here. `waited`: guest time that stood still for it, in milliseconds. */
+  memoryComplete?(waited: number): void;
 }
 
 export interface MachineOptions {
@@ -67,6 +71,8 @@ export interface MachineStats {
   turns: number;
   /** Interrupts accepted by the local APIC. */
   interrupts: number;
+  /** Of a resumed machine: chunks of RAM that have come, and those of them that the guest had to wait for. */
+  memory?: { chunks: number; demanded: number; complete: boolean };
   /** Counters of the virtio devices, in order. */
   devices: { name: string; counters: Record<string, number>; failure?: string }[];
 }

@@ -4,10 +4,14 @@ import type { RtcState } from './devices/rtc.ts';
 import type { UartState } from './devices/uart16550.ts';
 import type { TransportState } from './devices/virtio/transport-mmio.ts';
 import type { GuestMemory } from './memory.ts';
+import type { PageTable } from './pager.ts';
 import type { ProcessorState } from './processor.ts';
 
-/** Changes whenever an older state can no longer be restored. */
-export const STATE_VERSION = 1;
+/**
+ * Changes whenever an older state can no longer be restored: of any part of it, the processor's and the devices' included.
+ * test/unit/state-shape.test.ts notices changes of their fields.
+ */
+export const STATE_VERSION = 2;
 export const PAGE_SIZE = 4096;
 /** Pages that are kept in one array. */
 export const BLOCK_PAGES = 256;
@@ -26,6 +30,8 @@ export interface MemoryState {
 export interface MachineState {
   version: number;
   deterministic: boolean;
+  /** The devices, with what they offer their drivers: only a machine with the same ones can go on. */
+  devices: string[];
   /** Guest time in nanoseconds. */
   now: number;
   /** Wall-clock time at that moment, milliseconds since 1970. */
@@ -39,6 +45,11 @@ export interface MachineState {
   rtc: RtcState;
   virtio: TransportState[];
   memory: MemoryState;
+}
+
+/** A machine's state with its RAM elsewhere, in chunks that are fetched when they are needed. */
+export interface PagedState extends Omit<MachineState, 'memory'> {
+  memory: { size: number; table: PageTable };
 }
 
 /** Whether the page-aligned range is all zeros. */

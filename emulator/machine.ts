@@ -20,14 +20,15 @@ import { VIRTIO_MMIO_SIZE, VirtioMmio } from './devices/virtio/transport-mmio.ts
 import { InstructionClock, RealClock } from './machine-clock.ts';
 import type { MachineClock } from './machine-clock.ts';
 import { isZero, PAGE_SIZE, restoreMemory, saveMemory, STATE_VERSION, wordsOf } from './machine-state.ts';
-import type { MachineState } from './machine-state.ts';
+import type { MachineState, PagedState } from './machine-state.ts';
 import { ByteBatch, PanicWatch, RandomSource } from './machine-parts.ts';
 import type { MachineEvents, MachineExit, MachineOptions, MachineStats, MachineStatus } from './machine-options.ts';
+import { type ChunkReader, Pager } from './pager.ts';
 import type { Processor, StopReason } from './processor.ts';
 import { macrotasks } from './macrotask.ts';
 import type { Macrotasks } from './macrotask.ts';
 
-export type { MachineState } from './machine-state.ts';
+export type { MachineState, PagedState } from './machine-state.ts';
 export type * from './machine-options.ts';
 
 /** The name of the guest agent's port: /sys/class/virtio-ports/…/name in the guest. */
@@ -94,6 +95,12 @@ export class Machine {
   private busyMs = 0;
   private turns = 0;
   private waiters = new Set<() => void>();
+  /** Brings the RAM of a resumed machine, until all of it is here. */
+  private pager: Pager | undefined;
+  /** While the processor waits for a page: the guest's time, which stands still, and the host's when it began to. */
+  private frozen: number | undefined;
+  private frozenSince = 0;
+  private waitedMs = 0;
 
   /**
    * Makes a machine and loads its kernel; `start` lets it run.
@@ -251,6 +258,7 @@ export class Machine {
 
   private go(announce = true): void {
     this.state = 'running';
+    this.frozen = undefined;
     this.clock.start(this.pausedAt);
     this.queueTurn();
     if (announce) this.events.status?.('running');
@@ -267,6 +275,7 @@ export class Machine {
     if (this.state === 'running') this.pausedAt = this.clock.stop();
     this.state = 'stopped';
     this.cancelSleep();
+    this.pager?.close();
     try {
       this.flushOutputs();
     } catch (error) {
@@ -330,6 +339,7 @@ export class Machine {
     this.turns++;
     try {
       const start = this.hostNow();
+      this.thaw();
       const before = this.processor.stats.instructions;
       const again = this.runSlices(start);
       const elapsed = this.hostNow() - start;
@@ -367,6 +377,8 @@ export class Machine {
           return false;
         case 'waiting':
           this.asleep = true;
+          this.frozen = this.clock.stop();
+          this.frozenSince = this.hostNow();
           return false;
         case 'halted':
           this.panic.halted();
@@ -380,6 +392,13 @@ export class Machine {
       }
       if (this.hostNow() - start >= (this.requestsInFlight ? TURN_WITH_IO : TURN)) return true;
     }
+  }
+
+  private thaw(): void {
+    if (this.frozen === undefined) return;
+    this.clock.start(this.frozen);
+    this.frozen = undefined;
+    this.waitedMs += this.hostNow() - this.frozenSince;
   }
 
   private runProcessor(budget: number): StopReason {
@@ -517,6 +536,8 @@ export class Machine {
   private release(address: number, length: number): void {
     const { memory } = this.processor;
     this.words ??= wordsOf(memory);
+    if (memory.absent)
+      for (let at = address; at < address + length; at += PAGE_SIZE) this.pager?.discard(at / PAGE_SIZE);
     for (let at = address; at < address + length; at += PAGE_SIZE)
       if (!isZero(this.words, at >>> 2, (at + PAGE_SIZE) >>> 2)) memory.writable(at, PAGE_SIZE).fill(0);
   }
@@ -548,12 +569,14 @@ export class Machine {
   }
 
   private async takeState(): Promise<MachineState> {
+    await this.pager?.all();
     await this.drain();
     if (this.state === 'stopped') throw new Error('the machine stopped while its state was being saved');
     this.flushOutputs();
     return {
       version: STATE_VERSION,
       deterministic: this.deterministic,
+      devices: this.devices,
       now: this.pausedAt,
       wall: this.clock.wall(),
       random: this.random.save(),
@@ -567,24 +590,65 @@ export class Machine {
     };
   }
 
+  private get devices(): string[] {
+    return this.transports.map(
+      ({ device }) => `${device.name} ${device.features.toString(16)} ${device.queueSizes.join(',')}`,
+    );
+  }
+
   /**
    * Puts a state into a machine that has not been started. `start` then goes on where it was taken.
    * @throws Error when it is of another version or of a machine of another shape
    */
   restore(state: MachineState): void {
+    this.check(state);
+    restoreMemory(this.processor.memory, state.memory);
+    this.restoreParts(state);
+  }
+
+  /**
+   * As `restore`, with the pages of RAM still to come: those that the guest touches are read when it does, the others once
+   * `fetchRest` is called. A page that cannot be had is a `memoryError` and is tried again.
+   */
+  resumeFrom(state: PagedState, read: ChunkReader): void {
+    this.check(state);
+    const { memory } = this.processor;
+    if (state.memory.size !== memory.size)
+      throw new Error(`the snapshot has ${state.memory.size} bytes of RAM, this machine has ${memory.size}`);
+    this.pager = new Pager(memory, state.memory.table, read, {
+      arrived: () => {
+        for (const transport of this.transports) transport.pagesArrived();
+        this.wake();
+      },
+      failed: (error) => this.events.memoryError?.(error),
+      complete: () => this.events.memoryComplete?.(this.waitedMs),
+    });
+    this.restoreParts(state);
+  }
+
+  /** Fetches the rest of a resumed machine's RAM in the background. */
+  fetchRest(): void {
+    this.pager?.startBackground();
+  }
+
+  private check(state: MachineState | PagedState): void {
     if (this.state !== 'created')
       throw new Error('a state can only be restored into a machine that has not been started');
     if (state.version !== STATE_VERSION)
       throw new Error(`the saved machine has format ${state.version}, this program reads format ${STATE_VERSION}`);
-    if (state.deterministic !== this.deterministic)
-      throw new Error(
-        `the saved machine was ${state.deterministic ? '' : 'not '}deterministic, and this one is${this.deterministic ? '' : ' not'}`,
-      );
+    if (this.deterministic && !state.deterministic)
+      throw new Error('the saved machine was not deterministic, and this one is');
     if (state.virtio.length !== this.transports.length)
       throw new Error(
         `the saved machine has ${state.virtio.length} devices, this one has ${this.transports.length}: give it the same disks`,
       );
-    restoreMemory(this.processor.memory, state.memory);
+    const { devices } = this;
+    const other = devices.findIndex((device, i) => device !== state.devices[i]);
+    if (other >= 0)
+      throw new Error(`the saved machine has the device "${state.devices[other]}" where this one has "${devices[other]}"`);
+  }
+
+  private restoreParts(state: MachineState | PagedState): void {
     this.processor.restore(state.processor);
     this.pausedAt = state.now;
     // Timers are armed against the restored time.
@@ -609,6 +673,7 @@ export class Machine {
       busyMs: this.busyMs,
       turns: this.turns,
       interrupts: this.lapic.delivered,
+      ...(this.pager && { memory: { ...this.pager.counters, complete: this.pager.complete } }),
       devices: this.transports.map((t) => ({
         name: t.device.name,
         counters: { ...t.device.counters },

@@ -1,5 +1,7 @@
 /** Bytes of the unit in which RAM may be absent. */
 const PAGE_SHIFT = 12;
+/** Pages that one look at a range asks for at most. */
+const MOST_ASKED = 64;
 
 /**
  * Guest physical RAM: one range from physical address 0, inside the WebAssembly memory that the processor uses.
@@ -40,20 +42,23 @@ export class GuestMemory {
   }
 
   /**
-   * Whether all of [address, address + length) is here. Asks for every page that is not. What lies outside RAM counts as
-   * here: it never comes.
+   * Whether all of [address, address + length) is here. Asks for pages that are not, a bounded number of them: ask again
+   * when they have come. What lies outside RAM counts as here: it never comes.
    */
   present(address: number, length: number): boolean {
     const { absent } = this;
     if (absent === undefined || length <= 0) return true;
-    let all = true;
+    const first = Math.floor(address / 2 ** PAGE_SHIFT);
     const last = Math.min(Math.floor((address + length - 1) / 2 ** PAGE_SHIFT), absent.length - 1);
-    for (let page = Math.floor(address / 2 ** PAGE_SHIFT); page <= last; page++)
-      if (absent[page] === 1) {
-        this.onAbsent(page);
-        all = false;
-      }
-    return all;
+    // Natively, because a hostile driver may ask for all of RAM a thousand times.
+    const pages = absent.subarray(first, last + 1);
+    let at = pages.indexOf(1);
+    if (at < 0) return true;
+    for (let asked = 0; at >= 0 && asked < MOST_ASKED; asked++) {
+      this.onAbsent(first + at);
+      at = pages.indexOf(1, at + 1);
+    }
+    return false;
   }
 
   /** RAM for reading, without a copy. @throws RangeError when any byte is outside RAM. */

@@ -159,8 +159,8 @@ export class VirtioBalloon implements VirtioDevice<VirtioBalloonState> {
 
   /** Asks the guest for new statistics. Without a driver that gives them, resolves with the last ones. */
   refreshStats(): Promise<BalloonStats> {
-    if (this.statsHead < 0) return Promise.resolve(this.stats);
     const queue = this.host.queues[STATS]!;
+    if (this.statsHead < 0 || !queue.prepare()) return Promise.resolve(this.stats);
     const head = this.statsHead;
     this.statsHead = -1;
     const result = new Promise<BalloonStats>((resolve) => this.waiting.push(resolve));

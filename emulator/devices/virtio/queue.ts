@@ -122,6 +122,8 @@ export class SplitQueue implements Saved<QueueState> {
   /** Negotiated: VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX. */
   indirect = false;
   eventIndex = false;
+  /** A request could not be taken because pages of RAM that it lies in are not here yet: notify the device when they are. */
+  waiting = false;
   /** Requests taken, and interrupts asked for. */
   requests = 0;
   signals = 0;
@@ -154,7 +156,7 @@ export class SplitQueue implements Saved<QueueState> {
   /** Forgets everything; requests in flight die. */
   reset(): void {
     this.size = this.maxSize;
-    this.ready = this.indirect = this.eventIndex = this.broken = false;
+    this.ready = this.indirect = this.eventIndex = this.broken = this.waiting = false;
     this.descriptors = this.available = this.used = 0;
     this.lastAvailable = this.usedIndex = this.signalled = 0;
     this.epoch++;
@@ -195,10 +197,27 @@ export class SplitQueue implements Saved<QueueState> {
     return this.ready && !this.broken && this.memory.read16(this.available + 2) !== this.lastAvailable;
   }
 
-  /** Takes the next request, or returns undefined when there is none (or the ring is broken). */
+  /** Whether the rings are in pages that are here. */
+  private get ringsPresent(): boolean {
+    const { memory, size } = this;
+    const descriptors = memory.present(this.descriptors, size * DESC_SIZE);
+    const available = memory.present(this.available, 6 + size * 2);
+    return memory.present(this.used, 6 + size * 8) && descriptors && available;
+  }
+
+  /** Asks for the pages of the rings. @returns whether all of them are here; a queue that is not in use needs none */
+  prepare(): boolean {
+    return !this.ready || this.broken || this.memory.absent === undefined || this.ringsPresent;
+  }
+
+  /**
+   * Takes the next request, or returns undefined when there is none (or the ring is broken). All of its buffers are in RAM
+   * and here; while one is not, the request waits in the ring and `waiting` is set.
+   */
   pop(): Chain | undefined {
     if (!this.ready || this.broken) return undefined;
     const { memory, size } = this;
+    if (memory.absent !== undefined && !this.ringsPresent) return this.wait();
     const waiting = (memory.read16(this.available + 2) - this.lastAvailable) & 0xffff;
     if (waiting === 0) {
       // Ask to be notified of the next one.
@@ -215,9 +234,26 @@ export class SplitQueue implements Saved<QueueState> {
       this.pool.push(chain);
       return undefined;
     }
+    if (memory.absent !== undefined && !this.buffersPresent(chain)) {
+      this.pool.push(chain);
+      this.allowance++;
+      return this.wait();
+    }
     this.lastAvailable = (this.lastAvailable + 1) & 0xffff;
     this.requests++;
     return chain;
+  }
+
+  private wait(): undefined {
+    this.waiting = true;
+    return undefined;
+  }
+
+  private buffersPresent(chain: Chain): boolean {
+    let all = true;
+    for (let i = 0; i < chain.count; i++)
+      if (!this.memory.present(chain.addresses[i]!, chain.lengths[i]!)) all = false;
+    return all;
   }
 
   private walk(chain: Chain, head: number): boolean {
@@ -238,6 +274,11 @@ export class SplitQueue implements Saved<QueueState> {
         entries = length / DESC_SIZE;
         if (!Number.isInteger(entries) || entries === 0 || !memory.contains(address, length))
           return this.dead('an indirect table of a wrong size or outside RAM');
+        if (!memory.present(address, length)) {
+          this.allowance++;
+          this.waiting = true;
+          return false;
+        }
         table = address;
         index = 0;
         direct = false;

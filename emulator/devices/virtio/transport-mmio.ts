@@ -112,6 +112,16 @@ export class VirtioMmio implements MmioDevice, VirtioHost, Saved<TransportState>
     this.irq.set(true);
   }
 
+  /** Pages of RAM have come: queues that waited for some are looked at again. */
+  pagesArrived(): void {
+    for (let i = 0; i < this.queues.length; i++) {
+      const queue = this.queues[i]!;
+      if (!queue.waiting) continue;
+      queue.waiting = false;
+      if (this.live) this.device.notify(i);
+    }
+  }
+
   private get live(): boolean {
     return (this.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET)) === STATUS_DRIVER_OK;
   }
