@@ -51,7 +51,7 @@ function modFits(d: Def, isReg: boolean): boolean {
   for (const s of d.specs) {
     const c = s.charCodeAt(0);
     if (c === 77 /* M */ && isReg) return false;
-    if ((c === 85 /* U */ || c === 78 /* N */ || c === 82) /* R */ && !isReg) return false;
+    if ((c === 85 /* U */ || c === 78 /* N */ || c === 82) /* R */ && !isReg && !d.ignoresMod) return false;
   }
   return true;
 }
@@ -134,7 +134,7 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
   for (let pass = mandatory![map * 256 + b] ? 0 : 1; pass < 2 && !d; pass++) {
     for (let k = 0; k < forms.length; k++) {
       const f = forms[k]!;
-      if (f.prefix !== (pass === 0 ? prefix : '')) continue;
+      if (f.prefix !== (pass === 0 ? prefix : '') && !(f.prefix === 'nf' && pass === 0 && rep === 0)) continue;
       if (f.only !== undefined && (f.only === 64) !== (bits === 64)) continue;
       // 90 is NOP, but XCHG with R8 where REX.B says so.
       if (b === 0x90 && map === 0 && !f.plusR && (rex & 1) !== 0) continue;
@@ -155,6 +155,10 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
     }
   }
   if (!d) return 'ud';
+  if (d.validRegisters >= 0) {
+    const n = ((modrm >> 3) & 7) | (d.ignoresMod ? (rex & 4) << 1 : 0);
+    if (!((d.validRegisters >> n) & 1)) return 'ud';
+  }
   const W = (rex & 8) !== 0;
   let size = bits === 16 ? (opsize ? 4 : 2) : opsize && !(usedPrefix && d.prefix === '66') ? 2 : 4;
   if (W) size = 8;
@@ -167,7 +171,7 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
   let rmReg = -1;
   if (d.hasModrm) {
     p++;
-    const mod = modrm >> 6;
+    const mod = d.ignoresMod ? 3 : modrm >> 6;
     const rm = modrm & 7;
     if (mod === 3) rmReg = rm | ((rex & 1) << 3);
     else if (addressSize === 2) {

@@ -104,8 +104,8 @@ export interface Def extends Required<Omit<DefOptions, 'only' | 'defaultSize' | 
   readonly only: 64 | 32 | undefined;
   readonly defaultSize: 'd64' | 'f64' | undefined;
   readonly unit: 'x87' | 'mmx' | 'sse' | undefined;
-  /** Mandatory prefix: none matters, or none allowed ('np'), or one of them. */
-  readonly prefix: '' | 'np' | '66' | 'f2' | 'f3';
+  /** Mandatory prefix: none matters, none allowed ('np'), neither F2 nor F3 allowed ('nf'), or one of them. */
+  readonly prefix: '' | 'np' | 'nf' | '66' | 'f2' | 'f3';
   /** 0: one byte, 1: 0F, 2: 0F 38, 3: 0F 3A */
   readonly map: 0 | 1 | 2 | 3;
   readonly opcode: number;
@@ -117,6 +117,10 @@ export interface Def extends Required<Omit<DefOptions, 'only' | 'defaultSize' | 
   readonly rm: number;
   readonly specs: readonly string[];
   readonly hasModrm: boolean;
+  /** ModRM.rm is a register whatever ModRM.mod says (MOV of control and debug registers). */
+  readonly ignoresMod: boolean;
+  /** Segment, control or debug registers that exist, a bit for each; -1 where there is no such operand. */
+  readonly validRegisters: number;
   readonly emit: ((c: Emit) => void) | undefined;
   readonly helper: Helper | undefined;
 }
@@ -143,7 +147,7 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
   const name = tokens.shift()!;
   let prefix: Def['prefix'] = '';
   // (None of these bytes is an opcode itself.)
-  if (/^(np|66|f2|f3)$/.test(tokens[0]!) && /^[0-9a-f]{2}/.test(tokens[1] ?? ''))
+  if (/^(np|nf|66|f2|f3)$/.test(tokens[0]!) && /^[0-9a-f]{2}/.test(tokens[1] ?? ''))
     prefix = tokens.shift() as Def['prefix'];
   let map: Def['map'] = 0;
   if (tokens[0] === '0f' && tokens.length > 1 && /^[0-9a-f]{2}/.test(tokens[1]!)) {
@@ -160,6 +164,8 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
   const specs = (tokens.shift() ?? '').split(',').filter((s) => s);
   if (tokens.length) throw new Error(`bad opcode pattern: ${pattern}`);
   const reg = m[3] ? Number(m[3]) : -1;
+  const special = specs.findIndex((s) => /^(S|C[^L]|D[^X])/.test(s));
+  const kind = specs[special]?.[0];
   return {
     id: DEFS.length,
     name,
@@ -172,6 +178,9 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
     rm: m[4] ? Number(m[4]) : -1,
     specs,
     hasModrm: reg >= 0 || specs.some((s) => /^[EGMSCDVWUPQNR]/.test(s) && s !== 'CL' && s !== 'DX'),
+    ignoresMod: kind === 'C' || kind === 'D',
+    // CS can be read, but not loaded.
+    validRegisters: kind === 'C' ? 0x11d : kind === 'D' ? 0xff : kind === 'S' ? (special === 0 ? 0x3d : 0x3f) : -1,
     access: options.access ?? 'rw',
     reads: options.reads ?? 0,
     writes: options.writes ?? 0,
@@ -191,7 +200,7 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
 /**
  * Defines an instruction form by code that emits its meaning.
  *
- * @param pattern `name [np|66|f2|f3] [0f [38|3a]] opcode[+r][/reg[.rm]] operands`, for example `add 00 Eb,Gb`,
+ * @param pattern `name [np|nf|66|f2|f3] [0f [38|3a]] opcode[+r][/reg[.rm]] operands`, for example `add 00 Eb,Gb`,
  * `shl d3/4 Ev,CL`, `movaps np 0f 28 Vx,Wx`, `push 50+r Zv`, `swapgs 0f 01/7.0`,
  * `movs f3 a4`.
  *

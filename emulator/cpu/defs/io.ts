@@ -99,20 +99,20 @@ export function defineIo(): void {
   // Registers in these forms are fixed; only the immediate is an operand.
   const fixed: DefOptions = { faults: true, access: 'r', ends: true };
   defHelper('in e4 Ab,Ib', options, (cpu, insn) => setAccumulator(cpu, 1, input(cpu, insn.imm & 0xff, 1)));
-  defHelper('in e5 Av,Ib', options, (cpu, insn) => {
+  defHelper('in e5 Az,Ib', options, (cpu, insn) => {
     setAccumulator(cpu, widthOf(insn), input(cpu, insn.imm & 0xff, widthOf(insn)));
   });
   defHelper('out e6 Ib,Ab', fixed, (cpu, insn) => output(cpu, insn.imm & 0xff, 1, cpu.low(RAX)));
-  defHelper('out e7 Ib,Av', fixed, (cpu, insn) => {
+  defHelper('out e7 Ib,Az', fixed, (cpu, insn) => {
     const width = operandWidth(insn, 1);
     output(cpu, insn.imm & 0xff, width, cpu.low(RAX));
   });
   defHelper('in ec Ab,DX', options, (cpu) => setAccumulator(cpu, 1, input(cpu, dx(cpu), 1)));
-  defHelper('in ed Av,DX', options, (cpu, insn) => {
+  defHelper('in ed Az,DX', options, (cpu, insn) => {
     setAccumulator(cpu, widthOf(insn), input(cpu, dx(cpu), widthOf(insn)));
   });
   defHelper('out ee DX,Ab', fixed, (cpu) => output(cpu, dx(cpu), 1, cpu.low(RAX)));
-  defHelper('out ef DX,Av', fixed, (cpu, insn) => output(cpu, dx(cpu), operandWidth(insn, 1), cpu.low(RAX)));
+  defHelper('out ef DX,Az', fixed, (cpu, insn) => output(cpu, dx(cpu), operandWidth(insn, 1), cpu.low(RAX)));
   // A fault in the middle leaves the registers at the element that faulted, as it should.
   defHelper('insb 6c', options, (cpu, insn) => string(cpu, byteForm(insn), true));
   defHelper('insv 6d', options, (cpu, insn) => string(cpu, insn, true));

@@ -45,17 +45,19 @@ function loadFar(cpu: Cpu, insn: Insn, n: number): void {
   writeOperand(cpu, insn, 0, lo, hi, size);
 }
 
+/** A selector to a register of any size, or to 16 bits of memory whatever the operand size. */
+function store(opcode: string, source: string, selector: (cpu: Cpu, insn: Insn) => number): void {
+  for (const to of ['Rv', 'Mw'])
+    defHelper(`${opcode} ${to}${source}`, { access: 'w', faults: true }, (cpu, insn) => {
+      writeOperand(cpu, insn, 0, selector(cpu, insn), 0, 2);
+    });
+}
+
 function defineMoves(): void {
   defHelper('mov 8e Sw,Ew', { access: 'w', faults: true, ends: true }, (cpu, insn) => {
-    const n = regOf(insn, 0);
-    if (n === CS || n > GS) throw cpu.fault(Vector.UD);
-    load(cpu, n, readOperand16(cpu, insn, 1));
+    load(cpu, regOf(insn, 0), readOperand16(cpu, insn, 1));
   });
-  defHelper('mov 8c Ev,Sw', { access: 'w', faults: true }, (cpu, insn) => {
-    const n = regOf(insn, 1);
-    if (n > GS) throw cpu.fault(Vector.UD);
-    writeOperand(cpu, insn, 0, cpu.segments[n]!.selector, 0, 2);
-  });
+  store('mov 8c', ',Sw', (cpu, insn) => cpu.segments[regOf(insn, 1)]!.selector);
   const stack = (name: string, n: number, push: string, pop: string | undefined, only: 32 | undefined): void => {
     const options: DefOptions = { defaultSize: 'd64', faults: true, ...(only ? { only } : {}) };
     defHelper(`push ${push}`, options, (cpu, insn) => {
@@ -90,13 +92,13 @@ function defineMoves(): void {
 }
 
 function defineTables(): void {
-  defHelper('sldt 0f 00/0 Ev', { access: 'w', faults: true }, (cpu, insn) => {
+  store('sldt 0f 00/0', '', (cpu) => {
     needProtected(cpu);
-    writeOperand(cpu, insn, 0, cpu.ldt.selector, 0, 2);
+    return cpu.ldt.selector;
   });
-  defHelper('str 0f 00/1 Ev', { access: 'w', faults: true }, (cpu, insn) => {
+  store('str 0f 00/1', '', (cpu) => {
     needProtected(cpu);
-    writeOperand(cpu, insn, 0, cpu.tr.selector, 0, 2);
+    return cpu.tr.selector;
   });
   defHelper('lldt 0f 00/2 Ew', { access: 'r', privileged: true }, (cpu, insn) => {
     needProtected(cpu);

@@ -112,9 +112,10 @@ function defineControl(): void {
   defHelper('clts 0f 06', { privileged: true, ends: true }, (cpu) => {
     writeCr0(cpu, cpu.cr0 & ~8, 0);
   });
-  defHelper('smsw 0f 01/4 Ev', { access: 'w' }, (cpu, insn) => {
-    writeOperand(cpu, insn, 0, cpu.cr0, 0, 2);
-  });
+  for (const to of ['Rv', 'Mw'])
+    defHelper(`smsw 0f 01/4 ${to}`, { access: 'w' }, (cpu, insn) => {
+      writeOperand(cpu, insn, 0, cpu.cr0, 0, 2);
+    });
   defHelper('lmsw 0f 01/6 Ew', { access: 'r', privileged: true, ends: true }, (cpu, insn) => {
     // LMSW sets PE but cannot clear it.
     const value = readOperand16(cpu, insn, 0) & 15;
@@ -188,12 +189,9 @@ function defineTime(): void {
     readTsc(cpu);
     cpu.set32(RCX, cpu.sys.tscAux);
   });
-  defHelper('rdrand 0f c7/6 Rv', { access: 'w', writes: ARITH }, random);
-  defHelper('rdseed 0f c7/7 Rv', { access: 'w', writes: ARITH, faults: true }, (cpu, insn) => {
-    // With F3 it is RDPID, which is not offered.
-    if (insn.rep === 0xf3) throw cpu.fault(Vector.UD);
-    random(cpu, insn);
-  });
+  // With F3 the second is RDPID, which is not offered.
+  defHelper('rdrand nf 0f c7/6 Rv', { access: 'w', writes: ARITH }, random);
+  defHelper('rdseed nf 0f c7/7 Rv', { access: 'w', writes: ARITH }, random);
 }
 
 export function defineSystem(): void {
