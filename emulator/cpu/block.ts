@@ -22,6 +22,8 @@ interface BlockFields {
   readonly branches: boolean;
   /** Address of the last record. */
   readonly last: number;
+  /** Table slot of the interpreter's handler of its first record. */
+  readonly handler: number;
   /** The last record has a heat counter. */
   readonly heated: boolean;
   /** An instruction that only raises an exception, in place of one that can't be decoded or may not be run. */
@@ -41,11 +43,14 @@ export class Block {
   readonly target: number | undefined;
   readonly branches!: boolean;
   readonly last!: number;
+  readonly handler!: number;
   readonly heated!: boolean;
   readonly raises!: boolean;
   readonly crosses!: boolean;
   /** It is, or is about to be, the entry of a compiled region. */
   compiled = false;
+  /** It is part of a compiled region, so that its counter says nothing of how often it runs. */
+  inRegion = false;
   /** A computed jump or a return has led here. */
   jumpedTo = false;
   private decoded: readonly Insn[] | undefined;
@@ -94,5 +99,5 @@ export interface CodePage {
   /** One bit for each 128 bytes that hold code. */
   granules: number;
   /** Called when the page's translations are dropped (compiled regions). */
-  onDrop: (() => void)[];
+  readonly onDrop: Set<() => void>;
 }

@@ -19,6 +19,8 @@ import { modeBits, modeIsUser, type Mode, MODES, R, RAM_BASE, RECORDS, RECORDS_B
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 const MAX_BLOCK = 48;
+/** The share that is taken for blocks without a counter: enough for a region in their own page. */
+const FEW = 1 / 128;
 
 export interface CodeHost extends HandlerHost {
   readonly u8: Uint8Array;
@@ -104,7 +106,7 @@ export class CodeCache {
         spill: new Set(),
         stubs: [],
         granules: 0,
-        onDrop: [],
+        onDrop: new Set(),
       };
       this.pages.set(key, page);
     }
@@ -133,7 +135,7 @@ export class CodeCache {
       spill: new Set(),
       stubs: [],
       granules: 0,
-      onDrop: [],
+      onDrop: new Set(),
     };
     return this.decodeBlock(page, physical & 0xfff, 1);
   }
@@ -264,6 +266,7 @@ export class CodeCache {
         target,
         branches,
         last: record - R.SIZE,
+        handler: w[(start + R.FN) >> 2]!,
         heated: !fault && (!branches || (last.def.emit !== undefined && !last.def.helper)),
         raises: fault !== undefined,
         crosses,
@@ -299,7 +302,7 @@ export class CodeCache {
     const key = CodeCache.key(physical, mode);
     let page = this.pages.get(key);
     if (!page) {
-      page = { physical, mode, blocks: new Map(), spill: new Set(), stubs: [], granules: 0, onDrop: [] };
+      page = { physical, mode, blocks: new Map(), spill: new Set(), stubs: [], granules: 0, onDrop: new Set() };
       this.pages.set(key, page);
     }
     page.spill.add(block);
@@ -395,6 +398,18 @@ export class CodeCache {
     return dead;
   }
 
+  /** Runs that make a block hot. */
+  get heat(): number {
+    return this.host.heat;
+  }
+
+  /** How often a block has run in the interpreter, as a share of the runs that make one hot; 1 where that is not counted. */
+  share(block: Block): number {
+    if (block.inRegion || this.host.heat <= 1) return 1;
+    if (!block.heated) return FEW;
+    return 1 - this.host.i32[(block.last + R.AUX) >> 2]! / this.host.heat;
+  }
+
   /** Sets a block's heat counter, if its last record has one. */
   reheat(block: Block, heat: number): void {
     if (!block.heated) return;
@@ -422,6 +437,10 @@ export class CodeCache {
     this.next += Math.ceil(size / R.SIZE) * R.SIZE;
     this.host.u8.fill(0, at, at + size);
     return at;
+  }
+
+  setWord(address: number, value: number): void {
+    this.host.i32[address >> 2] = value;
   }
 
   setByte(address: number, value: number): void {
@@ -458,6 +477,7 @@ export class CodeCache {
         target: undefined,
         branches: false,
         last: record,
+        handler: Slot.GoOnNear,
         heated: false,
         raises: false,
         crosses: false,
@@ -525,7 +545,7 @@ export class CodeCache {
     p.spill.clear();
     p.stubs.length = 0;
     for (const f of p.onDrop) f();
-    p.onDrop.length = 0;
+    p.onDrop.clear();
     this.pages.delete(CodeCache.key(p.physical, p.mode));
   }
 

@@ -6,7 +6,8 @@ import type { Tier } from '../processor.ts';
 import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
-import { emitRegion, findRegion, type Region } from './jit/region.ts';
+import { findRegion, type Region } from './jit/find.ts';
+import { emitRegion } from './jit/region.ts';
 import { R } from './layout.ts';
 import type { X86Processor } from './processor.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
@@ -35,8 +36,8 @@ export class Jit {
   codeBytes = 0;
   /** Milliseconds spent in writing WebAssembly. */
   emitTime = 0;
-  private readonly queue: Block[] = [];
-  /** When the oldest block of the queue came, in milliseconds. */
+  private readonly queue: Region[] = [];
+  /** When the oldest region of the queue came, in milliseconds. */
   private since = 0;
   private compiling = 0;
   /** Counts flushes, so that what was compiled before one is thrown away. */
@@ -53,18 +54,16 @@ export class Jit {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record);
     if (!block || block.compiled || block.raises || block.crosses || block.count === 0) return;
-    block.compiled = true;
     if (!this.queue.length) this.since = performance.now();
-    this.queue.push(block);
+    this.queue.push(this.find(block));
   }
 
   /** Compiles a block at once, for the tier that is forced. */
   compileNow(block: Block): void {
     if (this.regions >= EAGER) return;
     if (block.compiled || block.raises || block.crosses || block.count === 0) return;
-    block.compiled = true;
     if (!this.code.reserve(ROOM)) return;
-    const batch = this.write([block]);
+    const batch = this.write([this.find(block)]);
     if (!batch) return;
     this.install(batch.regions, new WebAssembly.Module(batch.bytes));
   }
@@ -74,9 +73,8 @@ export class Jit {
     if (!wait && this.queue.length < BATCH && (!this.queue.length || performance.now() - this.since < PATIENCE)) return;
     while (this.queue.length && (wait || this.compiling < 2)) {
       if (!this.code.reserve(BATCH * ROOM)) return;
-      const blocks = this.queue.splice(0, BATCH);
       const epoch = this.epoch;
-      const batch = this.write(blocks);
+      const batch = this.write(this.queue.splice(0, BATCH));
       if (!batch) continue;
       if (wait) {
         this.install(batch.regions, new WebAssembly.Module(batch.bytes));
@@ -98,26 +96,34 @@ export class Jit {
     }
   }
 
-  private write(blocks: readonly Block[]): { regions: Region[]; bytes: Uint8Array<ArrayBuffer> } | undefined {
+  /** Finds the region of a block that is running: where its page is in linear space shows where the others are. */
+  private find(head: Block): Region {
+    const region = findRegion(head, {
+      pageAt: (distance) => this.cpu.codePageAt(distance),
+      share: (block) => this.code.share(block),
+    });
+    head.compiled = true;
+    for (const block of region.blocks) {
+      if (block !== head) this.code.reheat(block, HOT_AGAIN);
+      block.inRegion = true;
+    }
+    const drop = (): void => {
+      for (const page of region.pages.values()) page.onDrop.delete(drop);
+      this.drop(region);
+    };
+    for (const page of region.pages.values()) page.onDrop.add(drop);
+    return region;
+  }
+
+  private write(found: readonly Region[]): { regions: Region[]; bytes: Uint8Array<ArrayBuffer> } | undefined {
     const t = performance.now();
     const m = new ModuleBuilder();
     const link = declareImports(m, true);
     const regions: Region[] = [];
-    const covered = new Set<Block>();
-    for (const head of blocks) {
-      if (head.page.blocks.get(head.offset) !== head) continue; // dropped meanwhile
-      if (covered.has(head)) {
-        head.compiled = false;
-        continue;
-      }
-      let region: Region;
+    for (const region of found) {
+      if (region.dropped) continue;
       let body: FunctionBuilder;
       try {
-        region = findRegion(head);
-        for (const b of region.blocks) {
-          covered.add(b);
-          if (b !== head) this.code.reheat(b, HOT_AGAIN);
-        }
         body = emitRegion(region, this.cpu.state, link, this.code);
         for (const b of region.blocks) b.release();
       } catch (error) {
@@ -133,7 +139,6 @@ export class Jit {
       });
       region.slots = thunks.map(() => this.code.handlers.allocateSlot());
       thunks.forEach((t, k) => m.element(region.slots[k]!, [t]));
-      region.page.onDrop.push(() => this.drop(region));
       regions.push(region);
     }
     if (!regions.length) return undefined;
@@ -163,8 +168,20 @@ export class Jit {
     }
   }
 
+  /** A page of the region has lost its translations. Those of its other pages go on in the interpreter. */
   private drop(region: Region): void {
+    if (region.dropped) return;
     region.dropped = true;
+    const { i32 } = this.cpu;
+    region.entries.forEach((block, k) => {
+      const fn = (block.record + R.FN) >> 2;
+      if (region.slots.length && i32[fn] === region.slots[k]) i32[fn] = block.handler;
+      if (block === region.blocks[0] || region.slots.length) block.compiled = false;
+    });
+    for (const block of region.blocks) {
+      block.inRegion = false;
+      if (block.page.blocks.get(block.offset) === block) this.code.reheat(block, this.code.heat);
+    }
     // Until its module is instantiated, which fills the slots, nobody else may have them.
     if (region.installed) this.release(region);
   }

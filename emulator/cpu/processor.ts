@@ -9,6 +9,7 @@ import type {
   Tier,
 } from '../processor.ts';
 import { GuestMemory } from '../memory.ts';
+import type { CodePage } from './block.ts';
 import { CodeCache, type CodeHost } from './code.ts';
 import { ABSENT, Cpu, GuestFault } from './cpu.ts';
 import { decode } from './decoder.ts';
@@ -271,6 +272,20 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.fetchedGlobal = this.mmu.global;
     this.fetchEpoch[k] = this.mmu.global ? this.globalEpoch : this.localEpoch;
     return page;
+  }
+
+  /** The translated code of the page `distance` pages from S.VPC's, as far as fetching has gone there lately. */
+  codePageAt(distance: number): CodePage | undefined {
+    const at = (this.state + S.VPC) >> 2;
+    const linear = (this.i32[at]! >>> 0) + distance * 4096;
+    const lo = linear | 0;
+    const hi = this.code64 ? (this.i32[at + 1]! + Math.floor(linear / 2 ** 32)) | 0 : 0;
+    const k = (lo >>> 12) & (FETCH_ENTRIES - 1);
+    const tag = (lo & ~0xfff) | (this.cpl === 3 ? 2 : 0);
+    const epoch = this.fetchEpoch[k]!;
+    if (this.fetchLow[k] !== tag || this.fetchHigh[k] !== hi) return undefined;
+    if (epoch !== this.localEpoch && epoch !== this.globalEpoch) return undefined;
+    return this.code.page(this.fetchPhysical[k]!, this.mode);
   }
 
   fetchNextPage(record: number): number {

@@ -1,97 +1,37 @@
-/** Regions: hot blocks of one page, found by following branches, written as one WebAssembly function. */
+/**
+ * Regions: hot blocks, found by following branches (find.ts), written as one WebAssembly function.
+ *
+ * A region may span pages. S.VPC is the linear page of the block that runs, as everywhere; the local `vpc` is that of the
+ * region's first page. Between two pages nothing promises that the other one is still mapped where it was, so an edge
+ * from page to page asks the jump cache, whose entries go with the translations: when the target's address leads to the
+ * target's record, the edge may be taken; otherwise it leaves the region as any far jump.
+ */
 import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from '../insn.ts';
-import type { Block, CodePage } from '../block.ts';
+import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
-import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, S } from '../layout.ts';
+import { JUMP_CACHE_BYTES, JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, JUMP_CACHES, R, S } from '../layout.ts';
 import { FunctionBuilder, type FunctionType, type Label } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
+import {
+  blockAt,
+  fits,
+  isCall,
+  isJmp,
+  isRel,
+  jumpsIndirectly,
+  returnOffset,
+  successorOffsets,
+  type Region,
+} from './find.ts';
 import { EXIT_FAR, JitEmit, liveFlags, newContext, reload, spill, type RegionContext, type Registers } from './emit.ts';
 import { buildGraph, type Node } from './graph.ts';
-
-const MAX_BLOCKS = 120;
-const MAX_INSNS = 700;
 
 /** A region's function takes the selector of its entry. */
 export const REGION: FunctionType = { params: [I32], results: [] };
 
-export interface Region {
-  readonly page: CodePage;
-  readonly blocks: readonly Block[];
-  /** Blocks that can be entered from outside, by selector. */
-  readonly entries: readonly Block[];
-  /** Table slots of the entries while it is installed. */
-  slots: number[];
-  dropped: boolean;
-  /** Its module has been instantiated. */
-  installed: boolean;
-}
-
-const isCall = (insn: Insn): boolean => insn.def.name === 'call';
-const isRel = (insn: Insn): boolean => insn.operands.some((o) => o.kind === 'rel');
-/** Repeated string instructions that are emitted go on to the next instruction when they are done. */
-const isRepeated = (insn: Insn): boolean => insn.def.emit !== undefined && insn.def.map === 0 && insn.def.prefix !== '';
-const isJmp = (insn: Insn): boolean => insn.def.name === 'jmp';
-
-/** Offsets of a block's direct successors in its page. */
-function successorOffsets(b: Block): number[] {
-  if (b.raises || b.crosses) return [];
-  if (!b.branches) return b.end < 4096 ? [b.end] : [];
-  const last = b.insns[b.insns.length - 1]!;
-  if (isRepeated(last)) return b.end < 4096 ? [b.end] : [];
-  if (!isRel(last)) return [];
-  const out: number[] = [];
-  if (b.target !== undefined && b.target >= 0 && b.target < 4096) out.push(b.target);
-  if (!isJmp(last) && !isCall(last) && b.end < 4096) out.push(b.end);
-  return out;
-}
-
-function returnOffset(b: Block): number | undefined {
-  const last = b.insns[b.insns.length - 1];
-  return b.branches && last && isCall(last) && b.end < 4096 ? b.end : undefined;
-}
-
-/** Whether a block ends in a jump, call or return to an address that is only known when it runs. */
-function jumpsIndirectly(b: Block): boolean {
-  const last = b.insns[b.insns.length - 1];
-  return b.branches && last !== undefined && !isRel(last) && /^(jmp|call|ret)$/.test(last.def.name) && !!last.def.emit;
-}
-
 /** Most blocks that an indirect jump may lead to inside a region. */
 const MAX_TARGETS = 64;
-
-/** A block that a region can hold. */
-const fits = (b: Block | undefined): b is Block => b !== undefined && !b.raises && !b.crosses && b.count > 0;
-
-/** Collects what is reachable from `head` within its page and already decoded. */
-export function findRegion(head: Block): Region {
-  const { page } = head;
-  const blocks: Block[] = [head];
-  const seen = new Set<Block>([head]);
-  const entries: Block[] = [head];
-  let insns = head.count;
-  for (let i = 0; i < blocks.length; i++) {
-    const b = blocks[i]!;
-    const back = returnOffset(b);
-    const offsets = successorOffsets(b);
-    if (back !== undefined) offsets.push(back);
-    // What computed jumps in this page have led to so far: the cases of a switch, the handlers of an interpreter.
-    const last = b.insns[b.insns.length - 1]!;
-    if (isJmp(last) && jumpsIndirectly(b)) for (const t of page.blocks.values()) if (t.jumpedTo) offsets.push(t.offset);
-    for (const offset of offsets) {
-      const s = page.blocks.get(offset);
-      if (!fits(s)) continue;
-      if (!seen.has(s)) {
-        if (blocks.length >= MAX_BLOCKS || insns + s.count > MAX_INSNS) continue;
-        seen.add(s);
-        blocks.push(s);
-        insns += s.count;
-      }
-      if (offset === back && !entries.includes(s)) entries.push(s);
-    }
-  }
-  return { page, blocks, entries, slots: [], dropped: false, installed: false };
-}
 
 /** Registers that a shape touches besides its operands, found once by emitting it. */
 const implicit = new Map<number, Registers>();
@@ -158,39 +98,51 @@ function withoutRegisters(insn: Insn): Insn {
 /** Writes the function of a region. */
 export function emitRegion(region: Region, state: number, link: Linkage, code: CodeCache): FunctionBuilder {
   const f = new FunctionBuilder(REGION);
-  const { page, blocks } = region;
-  const inRegion = new Set(blocks);
-  const find = (offset: number): Block | undefined => {
-    const b = page.blocks.get(offset);
-    return b && inRegion.has(b) ? b : undefined;
-  };
-  const successors = (b: Block): Block[] => successorOffsets(b).map(find).filter(fits);
+  const { blocks } = region;
+  const { mode } = blocks[0]!.page;
+  const near = (b: Block, offset: number): Block | undefined => blockAt(region, region.bases.get(b)! + offset);
+  const successors = (b: Block): Block[] =>
+    successorOffsets(b)
+      .map((o) => near(b, o))
+      .filter(fits);
   const returns = (b: Block): Block[] => {
     const o = returnOffset(b);
-    return o === undefined ? [] : [find(o)].filter(fits);
+    return o === undefined ? [] : [near(b, o)].filter(fits);
   };
   const jumps = new Set(blocks.filter(jumpsIndirectly));
   const sites = new Set(blocks.flatMap(returns));
   const targets = blocks.filter((b) => sites.has(b) || b.jumpedTo).slice(0, MAX_TARGETS);
   const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets);
-  const live = flagLiveness(blocks, successorOffsets, find);
+  const live = flagLiveness(blocks, near);
   const registers = registersOf(
     blocks.flatMap((b) => b.insns),
     state,
-    page.mode,
+    mode,
     link,
   );
-  const c = newContext(f, state, page.mode, link, registers, false);
+  const c = newContext(f, state, mode, link, registers, false);
   const selector = f.local(I32);
   reload(c);
   f.set(c.vpc, i64.load(k32(state + S.VPC)));
   f.set(selector, f.param(0));
+  region.entries.forEach((b, k) => {
+    const base = region.bases.get(b)!;
+    if (base !== 0) f.if(i32.eq(selector.get, k32(k)), () => f.set(c.vpc, i64.sub(c.vpc.get, k64(base))));
+  });
   f.block((exit) => {
     c.exit = exit;
-    new Structure(c, graph, code, find, live, selector, targets).write();
+    new Structure(c, region, graph, code, live, selector, targets).write();
   });
   writeExit(c);
   return f;
+}
+
+/** Address of the jump cache's entry for a linear address, in the tables of `mode`. */
+function jumpCacheEntry(mode: RegionContext['mode'], target: Expr): Expr {
+  return i32.add(
+    i32.and(i32.shr_u(i32.mul(i32.wrap(target), k32(JUMP_CACHE_HASH)), JUMP_CACHE_SHIFT), -16),
+    k32(JUMP_CACHES + mode * JUMP_CACHE_BYTES),
+  );
 }
 
 /** The common exit: registers to memory, then to the next record, the next address, or the run loop. */
@@ -206,7 +158,7 @@ function writeExit(c: RegionContext): void {
   const out = i32.le_s(c.fuel.get, 0);
   f.if(i32.gt_s(record, 0), () => {
     f.if(out, () => {
-      let rip = i64.add(c.vpc.get, i64.extend_u(i32.load16_u(record, R.OFFSET)));
+      let rip = i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(record, R.OFFSET)));
       if (c.mode > 1) rip = i64.and(rip, k64(0xffffffff));
       f.store(8, state + S.RIP, rip);
       f.return();
@@ -218,6 +170,7 @@ function writeExit(c: RegionContext): void {
   f.store(8, state + S.RIP, target);
   f.if(out, () => f.return());
   const low = i32.wrap(target);
+  // A helper may have changed the mode.
   const entry = f.let(
     i32.add(
       i32.load(k32(state + S.JUMP_CACHE)),
@@ -237,19 +190,18 @@ function writeExit(c: RegionContext): void {
 /** Flags live at the start of each block. Leaving the region, all are. */
 function flagLiveness(
   blocks: readonly Block[],
-  offsets: (b: Block) => number[],
-  find: (offset: number) => Block | undefined,
+  near: (b: Block, offset: number) => Block | undefined,
 ): Map<Block, number> {
   const live = new Map<Block, number>();
   const after = (b: Block): number => {
     const last = b.insns[b.insns.length - 1]!;
     if (b.branches && (!isRel(last) || isCall(last))) return ARITH;
     let out = 0;
-    const list = offsets(b);
+    const list = successorOffsets(b);
     const expected = !b.branches || isJmp(last) ? 1 : 2;
     if (list.length < expected) return ARITH;
     for (const o of list) {
-      const s = find(o);
+      const s = near(b, o);
       out |= s ? (live.get(s) ?? 0) : ARITH;
     }
     return out;
@@ -275,24 +227,44 @@ class Structure {
 
   constructor(
     private readonly c: RegionContext,
+    private readonly region: Region,
     private readonly graph: ReturnType<typeof buildGraph>,
     private readonly code: CodeCache,
-    private readonly find: (offset: number) => Block | undefined,
     private readonly live: Map<Block, number>,
     private readonly selector: ReturnType<FunctionBuilder['local']>,
     private readonly targets: readonly Block[],
   ) {
     if (!graph.indirect) return;
-    // A table from offset in the page to 1 + index of the target.
-    this.table = code.bytes(4096);
-    targets.forEach((b, k) => code.setByte(this.table + b.offset, k + 1));
     for (const b of targets) this.targetsLive |= live.get(b) ?? 0;
     this.jumpIndex = c.f.local(I32);
+    if (region.pages.size === 1) {
+      // A table from offset in the page to 1 + index of the target.
+      this.table = code.bytes(4096);
+      targets.forEach((b, k) => code.setByte(this.table + b.offset, k + 1));
+    } else this.table = this.recordTable();
   }
 
   private readonly table: number = 0;
+  private tableMask = 0;
   private readonly targetsLive: number = 0;
   private readonly jumpIndex: ReturnType<FunctionBuilder['local']> | undefined;
+
+  /** A table from a target's record to its index: pairs of words, at a place that the record's number gives without collisions. */
+  private recordTable(): number {
+    const { targets, code } = this;
+    const place = (b: Block, mask: number): number => (b.record / R.SIZE) & mask;
+    let mask = 1;
+    while (mask < targets.length) mask = mask * 2 + 1;
+    while (new Set(targets.map((b) => place(b, mask))).size < targets.length && mask < 0x3ff) mask = mask * 2 + 1;
+    const table = code.bytes((mask + 1) * 8);
+    // What collides even so is left out: such a jump leaves the region.
+    targets.forEach((b, k) => {
+      code.setWord(table + place(b, mask) * 8, b.record);
+      code.setWord(table + place(b, mask) * 8 + 4, k);
+    });
+    this.tableMask = mask;
+    return table;
+  }
 
   write(): void {
     this.tree(this.graph.start);
@@ -361,17 +333,34 @@ class Structure {
     if (!j || !this.graph.allowed(n, j)) return;
     const saved = c.pending;
     f.set(c.exitTarget, target);
-    const offset = f.let(i64.sub(target, c.vpc.get));
-    f.if(i64.lt_u(offset, 4096), () => {
-      f.set(this.jumpIndex!, i32.load8_u(i32.wrap(offset), this.table));
-      f.if(this.jumpIndex!.get, () => {
-        // Where an edge to a target leaves the region after all, every flag must be right.
-        const cut = this.targets.some((b) => !this.graph.allowed(this.graph.indirectNode!, this.graph.target(b)!));
-        if (this.targetsLive || cut) this.settle();
-        c.pending = undefined;
-        this.branch(n, j);
+    const enter = (): void => {
+      // Where an edge to a target leaves the region after all, every flag must be right.
+      const cut = this.targets.some((b) => !this.graph.allowed(this.graph.indirectNode!, this.graph.target(b)!));
+      if (this.targetsLive || cut) this.settle();
+      c.pending = undefined;
+      this.branch(n, j);
+    };
+    if (this.region.pages.size === 1) {
+      const offset = f.let(i64.sub(target, c.vpc.get));
+      f.if(i64.lt_u(offset, 4096), () => {
+        f.set(this.jumpIndex!, i32.load8_u(i32.wrap(offset), this.table));
+        f.if(this.jumpIndex!.get, () => {
+          f.set(this.jumpIndex!, i32.sub(this.jumpIndex!.get, 1));
+          enter();
+        });
       });
-    });
+    } else {
+      const cached = f.let(jumpCacheEntry(c.mode, target));
+      f.if(i64.eq(i64.load(cached), target), () => {
+        const record = f.let(i32.load(cached, 8));
+        const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 3));
+        f.if(i32.eq(i32.load(place, this.table), record), () => {
+          f.set(this.jumpIndex!, i32.load(place, this.table + 4));
+          f.store(8, c.state + S.VPC, i64.and(target, k64(-4096)));
+          enter();
+        });
+      });
+    }
     c.pending = saved;
     c.edge = (o) => this.edge(n, o);
   }
@@ -381,7 +370,7 @@ class Structure {
     const labels: Label[] = [];
     const nest = (k: number): void => {
       if (k === this.targets.length) {
-        f.brTable(i32.sub(this.jumpIndex!.get, 1), labels, labels[0]!);
+        f.brTable(this.jumpIndex!.get, labels, labels[0]!);
         return;
       }
       f.block((label) => {
@@ -411,7 +400,7 @@ class Structure {
       const insn = b.insns[k]!;
       live = !insn.def.emit ? ARITH : (live & ~flagsWritten(insn)) | flagsRead(insn);
     }
-    let offset = b.offset;
+    let offset = this.region.bases.get(b)! + b.offset;
     c.edge = (to) => this.edge(n, to);
     c.jump = (target) => this.jump(n, target);
     for (let k = 0; k < b.count; k++) {
@@ -431,12 +420,7 @@ class Structure {
     }
     // Cut, not ended by a branch.
     f.set(c.fuel, i32.sub(c.fuel.get, k32(b.count)));
-    if (b.end >= 4096) {
-      f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(b.end))));
-      this.settle();
-      f.set(c.exitRecord, k32(-1));
-      f.br(c.exit);
-    } else this.edge(n, b.end);
+    this.edge(n, offset);
   }
 
   private wrap(x: ReturnType<typeof k64>): ReturnType<typeof k64> {
@@ -450,7 +434,7 @@ class Structure {
     if (list.length < (!b.branches || isJmp(last) ? 1 : 2)) return ARITH;
     let out = 0;
     for (const o of list) {
-      const s = this.find(o);
+      const s = blockAt(this.region, this.region.bases.get(b)! + o);
       out |= s ? (this.live.get(s) ?? ARITH) : ARITH;
     }
     return out;
@@ -462,26 +446,39 @@ class Structure {
     new JitEmit(this.c, NO_INSN, 0, 0, 0).settleFlags();
   }
 
-  /** An edge from a block to an offset relative to the page. */
+  /** An edge from a block to an offset from the start of the region's first page. */
   private edge(n: Node, offset: number): void {
     const { c } = this;
     const { f } = c;
     const saved = c.pending;
-    const b = offset >= 0 && offset < 4096 ? this.find(offset) : undefined;
+    const b = blockAt(this.region, offset);
     const to = b && this.graph.target(b);
+    const own = this.region.bases.get(n.block!)!;
+    const base = Math.floor(offset / 4096) * 4096;
     if (to && this.graph.allowed(n, to)) {
       if (this.live.get(b)) this.settle();
-      c.pending = undefined;
       const mark = f.mark();
+      if (base !== own) {
+        const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
+        const cached = f.let(jumpCacheEntry(c.mode, target));
+        f.if(i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))), () => {
+          this.settle();
+          f.set(c.exitTarget, target);
+          f.set(c.exitRecord, k32(EXIT_FAR));
+          f.br(c.exit);
+        });
+        f.store(8, c.state + S.VPC, this.wrap(i64.add(c.vpc.get, k64(base))));
+      }
+      c.pending = undefined;
       this.branch(n, to);
       f.release(mark);
       c.edge = (o) => this.edge(n, o);
     } else {
       this.settle();
-      if (offset < 0 || offset >= 4096) {
+      if (base !== own) {
         f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
-        f.set(c.exitRecord, k32(-1));
-      } else f.set(c.exitRecord, k32(this.code.stub(n.block!.page, offset)));
+        f.set(c.exitRecord, k32(EXIT_FAR));
+      } else f.set(c.exitRecord, k32(this.code.stub(n.block!.page, offset - base)));
       f.br(c.exit);
     }
     c.pending = saved;

@@ -1,0 +1,129 @@
+/**
+ * Which blocks make a region: what hot code leads to, by what the interpreter counted.
+ *
+ * A region may span several pages. Pages of one region are told apart by their distance from the first one in linear
+ * space; that they are still mapped so is checked by the region itself, on each edge from page to page (see region.ts).
+ */
+import type { Block, CodePage } from '../block.ts';
+import type { Insn } from '../insn.ts';
+
+const MAX_BLOCKS = 160;
+const MAX_INSNS = 900;
+const MAX_PAGES = 12;
+/** Most blocks of other pages at which a region can be entered. */
+const MAX_ENTRIES = 24;
+/** Of the runs that make a block hot, the share that a block of its page, or of another one, must have had. */
+const LEAST_SHARE = 1 / 256;
+const LEAST_SHARE_FAR = 1 / 16;
+
+export interface Region {
+  /** By distance from the page of the first block, in pages. */
+  readonly pages: ReadonlyMap<number, CodePage>;
+  readonly blocks: readonly Block[];
+  /** Where a block's page begins, in bytes from the start of the first one. */
+  readonly bases: ReadonlyMap<Block, number>;
+  /** Blocks that can be entered from outside, by selector. */
+  readonly entries: readonly Block[];
+  /** Table slots of the entries while it is installed. */
+  slots: number[];
+  dropped: boolean;
+  /** Its module has been instantiated. */
+  installed: boolean;
+}
+
+/** What finding a region asks of its surroundings. */
+export interface Surroundings {
+  /** The translated code of the page that lies `distance` pages from the first block's in linear space, if it is known. */
+  pageAt(distance: number): CodePage | undefined;
+  /** How often a block has run, as a share of what makes a block hot. */
+  share(block: Block): number;
+}
+
+export const isCall = (insn: Insn): boolean => insn.def.name === 'call';
+export const isRel = (insn: Insn): boolean => insn.operands.some((o) => o.kind === 'rel');
+/** Repeated string instructions that are emitted go on to the next instruction when they are done. */
+const isRepeated = (insn: Insn): boolean => insn.def.emit !== undefined && insn.def.map === 0 && insn.def.prefix !== '';
+export const isJmp = (insn: Insn): boolean => insn.def.name === 'jmp';
+
+/** Offsets of a block's direct successors from the start of its page; they may lie in other pages. */
+export function successorOffsets(b: Block): number[] {
+  if (b.raises || b.crosses) return [];
+  if (!b.branches) return [b.end];
+  const last = b.insns[b.insns.length - 1]!;
+  if (isRepeated(last)) return [b.end];
+  if (!isRel(last)) return [];
+  const out: number[] = [];
+  if (b.target !== undefined) out.push(b.target);
+  if (!isJmp(last) && !isCall(last)) out.push(b.end);
+  return out;
+}
+
+export function returnOffset(b: Block): number | undefined {
+  const last = b.insns[b.insns.length - 1];
+  return b.branches && last && isCall(last) ? b.end : undefined;
+}
+
+/** Whether a block ends in a jump, call or return to an address that is only known when it runs. */
+export function jumpsIndirectly(b: Block): boolean {
+  const last = b.insns[b.insns.length - 1];
+  return b.branches && last !== undefined && !isRel(last) && /^(jmp|call|ret)$/.test(last.def.name) && !!last.def.emit;
+}
+
+/** A block that a region can hold. */
+export const fits = (b: Block | undefined): b is Block => b !== undefined && !b.raises && !b.crosses && b.count > 0;
+
+/** Finds the block at `offset` bytes from the start of the first page. */
+export function blockAt(region: Pick<Region, 'pages' | 'bases'>, offset: number): Block | undefined {
+  const distance = Math.floor(offset / 4096);
+  const b = region.pages.get(distance)?.blocks.get(offset - distance * 4096);
+  return b && region.bases.get(b) === distance * 4096 ? b : undefined;
+}
+
+/** Collects what is reachable from `head`, already decoded, and has run often enough to be worth compiling. */
+export function findRegion(head: Block, around: Surroundings): Region {
+  const pages = new Map<number, CodePage>([[0, head.page]]);
+  const absent = new Set<number>();
+  const blocks: Block[] = [head];
+  const bases = new Map<Block, number>([[head, 0]]);
+  const entries: Block[] = [head];
+  let insns = head.count;
+  const add = (from: Block, offset: number, entry: boolean): void => {
+    const base = bases.get(from)!;
+    const distance = Math.floor((base + offset) / 4096);
+    const far = distance * 4096 !== base;
+    let page = pages.get(distance);
+    if (!page) {
+      if (pages.size >= MAX_PAGES || absent.has(distance)) return;
+      page = around.pageAt(distance);
+      if (!page || page.mode !== head.page.mode) {
+        absent.add(distance);
+        return;
+      }
+    }
+    const s = page.blocks.get(base + offset - distance * 4096);
+    if (!fits(s)) return;
+    const known = bases.get(s);
+    // One physical page that is mapped twice is left out the second time.
+    if (known !== undefined && known !== distance * 4096) return;
+    if (known === undefined) {
+      if (blocks.length >= MAX_BLOCKS || insns + s.count > MAX_INSNS) return;
+      if (around.share(s) < (far ? LEAST_SHARE_FAR : LEAST_SHARE)) return;
+      pages.set(distance, page);
+      bases.set(s, distance * 4096);
+      blocks.push(s);
+      insns += s.count;
+    }
+    if ((entry || (far && entries.length < MAX_ENTRIES)) && !entries.includes(s)) entries.push(s);
+  };
+  for (let i = 0; i < blocks.length; i++) {
+    const b = blocks[i]!;
+    for (const offset of successorOffsets(b)) add(b, offset, false);
+    const back = returnOffset(b);
+    if (back !== undefined) add(b, back, true);
+    // What computed jumps in this page have led to so far: the cases of a switch, the handlers of an interpreter.
+    const last = b.insns[b.insns.length - 1]!;
+    if (isJmp(last) && jumpsIndirectly(b))
+      for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
+  }
+  return { pages, blocks, bases, entries, slots: [], dropped: false, installed: false };
+}
