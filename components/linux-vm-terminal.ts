@@ -6,6 +6,8 @@ import { type ITheme, Terminal } from '@xterm/xterm';
 import xtermStyles from '@xterm/xterm/css/xterm.css?inline';
 import { css, html, LitElement, type PropertyValues, unsafeCSS } from 'lit';
 import { customElement, property, query } from 'lit/decorators.js';
+import { encodeKey, encodeText, type Modifiers, type NamedKey, NO_MODIFIERS } from './keys.ts';
+import { type Theme, tokens } from './theme.ts';
 
 const DARK: ITheme = {
   background: '#14161b',
@@ -37,23 +39,36 @@ const LIGHT: ITheme = {
   brightWhite: '#3c4043',
 };
 
+const FONT = 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace';
+/** Longest that a guest's bell is shown, and least time between two. */
+const BELL = 150;
+
 /**
  * A terminal: shows bytes, gives bytes, tells its size. It knows nothing of machines.
  *
+ * Tab belongs to the programs in it. Shift+F6 gives the keyboard back: whoever hears `terminal-leave` may take the focus
+ * (and call `preventDefault`), else the next Tab moves on in the page.
+ *
  * @fires terminal-input what was typed or pasted (`CustomEvent<Uint8Array>`)
  * @fires terminal-resize new size in cells (`CustomEvent<{ columns: number; rows: number }>`)
+ * @fires terminal-modifiers sticky modifiers were used up or changed (`CustomEvent<Modifiers>`)
+ * @fires terminal-leave the keyboard shall go elsewhere; cancelable; bubbles
  */
 @customElement('linux-vm-terminal')
 export class LinuxVMTerminal extends LitElement {
   static override styles = [
     unsafeCSS(xtermStyles),
+    tokens,
     css`
       :host {
         display: block;
         position: relative;
         min-height: 0;
         overflow: hidden;
-        background: #14161b;
+        background: var(--_background);
+      }
+      :host([hidden]) {
+        display: none;
       }
       .screen {
         position: absolute;
@@ -67,10 +82,8 @@ export class LinuxVMTerminal extends LitElement {
       .xterm .xterm-scrollable-element {
         background-color: transparent !important;
       }
-      @media (prefers-color-scheme: light) {
-        :host {
-          background: #ffffff;
-        }
+      .screen.bell {
+        outline: 2px solid var(--_dim);
       }
     `,
   ];
@@ -79,15 +92,26 @@ export class LinuxVMTerminal extends LitElement {
   @property({ type: Boolean, attribute: 'screen-reader' }) screenReader = false;
   /** CSS pixels. */
   @property({ type: Number, attribute: 'font-size' }) fontSize = 14;
+  /** As in CSS; empty for the system's. */
+  @property({ attribute: 'font-family' }) fontFamily = '';
+  @property({ reflect: true }) theme: Theme = 'auto';
+  /**
+   * Words, in any order: `option-is-meta` (Option on a Mac acts as Alt does elsewhere) and `copy-paste` (Ctrl+C copies
+   * when text is selected, Ctrl+V pastes).
+   */
+  @property() keyboard = 'option-is-meta';
 
   @query('.screen') private readonly screen!: HTMLElement;
   private terminal: Terminal | undefined;
   private fitAddon: FitAddon | undefined;
   private webgl: WebglAddon | undefined;
   private observer: ResizeObserver | undefined;
+  private sticky: Modifiers = NO_MODIFIERS;
+  private tabLeaves = false;
+  private lastBell = 0;
   private readonly light = globalThis.matchMedia?.('(prefers-color-scheme: light)');
   private readonly onScheme = (): void => {
-    if (this.terminal) this.terminal.options.theme = this.theme;
+    if (this.terminal) this.terminal.options.theme = this.colours;
   };
 
   get columns(): number {
@@ -111,6 +135,26 @@ export class LinuxVMTerminal extends LitElement {
 
   override focus(): void {
     this.terminal?.focus();
+  }
+
+  /** Modifiers that the next key is pressed with. */
+  get modifiers(): Modifiers {
+    return this.sticky;
+  }
+
+  set modifiers(modifiers: Modifiers) {
+    if (modifiers.ctrl === this.sticky.ctrl && modifiers.alt === this.sticky.alt) return;
+    this.sticky = modifiers;
+    this.dispatchEvent(new CustomEvent<Modifiers>('terminal-modifiers', { detail: modifiers }));
+  }
+
+  /** Presses a key that a keyboard on the screen does not have, with the sticky modifiers. */
+  press(key: NamedKey): void {
+    const { terminal } = this;
+    if (!terminal) return;
+    this.input(encodeText(encodeKey(key, this.sticky, terminal.modes.applicationCursorKeysMode)));
+    this.modifiers = NO_MODIFIERS;
+    terminal.scrollToBottom();
   }
 
   /** The lines on the screen and in the scroll-back, without colours. */
@@ -148,27 +192,43 @@ export class LinuxVMTerminal extends LitElement {
     const { terminal } = this;
     if (!terminal) return;
     if (changed.has('screenReader')) terminal.options.screenReaderMode = this.screenReader;
-    if (changed.has('fontSize')) {
+    if (changed.has('theme')) this.onScheme();
+    if (changed.has('keyboard')) terminal.options.macOptionIsMeta = this.hasKeyboard('option-is-meta');
+    if (changed.has('fontSize') || changed.has('fontFamily')) {
       terminal.options.fontSize = this.fontSize;
+      terminal.options.fontFamily = this.fontFamily || FONT;
       this.fit();
     }
   }
 
-  private get theme(): ITheme {
-    return this.light?.matches ? LIGHT : DARK;
+  private hasKeyboard(word: 'option-is-meta' | 'copy-paste'): boolean {
+    return this.keyboard.split(/\s+/).includes(word);
+  }
+
+  private get colours(): ITheme {
+    const light = this.theme === 'auto' ? this.light?.matches : this.theme === 'light';
+    const theme = light ? LIGHT : DARK;
+    // What the page has chosen, where it has.
+    const own = (name: string, otherwise: string | undefined): string | undefined =>
+      getComputedStyle(this).getPropertyValue(name).trim() || otherwise;
+    return {
+      ...theme,
+      background: own('--linux-vm-background', theme.background),
+      foreground: own('--linux-vm-text', theme.foreground),
+    };
   }
 
   private open(): void {
     if (this.terminal) return;
     const terminal = new Terminal({
       allowProposedApi: true, // for the Unicode add-on
-      cursorBlink: true,
-      fontFamily: 'ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace',
+      cursorBlink: !globalThis.matchMedia?.('(prefers-reduced-motion: reduce)').matches,
+      fontFamily: this.fontFamily || FONT,
       fontSize: this.fontSize,
-      macOptionIsMeta: true,
+      macOptionIsMeta: this.hasKeyboard('option-is-meta'),
       scrollback: 10_000,
       screenReaderMode: this.screenReader,
-      theme: this.theme,
+      theme: this.colours,
     });
     this.terminal = terminal;
     this.fitAddon = new FitAddon();
@@ -183,7 +243,9 @@ export class LinuxVMTerminal extends LitElement {
     terminal.open(this.screen);
     this.useWebgl(terminal);
     terminal.attachCustomKeyEventHandler((event) => this.onKey(event, terminal));
-    terminal.onData((text) => this.input(new TextEncoder().encode(text)));
+    terminal.onData((text) => this.type(text));
+    terminal.onBell(() => this.bell());
+    terminal.textarea?.addEventListener('blur', () => (this.tabLeaves = false));
     // Mouse reports of old protocols are bytes, not text.
     terminal.onBinary((text) => this.input(Uint8Array.from(text, (c) => c.charCodeAt(0) & 0xff)));
     terminal.onResize(({ cols, rows }) =>
@@ -220,22 +282,61 @@ export class LinuxVMTerminal extends LitElement {
     return this.webgl ? 'webgl' : 'dom';
   }
 
+  /** Keys and pastes. Only a single character takes the sticky modifiers; a report of the terminal is none. */
+  private type(text: string): void {
+    const { ctrl, alt } = this.sticky;
+    if ((ctrl || alt) && [...text].length === 1) {
+      this.input(encodeText(text, this.sticky));
+      this.modifiers = NO_MODIFIERS;
+    } else this.input(encodeText(text));
+  }
+
+  private bell(): void {
+    const now = performance.now();
+    if (now - this.lastBell < 2 * BELL) return;
+    this.lastBell = now;
+    this.screen.classList.add('bell');
+    setTimeout(() => this.screen.classList.remove('bell'), BELL);
+  }
+
   private input(bytes: Uint8Array): void {
     this.dispatchEvent(new CustomEvent<Uint8Array>('terminal-input', { detail: bytes }));
   }
 
-  /** Ctrl+Shift+C and Ctrl+Insert copy; pasting is the browser's own (Ctrl+Shift+V, Shift+Insert, Cmd+V). */
+  /**
+   * Ctrl+Shift+C and Ctrl+Insert copy; pasting is the browser's own (Ctrl+Shift+V, Shift+Insert, Cmd+V).
+   * @returns whether the terminal is to handle the key
+   */
   private onKey(event: KeyboardEvent, terminal: Terminal): boolean {
-    if (event.type !== 'keydown' || !event.ctrlKey) return true;
-    const copy = (event.shiftKey && event.code === 'KeyC') || (!event.shiftKey && event.code === 'Insert');
+    if (event.type !== 'keydown') return true;
+    if (event.key === 'Tab' && this.tabLeaves && !event.ctrlKey && !event.altKey) return false;
+    if (event.key === 'F6' && event.shiftKey && !event.ctrlKey && !event.altKey) {
+      event.preventDefault();
+      this.leave();
+      return false;
+    }
+    if (!event.ctrlKey) return true;
+    const plain = !event.shiftKey && !event.altKey && this.hasKeyboard('copy-paste');
+    const copy =
+      (event.shiftKey && event.code === 'KeyC') ||
+      (!event.shiftKey && event.code === 'Insert') ||
+      (plain && event.code === 'KeyC' && terminal.hasSelection());
     if (copy) {
       event.preventDefault();
       const text = terminal.getSelection();
       if (text) navigator.clipboard?.writeText(text).catch(() => undefined);
+      if (plain) terminal.clearSelection();
       return false;
     }
     // The browser pastes on its own; the terminal must not send ^V as well.
-    return !(event.shiftKey && event.code === 'KeyV');
+    return !((event.shiftKey || plain) && event.code === 'KeyV');
+  }
+
+  private leave(): void {
+    const stay = this.dispatchEvent(
+      new CustomEvent('terminal-leave', { bubbles: true, composed: true, cancelable: true }),
+    );
+    this.tabLeaves = stay;
   }
 }
 

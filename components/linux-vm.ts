@@ -5,9 +5,11 @@ import type { Progress } from '../src/protocol.ts';
 import { checkSupport } from '../src/support.ts';
 import { describeExit, LinuxVM, type VmExit, type VmState } from '../src/vm.ts';
 import type { WorkerFactory } from '../src/worker-handle.ts';
+import { explainFailure } from './failures.ts';
 import './linux-vm-terminal.ts';
 import type { LinuxVMTerminal } from './linux-vm-terminal.ts';
 import { progressText, progressValue } from './progress.ts';
+import { type Theme, tokens } from './theme.ts';
 
 export interface VmStateDetail {
   state: VmState;
@@ -27,121 +29,112 @@ export interface VmStateDetail {
  */
 @customElement('linux-vm')
 export class LinuxVMElement extends LitElement {
-  static override styles = css`
-    :host {
-      --panel: #1f232b;
-      --text: #e4e6eb;
-      --dim: #a9b0bd;
-      --accent: #7db4ff;
-      --on-accent: #0b1a30;
-      --bad: #ff9d94;
-      display: grid;
-      grid-template-rows: minmax(0, 1fr) auto;
-      position: relative;
-      height: 480px;
-      min-width: 0;
-      overflow: hidden;
-      color: var(--text);
-      background: #14161b;
-      font:
-        15px/1.45 system-ui,
-        sans-serif;
-    }
-    :host([hidden]) {
-      display: none;
-    }
-    @media (prefers-color-scheme: light) {
+  static override styles = [
+    tokens,
+    css`
       :host {
-        --panel: #eef1f6;
-        --text: #1d1f24;
-        --dim: #4d5562;
-        --accent: #0b57d0;
-        --on-accent: #ffffff;
-        --bad: #b3261e;
-        background: #ffffff;
+        display: grid;
+        grid-template-rows: minmax(0, 1fr) auto;
+        position: relative;
+        height: 480px;
+        min-width: 0;
+        overflow: hidden;
+        color: var(--_text);
+        background: var(--_background);
+        font:
+          15px/1.45 system-ui,
+          sans-serif;
       }
-    }
-    .cover {
-      position: absolute;
-      inset: 0;
-      display: grid;
-      place-items: center;
-      padding: 16px;
-      overflow: auto;
-      background: color-mix(in srgb, var(--panel) 55%, transparent);
-    }
-    .card {
-      box-sizing: border-box;
-      width: min(30rem, 100%);
-      padding: 20px 24px;
-      border-radius: 12px;
-      background: var(--panel);
-      box-shadow: 0 6px 30px rgb(0 0 0 / 30%);
-      overflow-wrap: anywhere;
-    }
-    .card h2 {
-      margin: 0 0 8px;
-      font-size: 1.1rem;
-    }
-    .card p {
-      margin: 0 0 12px;
-    }
-    .bar {
-      display: flex;
-      flex-wrap: wrap;
-      gap: 6px 12px;
-      align-items: center;
-      padding: 6px 12px;
-      background: var(--panel);
-      font-size: 0.9rem;
-    }
-    .bar > span {
-      flex: 1 1 12rem;
-      min-width: 0;
-      overflow-wrap: anywhere;
-    }
-    .bad {
-      color: var(--bad);
-    }
-    .dim {
-      color: var(--dim);
-    }
-    progress {
-      width: 100%;
-      accent-color: var(--accent);
-    }
-    .bar progress {
-      flex: 0 1 8rem;
-      width: 8rem;
-    }
-    button {
-      min-height: 36px;
-      padding: 6px 16px;
-      border: 0;
-      border-radius: 8px;
-      background: var(--accent);
-      color: var(--on-accent);
-      font: inherit;
-      font-weight: 600;
-      cursor: pointer;
-    }
-    button:focus-visible {
-      outline: 3px solid var(--text);
-      outline-offset: 2px;
-    }
-    button.plain {
-      background: transparent;
-      color: var(--accent);
-    }
-    .unseen {
-      position: absolute;
-      width: 1px;
-      height: 1px;
-      overflow: hidden;
-      clip-path: inset(50%);
-      white-space: nowrap;
-    }
-  `;
+      :host([hidden]) {
+        display: none;
+      }
+      .cover {
+        position: absolute;
+        inset: 0;
+        display: grid;
+        place-items: center;
+        padding: 16px;
+        overflow: auto;
+        background: color-mix(in srgb, var(--_panel) 55%, transparent);
+      }
+      .card {
+        box-sizing: border-box;
+        width: min(30rem, 100%);
+        padding: 20px 24px;
+        border-radius: 12px;
+        background: var(--_panel);
+        box-shadow: 0 6px 30px rgb(0 0 0 / 30%);
+        overflow-wrap: anywhere;
+      }
+      .card h2 {
+        margin: 0 0 8px;
+        font-size: 1.1rem;
+      }
+      .card p {
+        margin: 0 0 12px;
+      }
+      .bar {
+        display: flex;
+        flex-wrap: wrap;
+        gap: 6px 12px;
+        align-items: center;
+        padding: 6px 12px;
+        background: var(--_panel);
+        font-size: 0.9rem;
+      }
+      /* Comes and goes by itself: the terminal's size is not to change for it. */
+      .bar.over {
+        position: absolute;
+        inset: auto 0 0;
+      }
+      .bar > span {
+        flex: 1 1 12rem;
+        min-width: 0;
+        overflow-wrap: anywhere;
+      }
+      .bad {
+        color: var(--_bad);
+      }
+      .dim {
+        color: var(--_dim);
+      }
+      progress {
+        width: 100%;
+        accent-color: var(--_accent);
+      }
+      .bar progress {
+        flex: 0 1 8rem;
+        width: 8rem;
+      }
+      button {
+        min-height: 36px;
+        padding: 6px 16px;
+        border: 0;
+        border-radius: 8px;
+        background: var(--_accent);
+        color: var(--_on-accent);
+        font: inherit;
+        font-weight: 600;
+        cursor: pointer;
+      }
+      button:focus-visible {
+        outline: 3px solid var(--_text);
+        outline-offset: 2px;
+      }
+      button.plain {
+        background: transparent;
+        color: var(--_accent);
+      }
+      .unseen {
+        position: absolute;
+        width: 1px;
+        height: 1px;
+        overflow: hidden;
+        clip-path: inset(50%);
+        white-space: nowrap;
+      }
+    `,
+  ];
 
   /** Address of the disk: its manifest (`….json`) or a raw image. */
   @property() disk?: string;
@@ -158,6 +151,13 @@ export class LinuxVMElement extends LitElement {
   @property() tier: Tier = 'auto';
   /** Mirrors the terminal into text for screen readers. */
   @property({ type: Boolean, attribute: 'screen-reader' }) screenReader = false;
+  @property({ reflect: true }) theme: Theme = 'auto';
+  /** Of the terminal, in CSS pixels. */
+  @property({ type: Number, attribute: 'font-size' }) fontSize = 14;
+  /** Of the terminal, as in CSS; empty for the system's fixed-width font. */
+  @property({ attribute: 'font-family' }) fontFamily = '';
+  /** Words for the terminal: `option-is-meta`, `copy-paste`; see LinuxVMTerminal. */
+  @property() keyboard = 'option-is-meta';
   /** Another kind of worker; for tests. */
   @property({ attribute: false }) worker?: WorkerFactory;
 
@@ -166,7 +166,8 @@ export class LinuxVMElement extends LitElement {
   @reactive() private exit: VmExit | undefined;
   @reactive() private progress: Progress | undefined;
   @reactive() private diskError: Error | undefined;
-  @query('linux-vm-terminal') private readonly terminal!: LinuxVMTerminal;
+  /** Its console, once it has been rendered. */
+  @query('linux-vm-terminal') readonly terminal!: LinuxVMTerminal;
 
   private machine: LinuxVM | undefined;
   /** Who clicked wants to type. A page that starts it by itself says so with `autofocus`. */
@@ -192,7 +193,20 @@ export class LinuxVMElement extends LitElement {
     if (this.starting) return this.starting;
     if (this.machine && (this.current === 'booting' || this.current === 'running'))
       return Promise.resolve(this.machine);
-    const starting = this.begin().finally(() => {
+    return this.starts();
+  }
+
+  /**
+   * Ends what runs, then goes on from a state that `vm.saveState()` gave; resolves when the processor runs.
+   * @throws Error in words for people, such as for a state of another build; the same that the element shows
+   */
+  async restore(state: Blob): Promise<LinuxVM> {
+    await this.stop();
+    return this.starts(state);
+  }
+
+  private starts(state?: Blob): Promise<LinuxVM> {
+    const starting = this.begin(state).finally(() => {
       if (this.starting === starting) this.starting = undefined;
     });
     this.starting = starting;
@@ -229,7 +243,7 @@ export class LinuxVMElement extends LitElement {
       this.start().catch(() => undefined);
   }
 
-  private async begin(): Promise<LinuxVM> {
+  private async begin(state?: Blob): Promise<LinuxVM> {
     await this.updateComplete;
     await this.terminal.updateComplete;
     const { columns, rows } = this.terminal;
@@ -245,21 +259,26 @@ export class LinuxVMElement extends LitElement {
     try {
       const support = checkSupport();
       if (!support.ok) throw new Error(support.message);
-      if (!this.disk && !this.kernel)
+      if (!this.disk && !this.kernel && !state)
         throw new Error('This element has neither a "disk" nor a "kernel" attribute; give it the address of one.');
-      const vm = await LinuxVM.start({
-        disk: this.disk,
-        kernel: this.kernel,
-        initrd: this.initrd,
-        cmdline: this.cmdline,
-        memory: this.memory,
+      const options = {
         tier: this.tier,
         columns,
         rows,
         signal: controller.signal,
         worker: this.worker,
-        onProgress: (progress) => (this.progress = progress),
-      });
+        onProgress: (progress: Progress) => (this.progress = progress),
+      };
+      const vm = await (state
+        ? LinuxVM.restore(state, options)
+        : LinuxVM.start({
+            ...options,
+            disk: this.disk,
+            kernel: this.kernel,
+            initrd: this.initrd,
+            cmdline: this.cmdline,
+            memory: this.memory,
+          }));
       this.attach(vm);
       // It may have been resized while it loaded.
       if (this.terminal.columns !== columns || this.terminal.rows !== rows)
@@ -329,6 +348,10 @@ export class LinuxVMElement extends LitElement {
       <linux-vm-terminal
         part="terminal"
         ?screen-reader=${this.screenReader}
+        .theme=${this.theme}
+        .fontSize=${this.fontSize}
+        .fontFamily=${this.fontFamily}
+        .keyboard=${this.keyboard}
         @terminal-input=${this.onInput}
         @terminal-resize=${this.onResize}
       ></linux-vm-terminal>
@@ -377,21 +400,20 @@ export class LinuxVMElement extends LitElement {
           <progress aria-label="Loading" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
         </div>
       </div>`;
-    if (this.current === 'error')
+    if (this.current === 'error' && this.failure) {
+      const { title, text, next } = explainFailure(this.failure, {
+        began: this.machine !== undefined,
+        memory: this.memory,
+      });
       return html`<div class="cover">
         <div class="card" role="alert">
-          <h2 class="bad">${this.machine ? 'The machine failed' : 'The machine could not be started'}</h2>
-          <p>${this.failure?.message}</p>
-          <p class="dim">
-            ${
-              this.machine
-                ? 'What was typed since the start is lost; a restart begins with the original disk.'
-                : 'When the cause is removed, try again.'
-            }
-          </p>
+          <h2 class="bad">${title}</h2>
+          <p>${text}</p>
+          <p class="dim">${next}</p>
           <button @click=${this.onStart}>${this.machine ? 'Restart' : 'Try again'}</button>
         </div>
       </div>`;
+    }
     return nothing;
   }
 
@@ -409,7 +431,7 @@ export class LinuxVMElement extends LitElement {
         <button class="plain" @click=${() => (this.diskError = undefined)}>Dismiss</button>
       </div>`;
     if (this.current === 'booting')
-      return html`<div class="bar">
+      return html`<div class="bar over">
         <span>${progressText(this.progress)}</span>
         <progress aria-label="Starting" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
       </div>`;
