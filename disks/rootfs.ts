@@ -118,7 +118,7 @@ export function* rootEntries(archive: Uint8Array, mirrors: Mirrors, cache: strin
   const ours = (name: string) => readFileSync(join(HERE, 'files', name));
 
   yield file(`${LIBRARY}/init`, compile(['guest/init.c'], join(cache, 'init')), 0o755);
-  const agent = ['agent/agent.c', 'agent/processes.c', 'agent/files.c', 'agent/inspect.c'];
+  const agent = ['agent/agent.c', 'agent/processes.c', 'agent/files.c', 'agent/inspect.c', 'agent/refresh.c'];
   yield file(`${LIBRARY}/agent`, compile(agent, join(cache, 'agent')), 0o755);
   // Links, so that installing systemd replaces them and leaves our program alone.
   for (const name of ['init', 'poweroff', 'reboot', 'halt', 'shutdown'])

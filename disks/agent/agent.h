@@ -60,3 +60,7 @@ void files_reset(void);
 int inspect_directory(uint32_t id, const char *path);
 int inspect_processes(uint32_t id);
 int inspect_open_files(uint32_t id);
+
+// refresh.c
+/** Makes fresh what a snapshot's machines must not share. @returns the first errno, or 0 */
+int refresh(struct reader *reader);

@@ -13,7 +13,7 @@
 #define MAX_HANDLES 64
 #define READ_SIZE (64 * 1024)
 
-enum operation { PING, STAT, LSTAT, READDIR, MKDIR, REMOVE, RENAME, OPEN, READ, WRITE, CLOSE, SET_TIME, READLINK, CHMOD, SYMLINK, LIST, PROCESSES, OPEN_FILES };
+enum operation { PING, STAT, LSTAT, READDIR, MKDIR, REMOVE, RENAME, OPEN, READ, WRITE, CLOSE, SET_TIME, READLINK, CHMOD, SYMLINK, LIST, PROCESSES, OPEN_FILES, REFRESH };
 enum { RECURSIVE = 1, FORCE = 2 };
 
 static int handles[MAX_HANDLES]; // descriptor + 1; 0 when free
@@ -221,6 +221,7 @@ void file_operation(uint32_t id, struct reader *reader) {
       if (clock_settime(CLOCK_REALTIME, &time)) error = errno;
       break;
     }
+    case REFRESH: error = refresh(reader); break;
     case READLINK: {
       ssize_t length = readlink(read_string(reader), (char *)body.start, 4096);
       if (length < 0) error = errno;

@@ -56,6 +56,18 @@ export interface RunResult extends ExitStatus {
   stderr: Uint8Array;
 }
 
+/** What machines that go on from one snapshot must not share. */
+export interface Identity {
+  /** 64 bytes. */
+  seed: Uint8Array;
+  /** 32 hexadecimal digits. A disk with an id of its own keeps that. */
+  machineId: string;
+  /** Six bytes; the network card keeps its address unless told. */
+  mac?: Uint8Array;
+  /** The disk's unless told. */
+  hostname?: string;
+}
+
 interface Call {
   what: string;
   parts: Uint8Array[];
@@ -79,7 +91,6 @@ export class AgentClient {
   readonly ready: Promise<void>;
   readonly fs: FileSystem;
   readonly inspect: Inspector;
-  private readonly nonce = crypto.getRandomValues(new Uint32Array(1))[0]! || 1;
   private readonly parser = new FrameParser(
     (frame) => this.receive(frame),
     (reason) => this.restart(`the guest agent's port gave ${reason}`),
@@ -91,7 +102,11 @@ export class AgentClient {
   private closed: AgentError | undefined;
   private waiting: { resolve(): void; reject(error: Error): void }[] = [];
 
-  constructor(private readonly port: AgentPort) {
+  /** @param nonce tells this connection from earlier ones; not 0 */
+  constructor(
+    private readonly port: AgentPort,
+    private readonly nonce = crypto.getRandomValues(new Uint32Array(1))[0]! || 1,
+  ) {
     const operate: Operate = async (what, operation, body) => {
       await this.whenConnected();
       return this.call(what, operation, body);
@@ -181,6 +196,22 @@ export class AgentClient {
     const nanoseconds = Math.floor((time - seconds * 1000) * 1e6);
     const body = new PayloadWriter().long(BigInt(seconds)).number(nanoseconds, 4).finish();
     await this.call('set the clock', Operation.SetTime, body);
+  }
+
+  /** Gives the guest random numbers, a machine-id, a clock (`time` in milliseconds since 1970) and a name of its own. */
+  async refresh(time: number, identity: Identity): Promise<void> {
+    await this.whenConnected();
+    const seconds = Math.floor(time / 1000);
+    const nanoseconds = Math.floor((time - seconds * 1000) * 1e6);
+    const body = new PayloadWriter()
+      .long(BigInt(seconds))
+      .number(nanoseconds, 4)
+      .bytes(identity.seed)
+      .bytes(identity.mac ?? new Uint8Array(6))
+      .string(identity.machineId)
+      .string(identity.hostname ?? '')
+      .finish();
+    await this.call('make the machine its own', Operation.Refresh, body);
   }
 
   /** Resolves when the agent has answered. */

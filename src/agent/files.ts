@@ -82,6 +82,7 @@ export const Operation = {
   List: 15,
   Processes: 16,
   OpenFiles: 17,
+  Refresh: 18,
 } as const;
 
 const RECURSIVE = 1;
