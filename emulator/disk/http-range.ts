@@ -11,6 +11,8 @@ export class HttpRangeSource implements BlockSource {
     readonly size: number,
     private readonly fileSize: number,
     private readonly version: string | null,
+    /** What tells this image from a later one at the same address; null when the server gives nothing. */
+    readonly validator: string | null,
     private readonly policy: FetchPolicy,
   ) {}
 
@@ -23,13 +25,13 @@ export class HttpRangeSource implements BlockSource {
     options: { policy?: Partial<FetchPolicy>; signal?: AbortSignal } = {},
   ): Promise<HttpRangeSource> {
     const policy = fetchPolicy(options.policy);
-    const { fileSize, version } = await withRetry(policy, url, options.signal, async ({ signal }) => {
+    const { fileSize, version, validator } = await withRetry(policy, url, options.signal, async ({ signal }) => {
       const response = await request(policy, url, { headers: { Range: 'bytes=0-511' }, signal });
       checkPartial(response, url);
       const range = contentRange(response, url);
       if (range) {
         if (range.first !== 0 || range.total === undefined) throw wrongRange(url, 0, 512, response);
-        return { fileSize: range.total, version: versionOf(response) };
+        return { fileSize: range.total, version: versionOf(response), validator: validatorOf(response) };
       }
       // Another host that does not expose Content-Range; Content-Length of the whole is always readable.
       const head = await request(policy, url, { method: 'HEAD', signal });
@@ -42,10 +44,10 @@ export class HttpRangeSource implements BlockSource {
             'Access-Control-Expose-Headers: Content-Range',
           url,
         );
-      return { fileSize: total, version: versionOf(response) };
+      return { fileSize: total, version: versionOf(response), validator: validatorOf(response) };
     });
     if (fileSize < 512) throw new BlockError('short', `${url} has only ${fileSize} bytes; it is not a disk image`, url);
-    return new HttpRangeSource(url, fileSize - (fileSize % 512), fileSize, version, policy);
+    return new HttpRangeSource(url, fileSize - (fileSize % 512), fileSize, version, validator, policy);
   }
 
   async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
@@ -127,4 +129,9 @@ function wrongRange(url: string, offset: number, length: number, response: Respo
 function versionOf(response: Response): string | null {
   const tag = response.headers.get('etag');
   return tag !== null && !tag.startsWith('W/') ? tag : null;
+}
+
+/** A strong tag, else the date; a weak tag is still better than nothing. */
+function validatorOf(response: Response): string | null {
+  return versionOf(response) ?? response.headers.get('last-modified') ?? response.headers.get('etag');
 }

@@ -1,6 +1,9 @@
 import type { BlockCache } from './cache.ts';
 import { type BlockDevice, BlockError, checkRange, type DiskStats, emptyStats } from './types.ts';
 
+/** Milliseconds until a store that failed is asked again. */
+const RETRY = 3000;
+
 /** A block of an overlay: its bytes, or null when it is all zero. */
 export type OverlayBlock = Uint8Array | null;
 
@@ -14,33 +17,73 @@ export interface OverlayStore {
   peek?(block: number): OverlayBlock | undefined;
   /** Blocks that are kept, in the order asked for. */
   read(blocks: readonly number[]): Promise<OverlayBlock[]>;
-  /** Keeps all of these blocks, or rejects having kept none. The arrays belong to the store from then on. */
-  write(blocks: ReadonlyMap<number, OverlayBlock>): Promise<void>;
+  /**
+   * Keeps all of these blocks, or rejects having kept none. The arrays belong to the store from then on.
+   * @param durable as after `flush`
+   */
+  write(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void>;
   /** Resolves when all that was written will outlast a crash, as far as the store can promise it. */
   flush(): Promise<void>;
+  /** Milliseconds after which what nobody flushed is written all the same; absent: it need not be. */
+  readonly writeBack?: number;
+  /** What is kept now, whatever is written later. */
+  snapshot(): Promise<OverlaySnapshot>;
   close?(): void;
 }
 
-/** An overlay that is gone with the page. */
-export class MemoryStore implements OverlayStore {
-  private readonly blocks = new Map<number, OverlayBlock>();
+/** Blocks of an overlay at one moment. */
+export interface OverlaySnapshot {
+  readonly blockSize: number;
+  /** Numbers of the blocks that it has. */
+  blocks(): Iterable<number>;
+  /** @throws Error when the store cannot be read */
+  read(blocks: readonly number[]): Promise<OverlayBlock[]>;
+  close(): void;
+}
 
-  constructor(readonly blockSize = 4096) {}
+/** An overlay that is gone with the page; over `lower`, where there is one, which it does not change. */
+export class MemoryStore implements OverlayStore {
+  readonly blockSize: number;
+  private blocks = new Map<number, OverlayBlock>();
+
+  constructor(
+    blockSize?: number,
+    private readonly lower?: OverlaySnapshot,
+  ) {
+    this.blockSize = lower?.blockSize ?? blockSize ?? 4096;
+  }
 
   async open(): Promise<Iterable<number>> {
-    return this.blocks.keys();
+    return new Set([...(this.lower?.blocks() ?? []), ...this.blocks.keys()]);
   }
 
   peek(block: number): OverlayBlock | undefined {
     return this.blocks.get(block);
   }
 
-  async read(blocks: readonly number[]): Promise<OverlayBlock[]> {
-    return blocks.map((block) => this.blocks.get(block) ?? null);
+  read(blocks: readonly number[]): Promise<OverlayBlock[]> {
+    return readLayers(this.blocks, this.lower, blocks);
   }
 
   async write(blocks: ReadonlyMap<number, OverlayBlock>): Promise<void> {
     for (const [block, bytes] of blocks) this.blocks.set(block, bytes);
+  }
+
+  async snapshot(): Promise<OverlaySnapshot> {
+    // Blocks are never changed in place, so that the list is enough.
+    const blocks = new Map(this.blocks);
+    const { lower } = this;
+    return {
+      blockSize: this.blockSize,
+      blocks: () => new Set([...(lower?.blocks() ?? []), ...blocks.keys()]),
+      read: (numbers) => readLayers(blocks, lower, numbers),
+      close: () => blocks.clear(),
+    };
+  }
+
+  close(): void {
+    this.blocks = new Map();
+    this.lower?.close();
   }
 
   async flush(): Promise<void> {
@@ -48,11 +91,25 @@ export class MemoryStore implements OverlayStore {
   }
 }
 
+async function readLayers(
+  upper: ReadonlyMap<number, OverlayBlock>,
+  lower: OverlaySnapshot | undefined,
+  blocks: readonly number[],
+): Promise<OverlayBlock[]> {
+  const missing = lower ? blocks.filter((block) => !upper.has(block)) : [];
+  const below = missing.length ? await lower!.read(missing) : [];
+  let next = 0;
+  return blocks.map((block) => upper.get(block) ?? (upper.has(block) || !lower ? null : below[next++]!));
+}
+
 export interface OverlayOptions {
   readOnly?: boolean;
   /** Most bytes of written blocks; more writes fail with an I/O error instead of filling the tab. Default 2 GiB. */
   limit?: number;
-  /** Bytes written but not yet given to the store, past which they are given to it unasked. Default 8 MiB. */
+  /**
+   * Bytes written but not yet given to the store, past which they are given to it unasked; past twice as many a write
+   * waits for the store. Default 8 MiB.
+   */
   dirtyLimit?: number;
   onError?: (error: BlockError) => void;
 }
@@ -76,6 +133,15 @@ export class Overlay implements BlockDevice {
   private dirty = new Map<number, OverlayBlock>();
   private saving = new Map<number, OverlayBlock>();
   private save: Promise<void> | undefined;
+  /** Numbers of the last batch that was begun, and that the store has. */
+  private batch = 0;
+  private saved = 0;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  /** Writes that wait for the store, in their order. */
+  private waiting: Promise<void> | undefined;
+  private closed = false;
+  /** Why the store took nothing, and until when it is only asked again by a flush. */
+  private refusal: { error: BlockError; until: number } | undefined;
   /** The last unfinished write to a block that first has to read the rest of it. */
   private readonly partial = new Map<number, Promise<void>>();
   private readonly limit: number;
@@ -97,6 +163,16 @@ export class Overlay implements BlockDevice {
     const overlay = new Overlay(base, store, options);
     for (const block of await store.open()) overlay.held.add(block);
     return overlay;
+  }
+
+  /** Bytes of the disk that differ from the base; 0 for a disk that was never written. */
+  get heldBytes(): number {
+    return this.held.size * this.blockSize;
+  }
+
+  /** Bytes that the store does not have yet. */
+  get dirtyBytes(): number {
+    return (this.dirty.size + this.saving.size) * this.blockSize;
   }
 
   get stats(): DiskStats {
@@ -143,13 +219,26 @@ export class Overlay implements BlockDevice {
     const runs = this.runs(offset, length);
     if (runs.length === 1 && !runs[0]!.held) return this.base.read(offset, length);
     const out = new Uint8Array(length);
-    await Promise.all(
-      runs.map(async (run) => {
-        const bytes = run.held ? await this.fetchHeld(run.block) : await this.base.read(run.offset, run.length);
+    const stored = runs.filter((run) => run.held && this.peek(run.block) === undefined);
+    const parts: Promise<void>[] = [];
+    if (stored.length) parts.push(this.readStored(stored, out, offset));
+    for (const run of runs) {
+      if (!run.held)
+        parts.push(
+          this.base.read(run.offset, run.length).then((bytes) => place(out, offset, run, bytes, this.blockSize)),
+        );
+      else {
+        const bytes = this.peek(run.block);
         if (bytes) place(out, offset, run, bytes, this.blockSize);
-      }),
-    );
+      }
+    }
+    await Promise.all(parts);
     return out;
+  }
+
+  private async readStored(runs: readonly Run[], out: Uint8Array, offset: number): Promise<void> {
+    const blocks = await this.fetchHeld(runs.map((run) => run.block));
+    runs.forEach((run, i) => blocks[i] && place(out, offset, run, blocks[i], this.blockSize));
   }
 
   write(offset: number, data: Uint8Array): Promise<void> | void {
@@ -173,31 +262,62 @@ export class Overlay implements BlockDevice {
     }
     this.counters.writes++;
     this.counters.writtenBytes += data.length;
+    // The guest may not run ahead of a slow store, or one that is full, without bound.
+    if (this.waiting || this.dirty.size * size > 2 * this.dirtyLimit) return this.writeLater(offset, data.slice());
+    return this.writeNow(offset, data);
+  }
+
+  private writeLater(offset: number, data: Uint8Array): Promise<void> {
+    const earlier = this.waiting;
+    const work = (async () => {
+      await earlier?.catch(() => undefined);
+      while (this.dirty.size * this.blockSize > 2 * this.dirtyLimit) await this.startSave(false);
+      await this.writeNow(offset, data);
+    })();
+    this.waiting = work;
+    const forget = (): void => {
+      if (this.waiting === work) this.waiting = undefined;
+    };
+    work.then(forget, forget);
+    return work;
+  }
+
+  private writeNow(offset: number, data: Uint8Array): Promise<void> | void {
+    const size = this.blockSize;
+    const end = offset + data.length;
     let waits: Promise<void>[] | undefined;
-    for (let i = first; i <= last; i++) {
+    for (let i = Math.floor(offset / size); i * size < end; i++) {
       const from = Math.max(offset, i * size);
-      const to = Math.min(offset + data.length, (i + 1) * size, this.size);
+      const to = Math.min(end, (i + 1) * size, this.size);
       const wait = this.put(i, from - i * size, data.slice(from - offset, to - offset));
       if (wait) (waits ??= []).push(wait);
     }
-    if (this.dirty.size * size > this.dirtyLimit) {
-      const saved = this.startSave();
-      // The guest may not run ahead of a slow store without bound.
-      if (this.dirty.size * size > 2 * this.dirtyLimit) (waits ??= []).push(saved);
-      else saved.catch(() => undefined);
-    }
+    this.saveLater();
     return waits ? Promise.all(waits).then(() => undefined) : undefined;
   }
 
+  /** Everything that was written before, and answered, is in the store afterwards, in one batch or several. */
   async flush(): Promise<void> {
     this.counters.flushes++;
-    await Promise.all(this.partial.values());
-    while (this.save || this.dirty.size) await this.startSave();
+    await this.settle(true);
     try {
       await this.store.flush();
     } catch (cause) {
       throw this.storeError(cause);
     }
+  }
+
+  /** Gives the store all that has been written so far; later writes are not waited for. */
+  private async settle(durable: boolean): Promise<void> {
+    await Promise.all(this.partial.values());
+    const wanted = this.dirty.size ? this.batch + 1 : this.batch;
+    while (this.saved < wanted && (this.save || this.dirty.size)) await this.startSave(durable);
+  }
+
+  /** The disk as it is now, whatever is written later. @throws BlockError when the store fails */
+  async snapshot(): Promise<OverlaySnapshot> {
+    await this.settle(false);
+    return this.store.snapshot();
   }
 
   discard(offset: number, length: number): void {
@@ -212,6 +332,7 @@ export class Overlay implements BlockDevice {
         this.dirty.set(i, null);
       }
     }
+    this.saveLater();
   }
 
   /** Everything written since the disk was made. @throws BlockError when the store cannot be read */
@@ -244,7 +365,10 @@ export class Overlay implements BlockDevice {
     }
   }
 
+  /** What was not flushed is lost. */
   close(): void {
+    this.closed = true;
+    clearTimeout(this.timer);
     this.base.close();
     this.store.close?.();
   }
@@ -266,11 +390,9 @@ export class Overlay implements BlockDevice {
     return this.peek(block);
   }
 
-  private async fetchHeld(block: number): Promise<OverlayBlock> {
-    const bytes = this.peek(block);
-    if (bytes !== undefined) return bytes;
+  private async fetchHeld(blocks: readonly number[]): Promise<OverlayBlock[]> {
     try {
-      return (await this.store.read([block]))[0] ?? null;
+      return await this.store.read(blocks);
     } catch (cause) {
       throw this.storeError(cause);
     }
@@ -286,7 +408,7 @@ export class Overlay implements BlockDevice {
       const offset = block * this.blockSize;
       const whole = new Uint8Array(this.blockSize);
       const old = this.held.has(block)
-        ? await this.fetchHeld(block)
+        ? (this.peek(block) ?? (await this.fetchHeld([block]))[0])
         : await this.base.read(offset, Math.min(this.blockSize, this.size - offset));
       if (old) whole.set(old);
       whole.set(data, at);
@@ -321,22 +443,48 @@ export class Overlay implements BlockDevice {
     return true;
   }
 
-  /** Gives what is dirty to the store, one batch at a time. */
-  private startSave(): Promise<void> {
+  /** Sees to it that what is dirty reaches the store even if nobody flushes. */
+  private saveLater(): void {
+    if (this.dirty.size * this.blockSize > this.dirtyLimit) this.startSave(false).catch(() => undefined);
+    else if (this.store.writeBack !== undefined && this.timer === undefined && this.dirty.size)
+      this.armTimer(this.store.writeBack);
+  }
+
+  private armTimer(delay: number): void {
+    if (this.closed) return;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.timer = undefined;
+      if (this.dirty.size) this.startSave(false).catch(() => undefined);
+    }, delay);
+  }
+
+  /** Gives what is dirty to the store, one batch at a time: the store always has the disk as it was at one moment. */
+  private startSave(durable: boolean): Promise<void> {
     if (this.save) return this.save;
+    if (!durable && this.refusal && performance.now() < this.refusal.until) return Promise.reject(this.refusal.error);
     this.saving = this.dirty;
     this.dirty = new Map();
-    this.save = this.store.write(this.saving).then(
+    const batch = ++this.batch;
+    this.save = this.store.write(this.saving, durable).then(
       () => {
         this.saving = new Map();
         this.save = undefined;
+        this.saved = batch;
+        this.refusal = undefined;
+        this.saveLater();
       },
       (cause: unknown) => {
         // Nothing was kept: it stays dirty, under what was written since.
-        for (const [block, bytes] of this.saving) if (!this.dirty.has(block)) this.dirty.set(block, bytes);
+        for (const [block, bytes] of this.dirty) this.saving.set(block, bytes);
+        this.dirty = this.saving;
         this.saving = new Map();
         this.save = undefined;
-        throw this.storeError(cause);
+        const error = this.storeError(cause);
+        this.refusal = { error, until: performance.now() + RETRY };
+        // Space may be freed: it is tried again without being asked.
+        if (this.store.writeBack !== undefined) this.armTimer(RETRY);
+        throw error;
       },
     );
     return this.save;

@@ -12,7 +12,7 @@ import { sha256Hex } from '../../emulator/disk/hash.ts';
 import { HttpRangeSource } from '../../emulator/disk/http-range.ts';
 import { type DiskManifest, parseManifest } from '../../emulator/disk/manifest.ts';
 import { EmptySource, MemorySource } from '../../emulator/disk/memory.ts';
-import { MemoryStore, Overlay, type OverlayStore } from '../../emulator/disk/overlay.ts';
+import { MemoryStore, Overlay, type OverlaySnapshot, type OverlayStore } from '../../emulator/disk/overlay.ts';
 import { BlockError, type BlockErrorCode, type BlockSource } from '../../emulator/disk/types.ts';
 
 const hex = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
@@ -428,6 +428,15 @@ class SlowStore implements OverlayStore {
   }
   async flush(): Promise<void> {
     this.flushed++;
+  }
+  async snapshot(): Promise<OverlaySnapshot> {
+    const kept = new Map(this.kept);
+    return {
+      blockSize: 512,
+      blocks: () => kept.keys(),
+      read: async (blocks) => blocks.map((b) => kept.get(b)!),
+      close: () => undefined,
+    };
   }
 }
 
