@@ -1,8 +1,13 @@
+import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vite';
+import { contentSecurityPolicy, serviceWorker } from './sw/vite-plugin.ts';
+
+const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
 /** The site: static files that any server can host, under any path. */
 export default defineConfig({
   base: './',
+  plugins: [contentSecurityPolicy(), serviceWorker()],
   worker: { format: 'es' },
   build: {
     target: 'es2022',
@@ -11,6 +16,9 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
     chunkSizeWarningLimit: 1000,
+    rolldownOptions: {
+      input: ['index.html'].map(here),
+    },
   },
   server: { host: '127.0.0.1' },
   test: {

@@ -12,6 +12,7 @@ import { plainError } from '../src/protocol.ts';
 import { decompress, detectCompression } from './disk/compression.ts';
 import type { Fetch, FetchPolicy } from './disk/fetch.ts';
 import { fetchFile } from './disk/file.ts';
+import { hashedUrl } from './disk/hashed-url.ts';
 import type { DiskManifest, ManifestFile } from './disk/manifest.ts';
 import { openDisk, type OpenDisk } from './disk/open.ts';
 import { BlockError } from './disk/types.ts';
@@ -246,7 +247,7 @@ class Session {
   private bootFile(given: Location | undefined, file: ManifestFile | undefined): BootFile | undefined {
     if (given !== undefined) return { location: given };
     if (!file || this.disk?.url === undefined) return undefined;
-    return { ...file, location: new URL(file.url, this.disk.url).href };
+    return { ...file, location: hashedUrl(new URL(file.url, this.disk.url).href, file.sha256) };
   }
 
   private async load(name: string, file: BootFile): Promise<Uint8Array> {

@@ -19,6 +19,7 @@ import type {
   ToWorker,
   VmStats,
 } from './protocol.ts';
+import { machineRuns } from './offline/running.ts';
 import { defaultWorker, type WorkerFactory, type WorkerHandle } from './worker-handle.ts';
 
 /** An address (relative ones count from the page), or the bytes themselves. */
@@ -203,6 +204,7 @@ export class LinuxVM {
   private static async begin(options: LinuxVMOptions, message: ToWorker): Promise<LinuxVM> {
     options.signal?.throwIfAborted();
     const vm = new LinuxVM((options.worker ?? defaultWorker)(), options.signal);
+    void vm.exited.then(machineRuns());
     if (options.onProgress) vm.on('progress', options.onProgress);
     const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
     vm.post(message);
