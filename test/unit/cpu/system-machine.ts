@@ -2,7 +2,7 @@
 import { Bus } from '../../../emulator/bus.ts';
 import { GPR_NAMES } from '../../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../../emulator/cpu/processor.ts';
-import type { StopReason } from '../../../emulator/processor.ts';
+import type { StopReason, Tier } from '../../../emulator/processor.ts';
 
 export const CODE = 0x20_0000;
 export const USER_STACK = 0x40_0000;
@@ -48,7 +48,7 @@ export class SystemMachine {
   time = 0;
   readonly written: [port: number, width: number, value: number][] = [];
 
-  constructor() {
+  constructor(tier: Tier = 'interp') {
     this.bus.addPorts(0x60, 4, {
       readPort: (port, width) => (0x11223344 & (width === 4 ? -1 : (1 << (8 * width)) - 1)) + (port - 0x60),
       writePort: (port, width, value) => this.written.push([port, width, value]),
@@ -70,7 +70,7 @@ export class SystemMachine {
         random: (bytes) => bytes.fill(0x5a),
       },
       16 << 20,
-      'interp',
+      tier,
     ) as X86Processor;
     this.view = this.cpu.memory.view;
   }
