@@ -1,9 +1,23 @@
 /** The same cases in the emulated processor: user mode, with page tables of its own, at the same linear addresses. */
 import { Bus } from '../../emulator/bus.ts';
-import { FS, GS, CS, SS, S, RSP } from '../../emulator/cpu/layout.ts';
+import { CS, DS, ES, FS, GS, RSP, S, SS } from '../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../emulator/cpu/processor.ts';
 import type { ProcessorHost, Tier } from '../../emulator/processor.ts';
-import { CODE, FS_BASE, GS_BASE, IN, NO_EXCEPTION, OUT, PATCH_BYTES, TIMEOUT, WINDOW, WINDOW_BYTES } from './native.ts';
+import {
+  CODE,
+  FS_BASE,
+  GS_BASE,
+  IN,
+  NO_EXCEPTION,
+  OUT,
+  PATCH_BYTES,
+  TIMEOUT,
+  USER_CODE,
+  USER_CODE32,
+  USER_DATA,
+  WINDOW,
+  WINDOW_BYTES,
+} from './native.ts';
 
 const KIB = 1024;
 const MIB = KIB * KIB;
@@ -28,9 +42,6 @@ const CODE_RAM = 4 * MIB;
 export const CODE_BYTES = 2 * MIB;
 
 const KERNEL_CODE = 0x10;
-const USER_CODE32 = 0x23;
-const USER_DATA = 0x2b;
-const USER_CODE = 0x33;
 const PRESENT = 1;
 const WRITE = 2;
 const USER = 4;
@@ -143,8 +154,9 @@ export class Emulated {
         ? { ...flat, selector: USER_CODE, attributes: 0xa0fb }
         : { ...flat, selector: USER_CODE32, attributes: 0xc0fb };
     cpu.segments[SS] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
-    if (bits === 32) for (const n of [0, 3]) cpu.segments[n] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
+    for (const n of [ES, DS]) cpu.segments[n] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
     for (const n of [FS, GS]) cpu.segments[n] = { ...flat, selector: 0, attributes: 0xc0f3 };
+    for (const n of [ES, DS, SS]) cpu.setSegmentBase(n, 0, 0);
     cpu.setSegmentBase(FS, FS_BASE, 0);
     cpu.setSegmentBase(GS, GS_BASE, 0);
     u8.set(inputBytes.subarray(at + IN.GPR, at + IN.GPR + 128), state + S.GPR);
@@ -162,6 +174,14 @@ export class Emulated {
     record.setBigUint64(OUT.RIP, cpu.rip, true);
     record.setUint32(OUT.ERROR, 0, true);
     record.setBigUint64(OUT.CR2, cpu.u64[(state + S.CR2) >> 3]!, true);
+    for (let n = 0; n < 6; n++) record.setUint16(OUT.SELECTORS + n * 2, cpu.segments[n]!.selector, true);
+    for (const [n, at] of [
+      [FS, OUT.FS_BASE],
+      [GS, OUT.GS_BASE],
+    ] as const) {
+      record.setInt32(at, cpu.segments[n]!.baseLow, true);
+      record.setInt32(at + 4, cpu.segments[n]!.baseHigh, true);
+    }
     const vector = (Number(cpu.rip) - KERNEL - HANDLERS) >> 4;
     if (reason === 'halted' && vector >= 0 && vector < 256) {
       // The frame: error code (where there is one), RIP, CS, RFLAGS, RSP, SS.
@@ -173,6 +193,8 @@ export class Emulated {
       record.setBigUint64(OUT.RIP, view.getBigUint64(frame, true), true);
       record.setBigUint64(OUT.RFLAGS, view.getBigUint64(frame + 16, true), true);
       record.setBigUint64(OUT.GPR + RSP * 8, view.getBigUint64(frame + 24, true), true);
+      record.setUint16(OUT.SELECTORS + CS * 2, view.getUint16(frame + 8, true), true);
+      record.setUint16(OUT.SELECTORS + SS * 2, view.getUint16(frame + 32, true), true);
       if (vector === 13 && view.getBigUint64(frame, true) === BigInt(exit))
         record.setUint32(OUT.VECTOR, NO_EXCEPTION, true);
     }

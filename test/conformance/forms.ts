@@ -20,45 +20,16 @@ export interface Code {
 export const SLOT = 64;
 const TARGET = 48;
 
-/** What the host cannot be asked, by name, with the reason. */
+/** What user mode of the host cannot be asked, by name, with the reason. */
 const UNASKABLE: ReadonlyMap<string, string> = new Map(
   Object.entries({
-    cpuid: 'differs between processors',
-    rdtsc: 'time',
-    rdtscp: 'time',
-    rdrand: 'random',
-    rdseed: 'random',
-    rdpmc: 'CR4.PCE is the host kernel’s',
-    int: 'system calls',
-    syscall: 'system calls',
-    sysenter: 'system calls',
-    iret: 'needs frames; see the system tests',
-    retf: 'needs frames; see the system tests',
-    callf: 'needs gates; see the system tests',
-    jmpf: 'needs gates; see the system tests',
+    syscall: 'it is the host kernel that answers',
+    sysenter: 'it is the host kernel that answers',
     sgdt: 'CR4.UMIP is the host kernel’s',
     sidt: 'CR4.UMIP is the host kernel’s',
     sldt: 'CR4.UMIP is the host kernel’s',
     smsw: 'CR4.UMIP is the host kernel’s',
     str: 'CR4.UMIP is the host kernel’s',
-    lar: 'reads the GDT',
-    lsl: 'reads the GDT',
-    verr: 'reads the GDT',
-    verw: 'reads the GDT',
-    lss: 'loads a segment',
-    lfs: 'loads a segment',
-    lgs: 'loads a segment',
-    les: 'loads a segment',
-    lds: 'loads a segment',
-    wrfsbase: 'the harness stands on it',
-    wrgsbase: 'the harness stands on it',
-    rcpps: 'an approximation',
-    rcpss: 'an approximation',
-    rsqrtps: 'an approximation',
-    rsqrtss: 'an approximation',
-    lmsw: 'an older form of MOV CR0',
-    maskmovq: 'what is touched under a zero mask is the processor’s choice',
-    maskmovdqu: 'what is touched under a zero mask is the processor’s choice',
     int1: 'virtual machines disagree on where it is reported',
   }),
 );
@@ -67,13 +38,19 @@ const UNASKABLE: ReadonlyMap<string, string> = new Map(
 export function unaskable(d: Def, bits: 64 | 32): string | undefined {
   if (d.only !== undefined && d.only !== bits)
     return d.only === 32 ? 'exists only outside 64-bit mode' : 'exists only in 64-bit mode';
-  if (
-    d.specs.some((s) => s.startsWith('S')) ||
-    (d.name === 'pop' && [7, 0x17, 0x1f, 0xa1, 0xa9].includes(d.opcode) && !d.plusR)
-  )
-    return 'moves segment registers';
   return UNASKABLE.get(d.name);
 }
+
+/** Far transfers and loads of a far pointer from memory: the operand size is that of the offset. */
+const FAR = /^(callf|jmpf|l[defgs]s)$/;
+/** Selectors that mean the same on every Linux and in the emulator's tables, valid ones more often. */
+const SELECTORS = [
+  0x2b, 0x2b, 0x23, 0x33, 0, 1, 3, 0x28, 0x22, 0x10, 0x18, 0x0b, 0x1b, 0x40, 0x2f, 0x87, 0xfff8,
+] as const;
+const CODE_SELECTORS = [0x33, 0x33, 0x33, 0x23, 0x23, 0x23] as const;
+/** A selector to load, or to ask about. */
+export const drawSelector = (r: Random, code: boolean): number =>
+  code && !r.oneIn(3) ? r.pick(CODE_SELECTORS) : r.pick(SELECTORS);
 
 const isRepeatable = (d: Def): boolean => d.map === 0 && /^(movs|stos|lods|cmps|scas)$/.test(d.name);
 
@@ -94,10 +71,12 @@ export function encode(
 ): Code | undefined {
   const out: number[] = [];
   const long = bits === 64;
-  const sized = d.specs.some((s) => /^.[vzy]/.test(s)) || (!d.specs.length && d.prefix === '') || d.specs.length === 0;
+  const sized = d.specs.some((s) => /^.[vzy]/.test(s)) || d.specs.length === 0 || FAR.test(d.name) || d.name === 'retf';
   // AMD's processors cut RIP to 16 bits when a near branch has 66 in 64-bit mode, Intel's ignore the prefix; so do we.
   const word = !(long && d.defaultSize === 'f64');
-  const sizes = sized && d.prefix !== '66' ? ['', ...(word ? ['66'] : []), ...(long ? ['W'] : [])] : [''];
+  // AMD's processors have no far pointers with 64-bit offsets in memory.
+  const wide = long && !FAR.test(d.name);
+  const sizes = sized && d.prefix !== '66' ? ['', ...(word ? ['66'] : []), ...(wide ? ['W'] : [])] : [''];
   const size = sizes[n % sizes.length]!;
   let k = Math.floor(n / sizes.length);
   const canReg = d.hasModrm && !d.specs.some((s) => s.startsWith('M'));
@@ -106,17 +85,12 @@ export function encode(
   if (canMem && canReg) k = Math.floor((k * 2) / 3);
   const moffs = d.specs.some((s) => s.startsWith('O'));
 
-  const addressPrefix =
-    (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) && !simple && r.oneIn(7);
+  const implicit = moffs || isRepeatable(d) || d.name === 'xlat';
+  const masked = d.name.startsWith('maskmov');
+  const addressPrefix = (asMem || implicit || (masked && long)) && !simple && r.oneIn(7);
   const addressSize = long ? (addressPrefix ? 4 : 8) : addressPrefix ? 2 : 4;
   let segment = -1;
-  if (
-    (asMem || moffs || isRepeatable(d) || d.name === 'xlat' || /^maskmov/.test(d.name)) &&
-    !simple &&
-    r.oneIn(6) &&
-    long
-  )
-    segment = 4 + r.below(2);
+  if ((asMem || implicit || masked) && !simple && r.oneIn(6) && long) segment = 4 + r.below(2);
   if (segment >= 0) out.push(0x60 + segment);
   if (addressPrefix) out.push(0x67);
   if (size === '66' || d.prefix === '66') out.push(0x66);
@@ -127,21 +101,11 @@ export function encode(
   let rex = size === 'W' ? 8 : 0;
   if (long && r.oneIn(2)) rex |= 0x40 | r.below(8);
   if (!sized && long && r.oneIn(8) && d.prefix !== '') rex |= 8;
-  // Control and debug registers that exist: others are #UD before #GP.
-  const special = d.specs.some((s) => s.startsWith('C'))
-    ? 'C'
-    : d.specs.some((s) => s.startsWith('D') && s !== 'DX')
-      ? 'D'
-      : '';
-  if (special) rex &= ~4;
-  const regField =
-    d.reg >= 0
-      ? d.reg
-      : special === 'C'
-        ? r.pick([0, 2, 3, 4])
-        : special === 'D'
-          ? r.pick([0, 1, 2, 3, 6, 7])
-          : r.below(8);
+  // Control and debug registers that exist: others are #UD before #GP. (DR4 and DR5 may be the same as DR6 and DR7.)
+  const existing = d.ignoresMod ? d.validRegisters & ~0x130 : d.validRegisters;
+  if (d.ignoresMod) rex &= ~4;
+  let regField = d.reg >= 0 ? d.reg : r.below(8);
+  if (existing >= 0) while (!((existing >> regField) & 1)) regField = r.below(8);
   let modrm = 0;
   const tail: number[] = [];
   const disp32 = (v: number): void => void tail.push(v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >> 24) & 255);
@@ -217,6 +181,25 @@ export function encode(
   const operandSize = size === 'W' ? 8 : size === '66' && d.prefix !== '66' ? 2 : 4;
   let relative = 0;
   for (const s of d.specs) {
+    if (!d.hasModrm && /^(callf|jmpf)$/.test(d.name)) {
+      // The pointer itself: mostly the slot's target.
+      const to = r.oneIn(8) ? r.u32() : slot + TARGET;
+      disp32(to);
+      if (operandSize === 2) tail.length -= 2;
+      const selector = drawSelector(r, true);
+      tail.push(selector & 255, selector >> 8);
+      break;
+    }
+    if (d.name === 'int') {
+      // Not the system call.
+      tail.push(r.pick([0, 3, 4, 0x0d, 0x20, 0x81, r.below(0x80), 0x81 + r.below(0x7f)]));
+      break;
+    }
+    if (d.name === 'retf') {
+      // What it releases stays in the window: some processors look there before they check the selector.
+      tail.push(r.below(0x1c0) & 0xff, 0);
+      break;
+    }
     const n =
       s[1] === 'b' ? 1 : s[1] === 'w' ? 2 : s[1] === 'd' ? 4 : s[1] === 'v' ? operandSize : operandSize === 2 ? 2 : 4;
     if (s[0] === 'I') immediate(n);

@@ -1,5 +1,5 @@
 /** Register and memory contents for a piece of code, so that its operands lie where something happens. */
-import type { Code } from './forms.ts';
+import { drawSelector, type Code } from './forms.ts';
 import { FS_BASE, GS_BASE, IN, PATCH_BYTES, READ_ONLY, WINDOW, WINDOW_BYTES } from './native.ts';
 import { f80, fill16, integer64, type Kind } from './operands.ts';
 import type { Random } from './random.ts';
@@ -133,8 +133,10 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     );
     counts();
   } else if (name === 'xlat') pointer(RBX, source(1) - BigInt(r.below(256)));
-  else if (name.startsWith('maskmov')) pointer(RDI, source(16));
-  else if (/^(loop|jcxz)/.test(name)) pointer(RCX, BigInt(r.pick([0, 1, 2, 3])));
+  else if (name.startsWith('maskmov')) {
+    // Which of the bytes that are not written may fault is the processor's choice.
+    pointer(RDI, BigInt(WINDOW + 0xc00 + r.below(0x13f0) - override));
+  } else if (/^(loop|jcxz)/.test(name)) pointer(RCX, BigInt(r.pick([0, 1, 2, 3])));
   else if (/^pcmpe/.test(name)) {
     for (const n of [RAX, RDX]) if (r.oneIn(2)) setGpr(n, BigInt(r.below(40) - 20));
   } else if (/^i?div$/.test(name) && !def.pattern.includes(' ps')) {
@@ -151,8 +153,9 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
         setGpr(RDX, negative ? MASK64 : r.oneIn(2) ? 0n : BigInt(r.below(64)));
       }
     }
-  } else if (/^(ret|popf|pop|leave|enter|push|pushf|call)/.test(name) && r.oneIn(6)) {
-    setGpr(RSP, address(r, 8, true) & 0xffff_ffffn);
+  } else if (/^(ret|iret|popf|pop|leave|enter|push|pushf|call)/.test(name) && r.oneIn(6)) {
+    // A far call that pushes below 0 and goes to 64-bit code makes the host fault without end.
+    setGpr(RSP, address(r, 8, true) & 0xffff_ffffn || (name === 'callf' ? 0x1234n : 0n));
     if (name === 'leave') setGpr(RBP, address(r, 8, true));
   } else if (/^(shl|shr|sar|ro|rc|shld|shrd)/.test(name) && r.oneIn(2)) setGpr(RCX, BigInt(r.below(72)));
   // log2(x + 1) is defined up to 1 − √½, 2^x − 1 up to 1.
@@ -192,7 +195,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     const segBase = BigInt(long ? (m.seg === 4 ? FS_BASE : m.seg === 5 ? GS_BASE : 0) : 0);
     const mask = (1n << BigInt(m.addressSize * 8)) - 1n;
     const offset = (wanted - segBase - BigInt(m.disp)) & mask;
-    const high = m.addressSize === 4 && long ? BigInt(r.u32()) << 32n : 0n;
+    // A far transfer that is not canonical and changes the mode: the order of its checks is the processor's choice.
+    const high = m.addressSize === 4 && long && !/^(callf|jmpf)$/.test(name) ? BigInt(r.u32()) << 32n : 0n;
     if (m.base >= 0 && m.index >= 0 && m.base !== m.index)
       setGpr(m.base, ((offset - (gpr(m.index) << BigInt(m.scale))) & mask) | high);
     else if (m.base >= 0 && m.index < 0) setGpr(m.base, offset | high);
@@ -222,6 +226,42 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       if (name === 'fxrstor') to.setUint8(o + 26, to.getUint8(o + 26) & ~2);
       if (name === 'fldcw') to.setUint16(o, (r.u32() & 0x0f3f) | 0x40, true);
     });
+
+  // Selectors, and far pointers.
+  const put = (to: DataView, o: number, size: number, v: number): void => {
+    if (size === 2) to.setUint16(o, v, true);
+    else if (size === 4) to.setUint32(o, v, true);
+    else to.setBigUint64(o, BigInt(v), true);
+  };
+  if (/^(lar|lsl|verr|verw)$/.test(name) || (name === 'mov' && def.opcode === 0x8e)) {
+    const o = insn.operands[insn.operands.length - 1]!;
+    const selector = drawSelector(r, false);
+    if (o.kind === 'reg') setGpr(o.reg, (gpr(o.reg) & ~0xffffn) | BigInt(selector));
+    else if (where !== undefined) patch(where, 2, (to, off) => to.setUint16(off, selector, true));
+  } else if (name === 'pop' && !insn.operands.length)
+    patch(gpr(RSP), 8, (to, off) => put(to, off, insn.size, drawSelector(r, false)));
+  else if (/^(l[defgs]s|callf|jmpf)$/.test(name) && where !== undefined)
+    patch(where, 16, (to, off) => {
+      const branch = name.length === 4 || name === 'callf';
+      put(to, off, insn.size, branch && !r.oneIn(8) ? code.target : r.u32());
+      to.setUint16(off + insn.size, drawSelector(r, branch), true);
+    });
+  else if (name === 'retf' || name === 'iret')
+    patch(gpr(RSP), 40, (to, off) => {
+      const { size } = insn;
+      [
+        r.oneIn(8) ? r.u32() : code.target,
+        drawSelector(r, true),
+        // Not TF, NT, VM or AC.
+        (r.u32() & 0x00_3ed5) >>> 0,
+        WINDOW + 0x800 + r.below(0x800),
+        r.oneIn(4) ? drawSelector(r, false) : 0x2b,
+      ].forEach((v, k) => put(to, off + k * size, size, v));
+    });
+  else if (/^wr[fg]sbase$/.test(name) && !r.oneIn(4)) {
+    const o = insn.operands[0]!;
+    if (o.kind === 'reg') setGpr(o.reg, BigInt(r.u32()) << BigInt(r.below(16)));
+  }
 
   // Branches through registers and memory go to the slot's target.
   if (/^(call|jmp)$/.test(name) && def.opcode === 0xff) {

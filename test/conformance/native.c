@@ -4,7 +4,6 @@
  * all registers set; exceptions come as signals. Built by native.ts with gcc -O2 -static -no-pie.
  */
 #define _GNU_SOURCE
-#include <asm/prctl.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdint.h>
@@ -12,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -36,7 +34,11 @@ struct state {
   uint64_t harness_fs;     /* 0x298 */
   uint64_t case_fs;        /* 0x2a0 */
   uint64_t far_entry;      /* 0x2a8: offset and selector, for 32-bit cases */
-  uint64_t pad2[42];
+  uint64_t case_gs;        /* 0x2b0 */
+  uint64_t out_fs;         /* 0x2b8 */
+  uint64_t out_gs;         /* 0x2c0 */
+  uint16_t out_selector[4];/* 0x2c8: ES, DS, FS, GS */
+  uint64_t pad2[38];
   uint8_t in_fx[512];      /* 0x400 */
   uint8_t out_fx[512];     /* 0x600 */
 };
@@ -54,6 +56,8 @@ struct output {
   uint64_t gpr[16], rflags, rip, cr2;
   uint32_t vector, error;
   uint32_t first, length;
+  uint64_t fs_base, gs_base;
+  uint16_t selector[8]; /* ES CS SS DS FS GS */
   uint8_t fx[512];
 };
 
@@ -80,6 +84,7 @@ __asm__(
     "  fxrstor64 0x30000400\n"
     "  rdfsbase %rax; mov %rax, 0x30000298\n"
     "  mov 0x300002a0, %rax; wrfsbase %rax\n"
+    "  mov 0x300002b0, %rax; wrgsbase %rax\n"
     "1:\n"
     "  pushq 0x30000280; popfq\n"
     "  mov 0x30000200, %rax; mov 0x30000208, %rcx; mov 0x30000210, %rdx; mov 0x30000218, %rbx\n"
@@ -99,6 +104,9 @@ __asm__(
     "  mov %r12, 0x30000160; mov %r13, 0x30000168; mov %r14, 0x30000170; mov %r15, 0x30000178\n"
     "  mov 0x30000290, %rsp\n"
     "  pushfq; popq 0x30000180; cld\n"
+    "  rdfsbase %rax; mov %rax, 0x300002b8\n"
+    "  rdgsbase %rax; mov %rax, 0x300002c0\n"
+    "  mov %es, 0x300002c8; mov %ds, 0x300002ca; mov %fs, 0x300002cc; mov %gs, 0x300002ce\n"
     "  mov 0x30000298, %rax; wrfsbase %rax\n"
     "  fxsave64 0x30000600\n"
     "after_signal:\n"
@@ -111,9 +119,22 @@ extern char far_jump[];
 static const int ORDER[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                               REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
+static void read_selectors(uint16_t *to) {
+  __asm__ volatile("mov %%es, %0; mov %%ds, %1; mov %%fs, %2; mov %%gs, %3"
+                   : "=m"(to[0]), "=m"(to[3]), "=m"(to[4]), "=m"(to[5]));
+}
+
+/* Data segments as they were before the case: loading FS takes its base, which this program stands on. */
+static void restore_segments(void) {
+  __asm__ volatile(
+      "mov %0, %%ds; mov %0, %%es; mov %1, %%gs; mov %1, %%fs; wrfsbase %2" ::"r"(0x2b), "r"(0), "r"(state->harness_fs));
+}
+
 static void on_signal(int signal, siginfo_t *info, void *context) {
   ucontext_t *u = context;
   (void)info;
+  uint64_t fs, gs;
+  __asm__ volatile("rdfsbase %0; rdgsbase %1" : "=r"(fs), "=r"(gs));
   if (in_case && signal != SIGALRM) __asm__ volatile("wrfsbase %0" ::"r"(state->harness_fs));
   if (!in_case) {
     if (signal == SIGALRM) return;
@@ -133,6 +154,11 @@ static void on_signal(int signal, siginfo_t *info, void *context) {
   result.vector = signal == SIGALRM ? 254 : g[REG_TRAPNO];
   result.error = g[REG_ERR];
   result.cr2 = g[REG_CR2];
+  result.fs_base = fs;
+  result.gs_base = gs;
+  read_selectors(result.selector);
+  result.selector[1] = (uint16_t)g[REG_CSGSFS];
+  result.selector[2] = (uint16_t)(g[REG_CSGSFS] >> 48);
   uint8_t *fx = (uint8_t *)u->uc_mcontext.fpregs;
   memcpy(result.fx, fx, 512);
   /* With XSAVE's header present, a component in its initial state may not have been written. */
@@ -216,10 +242,10 @@ int main(void) {
   uint64_t fs;
   __asm__ volatile("rdfsbase %0" : "=r"(fs));
   state->harness_fs = fs;
-  if (syscall(SYS_arch_prctl, ARCH_SET_GS, (unsigned long)header[3])) return 4;
   state->exit_routine = (uint64_t)exit_case;
-  /* Null selectors would do for 64-bit code only. */
-  __asm__ volatile("mov %0, %%ds; mov %0, %%es" ::"r"(0x2b));
+  state->case_gs = header[3];
+  /* Null selectors in DS and ES would do for 64-bit code only. */
+  restore_segments();
   for (uint32_t i = 0; i < header[1]; i++) {
     struct input in;
     if (!read_all(&in, sizeof in)) return 1;
@@ -246,7 +272,14 @@ int main(void) {
       result.rip = in.exit;
       result.vector = 255;
       memcpy(result.fx, (void *)state->out_fx, 512);
+      result.fs_base = state->out_fs;
+      result.gs_base = state->out_gs;
+      result.selector[0] = state->out_selector[0];
+      result.selector[1] = 0x33;
+      result.selector[2] = 0x2b;
+      for (int k = 1; k < 4; k++) result.selector[2 + k] = state->out_selector[k];
     }
+    restore_segments();
     const uint64_t *was = (uint64_t *)before, *is = (uint64_t *)WINDOW;
     int first = 0, last = WINDOW_BYTES / 8;
     while (first < last && was[first] == is[first]) first++;

@@ -17,6 +17,10 @@ export const READ_ONLY = WINDOW + 0x3000;
 export const CODE = 0x2000_0000;
 /** Holds, at its start, the address that a case's last instruction jumps to. */
 export const STATE = 0x3000_0000;
+/** Linux's selectors. */
+export const USER_CODE32 = 0x23;
+export const USER_DATA = 0x2b;
+export const USER_CODE = 0x33;
 export const FS_BASE = WINDOW + 0x400;
 export const GS_BASE = WINDOW + 0xc00;
 
@@ -43,8 +47,12 @@ export const OUT = {
   ERROR: 156,
   FIRST: 160,
   LENGTH: 164,
-  FX: 168,
-  SIZE: 680,
+  FS_BASE: 168,
+  GS_BASE: 176,
+  /** ES, CS, SS, DS, FS, GS, two bytes each */
+  SELECTORS: 184,
+  FX: 200,
+  SIZE: 712,
 } as const;
 /** Vector of a case that came to its end without an exception, and of one that did not come to an end. */
 export const NO_EXCEPTION = 255;
