@@ -35,6 +35,12 @@ const CR4_PGE = 1 << 7;
 const EFER_NXE = 1 << 11;
 const EFER_LMA = 1 << 10;
 
+/** Where the entries for spans of 1 GiB begin in `Mmu.large`. */
+const HUGE = 2048;
+/** Values of `Mmu.large`: translations came from a large page at one address, or at several that differ in their upper halves. */
+const ONE = 1;
+const SEVERAL = 2;
+
 export type Access = 'read' | 'write' | 'fetch';
 
 /** Filled entries are listed so that a flush touches only those. */
@@ -50,6 +56,10 @@ export class Mmu {
   /** Indices (table address / 4) of filled entries: not global, and global. */
   private readonly local = new FilledList();
   private readonly globals = new FilledList();
+  /** Which translations came from large pages: by bits 21 to 31 of the linear address, then by bits 30 and 31 for 1 GiB. */
+  private readonly large = new Uint8Array(HUGE + 4);
+  /** The upper half of the address for `ONE`. */
+  private readonly largeHigh = new Int32Array(HUGE + 4);
   /** Whether the page of the last successful `translate` is global. */
   global = false;
   fills = 0;
@@ -91,19 +101,51 @@ export class Mmu {
   /** Forgets translations; those of global pages only if `globals`. */
   flush(globals: boolean): void {
     this.drop(this.local);
-    if (globals) this.drop(this.globals);
+    if (globals) {
+      this.drop(this.globals);
+      this.large.fill(0);
+    }
     this.cpu.translationsChanged(globals);
   }
 
-  /** INVLPG: forgets one page in all tables. */
+  /** INVLPG: forgets one page in all tables, also where it is a large one of which many 4 KiB are known. */
   flushPage(lo: number, hi: number): void {
+    if (this.fromLarge(HUGE + (lo >>> 30), hi)) {
+      this.flush(true);
+      return;
+    }
+    if (this.fromLarge(lo >>> 21, hi)) {
+      // A page of 4 MiB (32-bit paging) is both of its halves.
+      const size = this.cpu.longMode ? 0x20_0000 : 0x40_0000;
+      const first = (lo >>> 0) - ((lo >>> 0) % size);
+      for (let page = first; page < first + size; page += 4096) this.forget(page);
+      this.cpu.translationsChanged(true);
+      return;
+    }
+    this.forget(lo);
+    this.cpu.translationChanged(lo, hi);
+  }
+
+  private forget(lo: number): void {
     const index = (lo >>> 12) << 1;
     for (const table of [TLB_KERNEL_READ, TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE]) {
       const at = (table >>> 2) + index;
       this.u32[at] = ((lo >>> 12) << 12) ^ DUMMY_PAGE;
       this.u32[at + 1] = UNUSED_HIGH;
     }
-    this.cpu.translationChanged(lo, hi);
+  }
+
+  /** Notes that a translation comes from a large page. @param span index in `large` */
+  private noteLarge(span: number, hi: number): void {
+    if (this.large[span] === 0) {
+      this.large[span] = ONE;
+      this.largeHigh[span] = hi;
+    } else if (this.largeHigh[span] !== hi) this.large[span] = SEVERAL;
+  }
+
+  private fromLarge(span: number, hi: number): boolean {
+    const known = this.large[span]!;
+    return known !== 0 && (known === SEVERAL || this.largeHigh[span] === hi);
   }
 
   /** Drops the write entries that lead to a physical page, so that the next write is seen (translated code is there now). */
@@ -232,6 +274,7 @@ export class Mmu {
         const dirty = write || (entryLow & 0x40) !== 0;
         const global = (entryLow & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0;
         this.global = global;
+        if (large) this.noteLarge(level === 2 ? lo >>> 21 : HUGE + (lo >>> 30), hi);
         if (access !== 'fetch') {
           const page = physical - (lo & 0xfff);
           this.cache(lo, hi, page, dirty && writable, dirty && (writable || !(cpu.cr0 & CR0_WP)), userOk, global);
@@ -267,6 +310,10 @@ export class Mmu {
     const set = 0x20 | (write ? 0x40 : 0);
     if ((pte & set) !== set) this.writePhysical32(pteAt, pte | set);
     const dirty = write || (pte & 0x40) !== 0;
+    if (large) {
+      this.noteLarge((lo >>> 21) & ~1, hi);
+      this.noteLarge((lo >>> 21) | 1, hi);
+    }
     if (access !== 'fetch')
       this.cache(
         lo,
@@ -360,14 +407,15 @@ export class Mmu {
     const user = this.cpu.cpl === 3;
     const kind: Access = write ? 'write' : 'read';
     if (this.watching) this.cpu.dataBreak(lo, hi, size, write);
-    const first = this.translate(lo, hi, kind, user);
     const inPage = 4096 - (lo & 0xfff);
+    if (size > inPage) this.checkEnd(lo, hi, inPage);
+    const first = this.translate(lo, hi, kind, user);
     if (size <= inPage) {
       if (first + size <= this.ramSize && !(write && this.cpu.hasCode(first))) return RAM_BASE + first;
       this.readBytes(first, size, this.scratch);
     } else {
       const nextLow = (lo + inPage) | 0;
-      const nextHigh = nextLow === 0 ? (hi + 1) | 0 : hi;
+      const nextHigh = this.nextHigh(nextLow, hi);
       const second = this.translate(nextLow, nextHigh, kind, user);
       this.readBytes(first, inPage, this.scratch);
       this.readBytes(second, size - inPage, this.scratch + inPage);
@@ -380,6 +428,16 @@ export class Mmu {
     return this.scratch;
   }
 
+  /** Upper half of the next page's address. Outside 64-bit code 4 GiB is followed by 0. */
+  private nextHigh(nextLow: number, hi: number): number {
+    return nextLow === 0 && !(hi === 0 && !this.cpu.code64) ? (hi + 1) | 0 : hi;
+  }
+
+  /** An access that ends past the canonical addresses is #GP before any page is looked at. */
+  private checkEnd(lo: number, hi: number, inPage: number): void {
+    if (((lo + inPage) | 0) === 0 && hi === 0x7fff && this.cpu.longMode) throw this.cpu.nonCanonical();
+  }
+
   /** Writes the bounce buffer back to where the last `access` for writing took it from. */
   commit(): void {
     this.store(this.bounceLow, this.bounceHigh, this.bounceSize);
@@ -389,14 +447,15 @@ export class Mmu {
   store(lo: number, hi: number, size: number): void {
     const user = this.cpu.cpl === 3;
     if (this.watching) this.cpu.dataBreak(lo, hi, size, true);
-    const first = this.translate(lo, hi, 'write', user);
     const inPage = 4096 - (lo & 0xfff);
+    if (size > inPage) this.checkEnd(lo, hi, inPage);
+    const first = this.translate(lo, hi, 'write', user);
     if (size <= inPage) {
       this.writeBytes(this.scratch, first, size);
       return;
     }
     const nextLow = (lo + inPage) | 0;
-    const nextHigh = nextLow === 0 ? (hi + 1) | 0 : hi;
+    const nextHigh = this.nextHigh(nextLow, hi);
     const second = this.translate(nextLow, nextHigh, 'write', user);
     this.writeBytes(this.scratch, first, inPage);
     this.writeBytes(this.scratch + inPage, second, size - inPage);
