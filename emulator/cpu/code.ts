@@ -12,7 +12,7 @@
 import { Block, type CodePage } from './block.ts';
 import { decode } from './decoder.ts';
 import { Handlers, Slot, type HandlerHost } from './handlers.ts';
-import { FAR, fuses, memForm, usesSegment } from './interp.ts';
+import { FAR, FAR_PART, farFromRip, fuses, memForm, usesSegment } from './interp.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
 import { modeBits, modeIsUser, type Mode, MODES, R, RAM_BASE, RECORDS, RECORDS_BYTES, S } from './layout.ts';
@@ -372,6 +372,10 @@ export class CodeCache {
       if (m.base === 16) {
         u16[(record + R.BASE) >> 1] = state + S.VPC;
         disp += offset + insn.len;
+        if (farFromRip(m)) {
+          disp -= FAR_PART;
+          u16[(record + R.INDEX) >> 1] = state + S.FAR_PART;
+        }
       } else if (m.base >= 0) u16[(record + R.BASE) >> 1] = state + S.GPR + m.base * 8;
       if (m.index >= 0) u16[(record + R.INDEX) >> 1] = state + S.GPR + m.index * 8;
       w[(record + R.DISP) >> 2] = disp;

@@ -7,7 +7,7 @@
  * batch; register numbers, displacements and immediates come from the record.
  */
 import { Emit, type Import, type PendingFlags } from './emit.ts';
-import type { Insn } from './insn.ts';
+import type { Insn, MemRef } from './insn.ts';
 import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, RAX, RCX, RDX, S } from './layout.ts';
 import { RUNTIME } from './runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder, type FunctionType } from './wasm/builder.ts';
@@ -39,12 +39,16 @@ export interface BranchShape {
 }
 export const FAR: BranchShape = { takenNear: false, nextNear: false };
 
+/** A displacement from RIP that is too large to have the instruction's place in its page added: part of it becomes an index. */
+export const farFromRip = (m: MemRef): boolean => m.base === 16 && m.disp > 0x7fff_e000;
+export const FAR_PART = 0x2000;
+
 export function memForm(insn: Insn): MemForm {
   const m = insn.mem;
   if (!m) return 0;
   if (m.base < 0 && m.index < 0 && m.addressSize === 8 && m.dispHigh !== m.disp >> 31) return 3;
   if (m.addressSize !== 8 || usesSegment(insn)) return 2;
-  return m.index >= 0 ? 1 : 0;
+  return m.index >= 0 || farFromRip(m) ? 1 : 0;
 }
 
 /** Whether the memory operand's (or string source's) segment has a base to add. In 64-bit mode only FS and GS have. */

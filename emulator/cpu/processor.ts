@@ -15,6 +15,7 @@ import { ABSENT, Cpu, GuestFault } from './cpu.ts';
 import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
+import { FAR_PART } from './interp.ts';
 import { Jit } from './jit.ts';
 import {
   CS,
@@ -162,6 +163,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.enterCode = this.code.handlers.exports.enter as (record: number) => void;
     this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
     fillTables(this.u8);
+    this.u64[(this.state + S.FAR_PART) >> 3] = BigInt(FAR_PART);
     this.modeChanged();
   }
 
@@ -310,6 +312,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   /** The record to run at S.RIP, or 0 with a fault recorded. */
   private lookup(): number {
     const lo = this.ripLow();
+    // Code that is cut at the end of a page does not know of its width: outside 64-bit mode 4 GiB is followed by 0.
+    if (!this.code64 && this.ripHigh() !== 0) this.setRip(lo, 0);
     const hi = this.ripHigh();
     try {
       const page = this.fetchPage(lo, hi);
@@ -602,6 +606,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   restore(state: ProcessorState): void {
     restoreCpu(this, state);
+    this.u64[(this.state + S.FAR_PART) >> 3] = BigInt(FAR_PART);
     this.total = Number(state.total);
     this.restored = this.total;
     this.interpreted = 0;
