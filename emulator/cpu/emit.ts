@@ -130,8 +130,15 @@ export abstract class Emit {
   abstract jumpRel(): void;
   /** Goes to the relative target if `condition`, else to the next instruction. */
   abstract jumpRelIf(condition: Expr): void;
-  /** Goes to a linear address (i64). */
-  abstract jumpTo(target: Expr): void;
+  /**
+   * Goes to a linear address (i64). In 64-bit mode one that is not canonical is #GP(0) of this instruction: it is looked at
+   * only on the slow ways out, so what the instruction has changed by then must be taken back by `back`.
+   */
+  abstract jumpTo(target: Expr, back?: () => void): void;
+  /** Whether a linear address (i64) is not canonical. */
+  notCanonical(linear: Expr): Expr {
+    return i64.ne(i64.shr_s(i64.shl(linear, k64(16)), 16), linear);
+  }
   /** Executes this instruction again if `again` (i32), else goes on after it: repeated string instructions. */
   repeatIf(again: Expr): void {
     const own = this.wrapLinear(i64.sub(this.nextRip(), i64.extend_u(i32.load8_u(this.record(), R.LEN))));

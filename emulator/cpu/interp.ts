@@ -6,7 +6,7 @@
  * form, code size, dead flags. Handlers are made when the first instruction of their shape is decoded, in one module a
  * batch; register numbers, displacements and immediates come from the record.
  */
-import { Emit, type Import, type PendingFlags } from './emit.ts';
+import { Emit, type Import, type PendingFlags, Vector } from './emit.ts';
 import type { Insn, MemRef } from './insn.ts';
 import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, RAX, RCX, RDX, S } from './layout.ts';
 import { RUNTIME } from './runtime.ts';
@@ -318,7 +318,7 @@ export class InterpEmit extends Emit {
   }
 
   /** Goes to S.RIP's record by the jump cache. */
-  private dispatch(target: Expr): void {
+  private dispatch(target: Expr, check?: () => void): void {
     const low = i32.wrap(target);
     const entry = this.let(
       i32.add(
@@ -331,6 +331,7 @@ export class InterpEmit extends Emit {
       this.setState(S.VPC, 8, i64.and(target, k64(-4096)));
       this.tailCall(record);
     });
+    check?.();
     this.setState(S.RIP, 8, target);
     const record = this.let(this.callImport('lookup'));
     this.f.if(i32.eqz(record), () => this.f.return());
@@ -387,12 +388,24 @@ export class InterpEmit extends Emit {
     this.done = true;
   }
 
-  jumpTo(target: Expr): void {
+  jumpTo(target: Expr, back?: () => void): void {
     const t = this.let(target);
     this.settleFlags();
     this.countHeat();
-    this.account(() => t);
-    this.dispatch(t);
+    const check = (): void => {
+      if (this.insn.bits !== 64) return;
+      this.f.if(this.notCanonical(t), () => {
+        const n = i32.load16_u(this.rec, this.at + R.COUNT);
+        this.setState(S.FUEL, 4, i32.add(this.state32(S.FUEL), n));
+        back?.();
+        this.raise(Vector.GP, 0);
+      });
+    };
+    this.account(() => {
+      check();
+      return t;
+    });
+    this.dispatch(t, check);
     this.done = true;
   }
 

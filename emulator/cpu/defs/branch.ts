@@ -1,5 +1,5 @@
 /** Near control flow: JMP, Jcc, CALL, RET, LOOP, JCXZ. Far transfers are system instructions. */
-import type { Emit } from '../emit.ts';
+import { type Emit, Vector } from '../emit.ts';
 import { CC_NAMES, CC_READS } from '../flags.ts';
 import { def, ZF, type DefOptions } from '../insn.ts';
 import { CS, RCX, S } from '../layout.ts';
@@ -16,10 +16,10 @@ function returnOffset(c: Emit): Expr {
   return eip;
 }
 
-/** Goes to an offset in the code segment that has the operand's size. */
-function jumpToOffset(c: Emit, offset: Expr): void {
+/** Goes to an offset in the code segment that has the operand's size. @param back see `Emit.jumpTo` */
+function jumpToOffset(c: Emit, offset: Expr, back?: () => void): void {
   if (c.insn.bits === 64) {
-    c.jumpTo(offset);
+    c.jumpTo(offset, back);
     return;
   }
   const linear = i64.add(i64.extend_u(offset), c.state64(S.SEG_BASE + CS * 8));
@@ -30,7 +30,7 @@ function defineReturns(): void {
   def('ret c3', BRANCH, (c) => {
     const target = c.top(c.size);
     c.setStack(c.let(c.stackPlus(c.size)));
-    jumpToOffset(c, target);
+    jumpToOffset(c, target, () => c.setStack(c.let(c.stackPlus(-c.size))));
   });
   def('ret c2 Iw', BRANCH, (c) => {
     const target = c.top(c.size);
@@ -38,7 +38,7 @@ function defineReturns(): void {
     const after = c.let(c.stackPlus(c.size));
     const sum = i64.add(after, i64.extend_u(bytes));
     c.setStack(c.let(c.insn.bits === 64 ? sum : i64.and(sum, k64(0xffffffff))));
-    jumpToOffset(c, target);
+    jumpToOffset(c, target, () => c.setStack(c.let(i64.sub(c.stackPlus(-c.size), i64.extend_u(bytes)))));
   });
 }
 
@@ -85,6 +85,8 @@ export function defineBranch(): void {
   });
   def('call ff/2 Ev', { ...BRANCH, access: 'r' }, (c) => {
     const target = c.get(0);
+    // The stack is written only for a target that is right.
+    if (c.insn.bits === 64) c.raiseIf(c.notCanonical(target), Vector.GP, 0);
     c.push(returnOffset(c), c.size);
     jumpToOffset(c, target);
   });

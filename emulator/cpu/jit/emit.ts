@@ -1,5 +1,5 @@
 /** Definitions emitted into a compiled region: registers, flags and fuel are WebAssembly locals, operands are known. */
-import { Emit, type Import, type PendingFlags } from '../emit.ts';
+import { Emit, type Import, type PendingFlags, Vector } from '../emit.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import { memForm, usesSegment, type Linkage } from '../interp.ts';
 import {
@@ -405,10 +405,16 @@ export class JitEmit extends Emit {
     this.done = true;
   }
 
-  jumpTo(target: Expr): void {
+  jumpTo(target: Expr, back?: () => void): void {
     this.account();
     const t = this.let(target);
     this.c.jump(t);
+    if (this.insn.bits === 64)
+      this.f.if(this.notCanonical(t), () => {
+        this.f.set(this.c.fuel, i32.add(this.c.fuel.get, k32(this.blockLength)));
+        back?.();
+        this.raise(Vector.GP, 0);
+      });
     this.exitTo(t);
     this.done = true;
   }
