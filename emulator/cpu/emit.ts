@@ -40,21 +40,20 @@ export interface PendingFlags {
   kind: 'add' | 'sub' | 'logic';
   /** Operand size in bytes. */
   size: number;
-  /** Operands and result, zero-extended i32 for sizes to 4, i64 for 8. `a` and `b` are unused for `logic`. */
+  /** Operands, zero-extended i32 for sizes to 4, i64 for 8. For `logic` the result, twice. */
   a: Expr;
   b: Expr;
-  r: Expr;
 }
 
 /** Functions that emitted code may call, by their names as imports and as exports of the interpreter module. */
 export type Import =
-  /** access(lo, hi, info, record) → host address, or 0 after a fault. info: size | write << 8. */
+  /** access(lo, hi, info, record) → host address, or 0 after a fault. info: see `slowInfo`. */
   | 'access'
-  /** store(lo, hi, size, record) → 1, or 0 after a fault. The bytes are in SCRATCH. */
+  /** store(lo, hi, info, record) → 1, or 0 after a fault. The bytes are in SCRATCH. */
   | 'store'
   /** commit(record) → writes SCRATCH back to where the last `access` for writing took it from. */
   | 'commit'
-  /** raise(vector, errorCode, record): an exception; errorCode −1 for none. */
+  /** raise(vector, errorCode, record): an exception; errorCode −1 for none. The vector's bits 16 and up are `faultFlags`. */
   | 'raise'
   /** helper(record) → 0, or 1 when control must go back to the run loop. */
   | 'helper'
@@ -118,6 +117,12 @@ export abstract class Emit {
   abstract callRuntime(name: string, ...args: Expr[]): Expr;
   /** Leaves after an exception has been recorded: nothing that follows is executed. */
   protected abstract leaveFaulted(): void;
+  /** The same if `ok` is 0. */
+  protected abstract leaveUnless(ok: Expr): void;
+  /** What `access` and `store` are told, without the size: 0x200 in regions; bits 16 and up: the pending flag result. */
+  protected slowInfo = 0;
+  /** Before a call that may fault and is told `slowInfo`. */
+  protected abstract beforeFault(): void;
   protected abstract tlb(write: boolean): Expr;
   protected abstract flagPair(): { fr: Expr; fx: Expr };
   protected abstract setFlagPair(fr: Expr | undefined, fx: Expr): void;
@@ -144,9 +149,6 @@ export abstract class Emit {
     const own = this.wrapLinear(i64.sub(this.nextRip(), i64.extend_u(i32.load8_u(this.record(), R.LEN))));
     this.jumpTo(select(again, own, this.nextRip()));
   }
-  /** Before a slow call: makes the fuel count in memory right; after it, reads it again. */
-  protected abstract beforeSlow(): void;
-  protected abstract afterSlow(): void;
   /** Runs the helper of this instruction. */
   abstract runHelper(): void;
 
@@ -155,9 +157,7 @@ export abstract class Emit {
    * only what emitted code never keeps in locals (EFLAGS, SHADOW, TypeScript state), may call `cpu.leave`, and may not throw.
    */
   callHelper(): void {
-    this.beforeSlow();
     this.f.drop(this.callImport('helper', this.record()));
-    this.afterSlow();
   }
 
   // ---- state ----
@@ -253,6 +253,10 @@ export abstract class Emit {
     return this.let(i64.xor(entry, address));
   }
 
+  private slow(name: 'slowAccess' | 'slowStore', address: Expr, info: number): Expr {
+    return this.callRuntime(name, address, k32(info | this.slowInfo), this.record());
+  }
+
   /**
    * Translates a linear address for an access of `size` bytes (to 64) and returns the host address, an i32 local. The host
    * address may be the bounce buffer: use `loadHost` and `storeHost` on it only. Faults leave the instruction.
@@ -264,19 +268,9 @@ export abstract class Emit {
     this.f.if(
       this.miss(x, size),
       () => {
-        this.beforeSlow();
-        this.f.set(
-          host,
-          this.callImport(
-            'access',
-            i32.wrap(a),
-            i32.wrap(i64.shr_u(a, 32)),
-            k32(size | (write ? 0x100 : 0)),
-            this.record(),
-          ),
-        );
-        this.f.if(i32.eqz(host.get), () => this.leaveFaulted());
-        this.afterSlow();
+        this.beforeFault();
+        this.f.set(host, this.slow('slowAccess', a, size | (write ? 0x100 : 0)));
+        this.leaveUnless(host.get);
       },
       () => this.f.set(host, i32.wrap(x)),
     );
@@ -322,9 +316,7 @@ export abstract class Emit {
     this.f.store(size, host, value);
     if (this.rmwIsScratchable)
       this.f.if(i32.eq(host, this.state + S.SCRATCH), () => {
-        this.beforeSlow();
         this.f.drop(this.callImport('commit', this.record()));
-        this.afterSlow();
       });
   }
 
@@ -342,13 +334,9 @@ export abstract class Emit {
     this.f.if(
       this.miss(x, size),
       () => {
-        this.beforeSlow();
+        this.beforeFault();
         this.f.store(size, this.state + S.SCRATCH, v);
-        this.f.if(
-          i32.eqz(this.callImport('store', i32.wrap(a), i32.wrap(i64.shr_u(a, 32)), k32(size), this.record())),
-          () => this.leaveFaulted(),
-        );
-        this.afterSlow();
+        this.leaveUnless(this.slow('slowStore', a, size));
       },
       () => this.f.store(size, i32.wrap(x), v),
     );
@@ -360,9 +348,9 @@ export abstract class Emit {
   }
 
   raise(vector: number, error?: Expr | number): void {
-    this.beforeSlow();
     const code = error === undefined ? k32(-1) : typeof error === 'number' ? k32(error) : error;
-    this.f.drop(this.callImport('raise', k32(vector), code, this.record()));
+    this.beforeFault();
+    this.f.drop(this.callImport('raise', k32(vector | (this.slowInfo & ~0xffff)), code, this.record()));
     this.leaveFaulted();
   }
 
@@ -439,20 +427,20 @@ export abstract class Emit {
   flagsAdd(a: Expr, b: Expr, r: Expr, size = this.size, carry = false): void {
     if (this.flagsDead) return;
     if (carry) this.carryVector(true, a, b, r, size);
-    else this.setPending({ kind: 'add', size, a, b, r });
+    else this.setPending({ kind: 'add', size, a, b });
   }
 
   /** All flags of r = a − b (− borrow). */
   flagsSub(a: Expr, b: Expr, r: Expr, size = this.size, borrow = false): void {
     if (this.flagsDead) return;
     if (borrow) this.carryVector(false, a, b, r, size);
-    else this.setPending({ kind: 'sub', size, a, b, r });
+    else this.setPending({ kind: 'sub', size, a, b });
   }
 
   /** ZF, SF, PF of the result; CF, OF, AF = 0. */
   flagsLogic(r: Expr, size = this.size): void {
     if (this.flagsDead) return;
-    this.setPending({ kind: 'logic', size, a: r, b: r, r });
+    this.setPending({ kind: 'logic', size, a: r, b: r });
   }
 
   /** Writes the canonical pair for an addition or subtraction. */
@@ -475,8 +463,8 @@ export abstract class Emit {
 
   /** The canonical pair of a pending result. */
   protected materialise(p: PendingFlags): void {
-    if (p.kind === 'logic') this.setFlagPair(this.signExtend64(p.r, p.size), k32(0));
-    else this.carryVector(p.kind === 'add', p.a, p.b, p.r, p.size);
+    if (p.kind === 'logic') this.setFlagPair(this.signExtend64(p.a, p.size), k32(0));
+    else this.carryVector(p.kind === 'add', p.a, p.b, this.let(pendingResult(this, p)), p.size);
   }
 
   /** CF and OF (0 or 1 each, i32), leaving ZF, SF, PF, AF as they are. */
@@ -611,9 +599,9 @@ export abstract class Emit {
    * @param op a code that `floatOp` made, with an immediate in the upper half
    */
   exactFloat(op: Expr): void {
-    this.beforeSlow();
-    this.f.if(i32.eqz(this.callImport('float', op, this.record())), () => this.leaveFaulted());
-    this.afterSlow();
+    this.beforeFault();
+    if (this.slowInfo) this.f.store(4, this.state + S.FAULT_FLAGS, k32(this.slowInfo >>> 16));
+    this.leaveUnless(this.callImport('float', op, this.record()));
   }
 
   /** Address of x87/MMX register storage for an MMX operand: its 64-bit value. */
@@ -635,6 +623,12 @@ export abstract class Emit {
   }
 }
 
+/** The result of a pending operation. */
+function pendingResult(c: Emit, p: PendingFlags): Expr {
+  const w = c.ops(p.size);
+  return p.kind === 'logic' ? p.a : p.kind === 'add' ? w.add(p.a, p.b) : w.sub(p.a, p.b);
+}
+
 /** A condition straight from the operands of the instruction that set the flags, or undefined. */
 function pendingCondition(c: Emit, cc: number, p: PendingFlags): Expr | undefined {
   const w = c.ops(p.size);
@@ -643,25 +637,26 @@ function pendingCondition(c: Emit, cc: number, p: PendingFlags): Expr | undefine
   const signed = (x: Expr): Expr => (narrow ? c.signExtend32(x, p.size) : x);
   const zx = (x: Expr): Expr => (narrow ? c.zeroExtend(x, p.size) : x);
   const zero = w.k(0);
+  const r = pendingResult(c, p);
   switch (cc >> 1) {
     case 1: // CF
       if (p.kind === 'logic') return k32(cc & 1);
-      return negate(p.kind === 'sub' ? w.lt_u(p.a, p.b) : w.lt_u(zx(p.r), p.b));
+      return negate(p.kind === 'sub' ? w.lt_u(p.a, p.b) : w.lt_u(zx(r), p.b));
     case 2: // ZF
       if (p.kind === 'sub') return cc & 1 ? w.ne(p.a, p.b) : w.eq(p.a, p.b);
-      return cc & 1 ? w.ne(zx(p.r), zero) : w.eqz(zx(p.r));
+      return cc & 1 ? w.ne(zx(r), zero) : w.eqz(zx(r));
     case 3: // CF or ZF
-      if (p.kind === 'logic') return cc & 1 ? w.ne(zx(p.r), zero) : w.eqz(zx(p.r));
+      if (p.kind === 'logic') return cc & 1 ? w.ne(zx(r), zero) : w.eqz(zx(r));
       if (p.kind === 'sub') return negate(w.le_u(p.a, p.b));
       return undefined;
     case 4: // SF
-      return negate(w.lt_s(signed(p.r), zero));
+      return negate(w.lt_s(signed(r), zero));
     case 6: // SF != OF
-      if (p.kind === 'logic') return negate(w.lt_s(signed(p.r), zero));
+      if (p.kind === 'logic') return negate(w.lt_s(signed(r), zero));
       if (p.kind === 'sub') return negate(w.lt_s(signed(p.a), signed(p.b)));
       return undefined;
     case 7: // ZF or SF != OF
-      if (p.kind === 'logic') return negate(w.le_s(signed(p.r), zero));
+      if (p.kind === 'logic') return negate(w.le_s(signed(r), zero));
       if (p.kind === 'sub') return negate(w.le_s(signed(p.a), signed(p.b)));
       return undefined;
     case 0: // OF

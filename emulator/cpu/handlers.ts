@@ -244,8 +244,11 @@ function buildCore(state: number): ModuleBuilder {
   RUNTIME.forEach((r, k) =>
     r.build(runtime[k]!, (name, ...args) => {
       const index = runtimeIndex.get(name);
-      if (index === undefined) throw new Error(`no runtime function ${name}`);
-      return callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index, args);
+      if (index !== undefined)
+        return callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index, args);
+      const imported = link.imports[name];
+      if (imported === undefined) throw new Error(`no runtime function ${name}`);
+      return callExpr(I32, imported, args);
     }),
   );
   const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>

@@ -241,6 +241,14 @@ export class InterpEmit extends Emit {
     this.f.return();
   }
 
+  protected leaveUnless(ok: Expr): void {
+    this.f.if(i32.eqz(ok), () => this.f.return());
+  }
+
+  protected beforeFault(): void {
+    // Everything is in memory already.
+  }
+
   protected tlb(write: boolean): Expr {
     return this.state32(write ? S.TLB_WRITE : S.TLB_READ);
   }
@@ -270,13 +278,6 @@ export class InterpEmit extends Emit {
     const p = this.pending;
     this.pending = undefined;
     if (p) this.materialise(p);
-  }
-
-  protected beforeSlow(): void {
-    // Everything is in memory already.
-  }
-  protected afterSlow(): void {
-    // Everything is in memory already.
   }
 
   // ---- control flow ----

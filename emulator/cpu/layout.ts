@@ -48,6 +48,8 @@ export const S = {
   /** TOP as an i32; FSW's own TOP field is filled in when it is stored. */
   FTOP: 0x28c,
   FOP: 0x290,
+  /** Which flag result was pending in a region whose instruction has just faulted (see flagKind in jit/emit.ts); i32. */
+  FAULT_FLAGS: 0x294,
   FIP: 0x298,
   FDP: 0x2a0,
   /** CR0 and CR4 (i32 copies for emitted code). */

@@ -100,19 +100,22 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.memory = new GuestMemory(memory.buffer, RAM_BASE, ramSize, (address, length) =>
       this.dmaWrite(address, length),
     );
+    const faultFlags = (this.state + S.FAULT_FLAGS) >> 2;
     this.imports = {
       access: (lo, hi, info, record) => {
         try {
+          this.i32[faultFlags] = info! >>> 16;
           if ((info! & 0x300) === 0x300 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
           return this.mmu.access(lo!, hi!, info! & 0xff, (info! & 0x100) !== 0);
         } catch (e) {
           return this.catchFault(e, record!);
         }
       },
-      store: (lo, hi, size, record) => {
+      store: (lo, hi, info, record) => {
         try {
-          if (size! & 0x200 && this.rewritesCode(lo!, hi!, size! & 0xff, record!)) return 0;
-          this.mmu.store(lo!, hi!, size! & 0xff);
+          this.i32[faultFlags] = info! >>> 16;
+          if (info! & 0x200 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
+          this.mmu.store(lo!, hi!, info! & 0xff);
           return 1;
         } catch (e) {
           return this.catchFault(e, record!);
@@ -123,7 +126,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         return 0;
       },
       raise: (vector, code, record) => {
-        this.fault(vector!, code!);
+        this.i32[faultFlags] = vector! >>> 16;
+        this.fault(vector! & 0xffff, code!);
         this.faulted = true;
         this.rewind(record!);
         return 0;

@@ -6,6 +6,7 @@
 import { SSE_RUNTIME } from './defs/sse-runtime.ts';
 import { DIVIDE } from './divide.ts';
 import { SETTLE_RUNTIME } from './jit/settle.ts';
+import { SLOW_RUNTIME } from './slow.ts';
 import type { FunctionBuilder, FunctionType } from './wasm/builder.ts';
 import type { Expr } from './wasm/expr.ts';
 import { X87_ARITHMETIC } from './x87/arithmetic.ts';
@@ -17,7 +18,7 @@ import { X87_STACK } from './x87/stack.ts';
 export interface RuntimeFunction {
   readonly name: string;
   readonly signature: FunctionType;
-  /** Writes the body. `call` gives the call of another runtime function (or of this one) by its name. */
+  /** Writes the body. `call` gives the call of another runtime function (or of this one), or of an import, by its name. */
   build(f: FunctionBuilder, call: (name: string, ...args: Expr[]) => Expr): void;
 }
 
@@ -30,4 +31,5 @@ export const RUNTIME: readonly RuntimeFunction[] = [
   ...X87_COMPARE,
   ...X87_STACK,
   ...SETTLE_RUNTIME,
+  ...SLOW_RUNTIME,
 ];

@@ -38,12 +38,11 @@ export interface RegionContext {
   readonly xmm: readonly Local[];
   readonly fr: Local;
   readonly fx: Local;
-  readonly fuel: Local;
   /** Linear address of the region's page. */
   readonly vpc: Local;
   readonly exitRecord: Local;
   readonly exitTarget: Local;
-  /** Operands and result of the last flag-setting instruction, by type. */
+  /** Operands of the last flag-setting instruction, by type. */
   readonly pending32: readonly Local[];
   readonly pending64: readonly Local[];
   readonly registers: Registers;
@@ -52,13 +51,16 @@ export interface RegionContext {
   pending: PendingFlags | undefined;
   /** Leaves the function through the common exit. */
   exit: Label;
+  /** The same after an exception. */
+  fault: Label;
   /** Goes to an offset relative to the page, as an edge from the current block. */
   edge(offset: number): void;
   /** Stays within the region if the linear address is one of its blocks that can be jumped to; else goes on. */
   jump(target: Expr): void;
-  /** Kind of the flag result that was pending when an instruction faulted (see flagKind), or 0. */
-  readonly faultFlags: Local;
 }
+
+/** Instructions that write no register but their first operand, and read each operand once or twice. */
+const READS_IN_PLACE = /^(mov|movsx|movsxd|movzx|add|sub|and|or|xor|cmp|test|push)$/;
 
 /** Stands for a register that the region does not use; emitting it gives an invalid module. */
 const MISSING: Local = { type: I64, index: -1, get: k64(0) };
@@ -88,19 +90,18 @@ export function newContext(
     xmm: locals(V128, 16, registers.xmm),
     fr: f.local(I64),
     fx: f.local(I32),
-    fuel: f.local(I32),
     vpc: f.local(I64),
     exitRecord: f.local(I32),
     exitTarget: f.local(I64),
-    pending32: locals(I32, 3),
-    pending64: locals(I64, 3),
+    pending32: locals(I32, 2),
+    pending64: locals(I64, 2),
     registers,
     discover,
     pending: undefined,
     exit: { depth: 0 },
+    fault: { depth: 0 },
     edge: () => undefined,
     jump: () => undefined,
-    faultFlags: f.local(I32),
   };
 }
 
@@ -111,7 +112,6 @@ export function spill(c: RegionContext): void {
   for (let n = 0; n < 16; n++) if (r.xmmWritten & (1 << n)) f.store(16, state + S.XMM + n * 16, c.xmm[n]!.get);
   f.store(8, state + S.FR, c.fr.get);
   f.store(4, state + S.FX, c.fx.get);
-  f.store(4, state + S.FUEL, c.fuel.get);
 }
 
 /** Registers from memory, at the entry and after a helper. */
@@ -121,7 +121,12 @@ export function reload(c: RegionContext): void {
   for (let n = 0; n < 16; n++) if (r.xmm & (1 << n)) f.set(c.xmm[n]!, v128.load(k32(state + S.XMM + n * 16)));
   f.set(c.fr, i64.load(k32(state + S.FR)));
   f.set(c.fx, i32.load(k32(state + S.FX)));
-  f.set(c.fuel, i32.load(k32(state + S.FUEL)));
+}
+
+/** Takes a block's instructions off the fuel, which stays in memory: devices read the clock by it. */
+export function takeFuel(c: RegionContext, instructions: number): void {
+  const at = c.state + S.FUEL;
+  c.f.store(4, at, i32.sub(i32.load(k32(at)), k32(instructions)));
 }
 
 export class JitEmit extends Emit {
@@ -140,6 +145,16 @@ export class JitEmit extends Emit {
     private readonly blockLength: number,
   ) {
     super(c.f, insn, c.state);
+  }
+
+  /** Registers of operands that the instruction leaves alone are read in place. */
+  override get(k: number): Expr {
+    const o = this.operand(k);
+    if (o.kind !== 'reg' || o.cls !== 'gpr' || o.size < 4 || !READS_IN_PLACE.test(this.insn.def.name))
+      return super.get(k);
+    const first = this.operand(0);
+    const written = this.insn.def.access !== 'r' && first.kind === 'reg' && first.cls === 'gpr' && first.reg === o.reg;
+    return written ? super.get(k) : this.regAt(k);
   }
 
   /** Notes a register's use; outside discovery it must have been found before. */
@@ -280,8 +295,6 @@ export class JitEmit extends Emit {
   }
 
   callImport(name: Import, ...args: Expr[]): Expr {
-    // Regions must not go on after their own code has changed: the slow path is told that a region asks.
-    if (name === 'access' || name === 'store') args[2] = k32((args[2]!.k as number) | 0x200);
     return callExpr(I32, this.c.link.imports[name]!, args);
   }
   callRuntime(name: string, ...args: Expr[]): Expr {
@@ -289,18 +302,22 @@ export class JitEmit extends Emit {
   }
 
   protected leaveFaulted(): void {
+    this.f.br(this.c.fault);
+  }
+
+  protected leaveUnless(ok: Expr): void {
+    this.f.brIf(i32.eqz(ok), this.c.fault);
+  }
+
+  protected beforeFault(): void {
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;
-    if (p) {
-      const keep = p.size === 8 ? this.c.pending64 : this.c.pending32;
-      [p.a, p.b, p.r].forEach((x, k) => {
-        if (x.op === 0x41 || x.op === 0x42) this.f.set(keep[k]!, x);
-      });
-      this.f.set(this.c.faultFlags, k32(flagKind(p)));
-    }
-    this.f.set(this.c.fuel, this.state32(S.FUEL));
-    this.f.set(this.c.exitRecord, k32(0));
-    this.f.br(this.c.exit);
+    // Regions must not go on after their own code has changed: the slow path is told that a region asks.
+    this.slowInfo = 0x200 | (p ? flagKind(p) << 16 : 0);
+    if (!p) return;
+    const keep = p.size === 8 ? this.c.pending64 : this.c.pending32;
+    if (p.a.op === 0x41 || p.a.op === 0x42) this.f.set(keep[0]!, p.a);
+    if (p.b.op === 0x41 || p.b.op === 0x42) this.f.set(keep[1]!, p.b);
   }
 
   protected tlb(write: boolean): Expr {
@@ -330,16 +347,10 @@ export class JitEmit extends Emit {
       this.f.set(local, x);
       return local.get;
     };
-    // All three are evaluated before any is overwritten: operands may not be pending locals themselves.
-    const r = copy(p.r, keep[2]!);
+    // Both are evaluated before either is overwritten: operands may not be pending locals themselves.
     const logic = p.kind === 'logic';
-    this.c.pending = {
-      kind: p.kind,
-      size: p.size,
-      a: logic ? r : copy(p.a, keep[0]!),
-      b: logic ? r : copy(p.b, keep[1]!),
-      r,
-    };
+    const a = copy(p.a, keep[0]!);
+    this.c.pending = { kind: p.kind, size: p.size, a, b: logic ? a : copy(p.b, keep[1]!) };
   }
   settleFlags(): void {
     const p = this.c.pending;
@@ -347,18 +358,11 @@ export class JitEmit extends Emit {
     if (p) this.materialise(p);
   }
 
-  protected beforeSlow(): void {
-    this.f.store(4, this.state + S.FUEL, this.c.fuel.get);
-  }
-  protected afterSlow(): void {
-    this.f.set(this.c.fuel, this.state32(S.FUEL));
-  }
-
   // ---- control flow ----
 
   /** Takes the block's instructions off the fuel. */
   account(): void {
-    this.f.set(this.c.fuel, i32.sub(this.c.fuel.get, k32(this.blockLength)));
+    takeFuel(this.c, this.blockLength);
   }
 
   private get relTarget(): number {

@@ -24,7 +24,17 @@ import {
   successorOffsets,
   type Region,
 } from './find.ts';
-import { EXIT_FAR, JitEmit, liveFlags, newContext, reload, spill, type RegionContext, type Registers } from './emit.ts';
+import {
+  EXIT_FAR,
+  JitEmit,
+  liveFlags,
+  newContext,
+  reload,
+  spill,
+  takeFuel,
+  type RegionContext,
+  type Registers,
+} from './emit.ts';
 import { buildGraph, type Node } from './graph.ts';
 
 /** A region's function takes the selector of its entry. */
@@ -131,7 +141,11 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
   });
   f.block((exit) => {
     c.exit = exit;
-    new Structure(c, region, graph, code, live, selector, targets).write();
+    f.block((fault) => {
+      c.fault = fault;
+      new Structure(c, region, graph, code, live, selector, targets).write();
+    });
+    f.set(c.exitRecord, k32(0));
   });
   writeExit(c);
   return f;
@@ -149,13 +163,8 @@ function jumpCacheEntry(mode: RegionContext['mode'], target: Expr): Expr {
 function writeExit(c: RegionContext): void {
   const { f, state, link } = c;
   spill(c);
-  f.if(c.faultFlags.get, () => {
-    const args = [c.faultFlags, ...c.pending32, ...c.pending64].map((l) => l.get);
-    f.drop({ type: I32, op: 0x10, args, k: link.imports.settle! });
-    f.return();
-  });
   const record = c.exitRecord.get;
-  const out = i32.le_s(c.fuel.get, 0);
+  const out = i32.le_s(i32.load(k32(state + S.FUEL)), 0);
   f.if(i32.gt_s(record, 0), () => {
     f.if(out, () => {
       let rip = i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(record, R.OFFSET)));
@@ -165,7 +174,14 @@ function writeExit(c: RegionContext): void {
     });
     f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
   });
-  f.if(i32.eqz(record), () => f.return());
+  f.if(i32.eqz(record), () => {
+    const kind = f.let(i32.load(k32(state + S.FAULT_FLAGS)));
+    f.if(kind, () => {
+      const args = [kind, ...[...c.pending32, ...c.pending64].map((l) => l.get)];
+      f.drop({ type: I32, op: 0x10, args, k: link.imports.settle! });
+    });
+    f.return();
+  });
   const target = c.exitTarget.get;
   f.store(8, state + S.RIP, target);
   f.if(out, () => f.return());
@@ -316,7 +332,7 @@ class Structure {
     if (to.order <= from.order) {
       // Round a loop: let the run loop in when the fuel is used up.
       const target = to.block ?? to.header?.block;
-      f.if(i32.le_s(this.c.fuel.get, 0), () => {
+      f.if(i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0), () => {
         f.set(this.c.exitRecord, k32(target ? target.record : EXIT_FAR));
         f.br(this.c.exit);
       });
@@ -419,7 +435,7 @@ class Structure {
       c.jump = (target) => this.jump(n, target);
     }
     // Cut, not ended by a branch.
-    f.set(c.fuel, i32.sub(c.fuel.get, k32(b.count)));
+    takeFuel(c, b.count);
     this.edge(n, offset);
   }
 

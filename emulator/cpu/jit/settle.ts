@@ -4,11 +4,11 @@ import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
 import { I32, i32, I64, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 
-/** settle(kind, a32, b32, r32, a64, b64, r64): stores FR and FX; `kind` is that of `flagKind`. */
+/** settle(kind, a32, b32, a64, b64): stores FR and FX; `kind` is that of `flagKind`. */
 export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
   {
     name: 'settle',
-    signature: { params: [I32, I32, I32, I32, I64, I64, I64], results: [I32] },
+    signature: { params: [I32, I32, I32, I64, I64], results: [I32] },
     build(f: FunctionBuilder): void {
       const kind = f.let(i32.shr_u(i32.sub(f.param(0), 1), 2));
       const log = f.let(i32.and(i32.sub(f.param(0), 1), 3));
@@ -17,9 +17,10 @@ export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
       const shift = f.let(i64.sub(k64(64), i64.shl(k64(8), i64.extend_u(log))));
       const top = (narrow: Expr, full: Expr): Expr =>
         f.let({ type: I64, op: 0x1b, args: [full, i64.shl(i64.extend_u(narrow), shift), wide] });
-      const a = top(f.param(1), f.param(4));
-      const b = top(f.param(2), f.param(5));
-      const r = top(f.param(3), f.param(6));
+      const a = top(f.param(1), f.param(3));
+      const b = top(f.param(2), f.param(4));
+      const sum = { type: I64, op: 0x1b, args: [i64.add(a, b), i64.sub(a, b), i32.eqz(kind)] } as const;
+      const r = f.let({ type: I64, op: 0x1b, args: [a, sum, i32.eq(kind, 2)] });
       const not = (x: Expr): Expr => i64.xor(x, k64(-1));
       const carries = f.temp(I64);
       f.if(

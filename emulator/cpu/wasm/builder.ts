@@ -66,10 +66,10 @@ export class FunctionBuilder {
 
   /** Evaluates now; the result can be used any number of times. Constants and unchanging locals stay as they are. */
   let(x: Expr): Expr {
-    if (x.op === 0x41 || x.op === 0x42) return x;
+    if (x.op === 0x41 || x.op === 0x42 || x.stable) return x;
     const local = this.temp(x.type);
     this.set(local, x);
-    return local.get;
+    return { ...local.get, stable: true };
   }
 
   set(local: Local, x: Expr): void {

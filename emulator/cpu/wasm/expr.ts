@@ -22,6 +22,8 @@ export interface Expr {
   readonly k?: number | bigint;
   /** A second immediate: alignment, or the 16 lanes of a shuffle. */
   readonly bytes?: Uint8Array;
+  /** A local that is set once: reading it again gives the same. */
+  readonly stable?: boolean;
 }
 
 const OP_LOCAL_GET = 0x20;
