@@ -1,5 +1,7 @@
 import type {
   BootFile,
+  Call,
+  CallResult,
   FromWorker,
   Location,
   MachineSpec,
@@ -18,6 +20,8 @@ import { openDisk, type OpenDisk } from './disk/open.ts';
 import { BlockError } from './disk/types.ts';
 import type { ProcessorStats } from './processor.ts';
 import { readSaved, writeSaved } from './saved-state.ts';
+import { StorageError } from './storage/error.ts';
+import { DiskStorage } from './storage/session.ts';
 
 /** Either end of what joins a page to its worker. A MessagePort, a Worker and a worker's global scope all fit. */
 export interface Port<In, Out> {
@@ -80,6 +84,9 @@ export function serve(port: Port<ToWorker, FromWorker>, environment: WorkerEnvir
 class Session {
   private machine: WorkerMachine | undefined;
   private disk: OpenDisk | undefined;
+  private storage: DiskStorage | undefined;
+  private readonly streams = new Map<number, ReadableStreamDefaultReader<Uint8Array>>();
+  private nextStream = 1;
   private spec: MachineSpec | undefined;
   private readonly controller = new AbortController();
   private began = 0;
@@ -88,6 +95,7 @@ class Session {
   private held = false;
   private paused = false;
   private saving = 0;
+  private ending: PlainExit | undefined;
   private timer: ReturnType<typeof setInterval> | undefined;
   private readonly progress: Progress = { phase: 'manifest', loaded: 0, diskBlocks: 0, diskBytes: 0, instructions: 0 };
   /** Before the machine is there: what was typed, and the size of the terminal. */
@@ -130,7 +138,14 @@ class Session {
         this.throttle();
         break;
       case 'call':
-        this.call(message.id, message.method).catch((cause: unknown) => this.fail(message.id, cause));
+        this.call(message).then(
+          (value) => {
+            if (this.stopped) return;
+            this.port.post({ type: 'result', id: message.id, value });
+            if (this.ending) this.stop(this.ending);
+          },
+          (cause: unknown) => this.fail(message.id, cause),
+        );
         break;
       case 'booted':
         clearInterval(this.timer);
@@ -154,7 +169,7 @@ class Session {
     this.tellProgress();
     this.spec = spec;
     await this.openDisk(spec);
-    if (this.stopped) return;
+    if (this.stopped || (await this.resumeSuspended(spec))) return;
     const manifest = this.disk?.manifest;
     const kernelFile = this.bootFile(spec.kernel, manifest?.kernel);
     if (!kernelFile)
@@ -208,7 +223,12 @@ class Session {
       stopped: (exit) => this.stop(exit),
     });
     if (this.stopped) return machine.dispose();
-    if (state) await machine.restore(state);
+    try {
+      if (state) await machine.restore(state);
+    } catch (cause) {
+      machine.dispose();
+      throw cause;
+    }
     if (this.stopped) return machine.dispose();
     this.machine = machine;
     machine.resize(parts.spec.columns, parts.spec.rows);
@@ -222,15 +242,58 @@ class Session {
 
   private async openDisk(spec: MachineSpec): Promise<void> {
     if (spec.disk === undefined) return;
-    this.disk = await openDisk(spec.disk, {
+    const storage = new DiskStorage(
+      spec.storage ?? { mode: 'exclusive', resume: false },
+      {
+        status: (status) => {
+          if (!this.stopped) this.port.post({ type: 'storage', status });
+        },
+        lost: (error) => this.stop({ reason: 'error', message: error.message, error: plainError(error) }),
+        yield: () => {
+          const error = new StorageError(
+            'storage-taken',
+            'this machine was stopped because another tab or window took over its disk, where it can go on; what was ' +
+              'written to the disk is there',
+          );
+          this.stop({ reason: 'error', message: error.message, error: plainError(error) });
+        },
+      },
+      this.policy.fetch,
+    );
+    this.storage = storage;
+    const disk = await openDisk(spec.disk, {
+      openStore: (base) => storage.openStore(base),
+      limit: spec.storage?.key === undefined ? undefined : Infinity,
       memory: spec.cache * 2 ** 20,
       readOnly: spec.readOnly,
       policy: this.policy,
       signal: this.controller.signal,
       onError: (error) => {
+        storage.failed(error);
         if (!this.stopped) this.port.post({ type: 'disk-error', error: plainError(error) });
       },
     });
+    if (this.stopped) return disk.device.close();
+    this.disk = disk;
+    storage.attach(disk);
+  }
+
+  /** @returns whether a suspended machine goes on, so that nothing has to boot */
+  private async resumeSuspended(spec: MachineSpec): Promise<boolean> {
+    const suspended = this.storage?.suspended();
+    if (!suspended) return false;
+    const { memory, deterministic } = suspended.record;
+    try {
+      this.spec = { ...spec, memory, deterministic };
+      await this.createMachine({ cmdline: '', disk: this.disk, spec: this.spec }, suspended.stream);
+      this.storage?.resumed();
+      return true;
+    } catch (cause) {
+      if (this.stopped) return true;
+      this.spec = spec;
+      await this.storage?.dropSuspended(cause);
+      return false;
+    }
   }
 
   private get policy(): Partial<FetchPolicy> {
@@ -289,22 +352,88 @@ class Session {
     else this.machine.resume();
   }
 
-  private async call(id: number, method: 'save' | 'stats'): Promise<void> {
-    if (method === 'stats') {
-      const value = this.stats();
-      if (!value) throw new Error('the machine has not started yet');
-      this.port.post({ type: 'result', id, value });
-      return;
+  private async call(call: Call): Promise<CallResult> {
+    switch (call.method) {
+      case 'stats': {
+        const value = this.stats();
+        if (!value) throw new Error('the machine has not started yet');
+        return value;
+      }
+      case 'save':
+        return this.save();
+      case 'storage':
+        return this.storage?.status();
+      case 'flush':
+        await this.disk?.device.flush();
+        return undefined;
+      case 'export': {
+        const { storage } = this;
+        if (!storage) throw new Error('this machine has no disk');
+        const stream = await (call.what === 'diff' ? storage.exportDiff() : storage.exportImage());
+        const id = this.nextStream++;
+        this.streams.set(id, stream.getReader());
+        return id;
+      }
+      case 'pull': {
+        const { done, value } = (await this.streams.get(call.stream)?.read()) ?? { done: true };
+        if (done) this.streams.delete(call.stream);
+        return value ?? null;
+      }
+      case 'cancel': {
+        const reader = this.streams.get(call.stream);
+        this.streams.delete(call.stream);
+        await reader?.cancel();
+        return undefined;
+      }
+      case 'import':
+        await this.whileHeld(() => this.storage?.importDiff(call.diff), {
+          reason: 'stopped',
+          message: 'the changes to its disk were replaced; start it again',
+        });
+        return undefined;
+      case 'reset':
+        await this.whileHeld(() => this.storage?.reset(), {
+          reason: 'stopped',
+          message: 'the changes to its disk were dropped; start it again',
+        });
+        return undefined;
+      case 'suspend':
+        await this.suspend(call.keepRunning ? undefined : { reason: 'suspended' });
+        return undefined;
     }
-    const { machine, spec } = this;
-    if (!machine || !spec) throw new Error('the machine has not started yet, so there is no state to save');
+  }
+
+  /** Holds the machine. @param ending it does not go on when the work has succeeded, but ends so after the answer */
+  private async whileHeld<T>(work: () => T | Promise<T>, ending?: PlainExit): Promise<T> {
     this.saving++;
     this.throttle();
     try {
+      const value = await work();
+      this.ending ??= ending;
+      return value;
+    } finally {
+      if (!this.ending) {
+        this.saving--;
+        this.throttle();
+      }
+    }
+  }
+
+  private async suspend(ending: PlainExit | undefined): Promise<void> {
+    const { machine, spec, storage } = this;
+    if (!machine || !spec || !storage) throw new Error('there is no machine with a disk that could be suspended');
+    const { memory, deterministic } = spec;
+    await this.whileHeld(async () => storage.suspend(await machine.save(), { memory, deterministic }), ending);
+  }
+
+  private async save(): Promise<Blob> {
+    const { machine, spec } = this;
+    if (!machine || !spec) throw new Error('the machine has not started yet, so there is no state to save');
+    return this.whileHeld(async () => {
       const state = await machine.save();
       // Now nothing is under way to the disk, and the machine is held: the two belong to the same moment.
       const overlay = await this.disk?.device.exportState();
-      const value = await writeSaved(
+      return writeSaved(
         {
           memory: spec.memory,
           disk: typeof spec.disk === 'string' ? spec.disk : undefined,
@@ -313,11 +442,7 @@ class Session {
         overlay,
         state,
       );
-      this.port.post({ type: 'result', id, value });
-    } finally {
-      this.saving--;
-      this.throttle();
-    }
+    });
   }
 
   private fail(id: number, cause: unknown): void {
@@ -371,10 +496,17 @@ class Session {
     } catch {
       // It is being thrown away; what it still had to say is in `exit`.
     }
-    this.disk?.device.close();
+    const { disk, storage } = this;
     this.machine = undefined;
     this.disk = undefined;
-    this.port.post({ type: 'stopped', exit, stats });
-    this.environment.exit?.();
+    const end = (): void => {
+      disk?.device.close();
+      this.port.post({ type: 'stopped', exit, stats });
+      this.environment.exit?.();
+    };
+    // What the guest has written, and never flushed, is kept too if there is time.
+    const last = storage?.close();
+    if (last) void last.then(end);
+    else end();
   }
 }

@@ -31,3 +31,17 @@ export {
   type RunResult,
   type SpawnOptions,
 } from './agent/client.ts';
+export {
+  type BaseChange,
+  type BaseIdentity,
+  deleteStorage,
+  exportStorage,
+  listStorage,
+  storageEstimate,
+  StorageError,
+  type StorageErrorCode,
+  type StorageMode,
+  type StorageStatus,
+  type StoredDisk,
+  type VmDisk,
+} from './storage.ts';

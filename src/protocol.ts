@@ -1,6 +1,7 @@
 import type { Compression } from '../emulator/disk/compression.ts';
 import type { DiskStats } from '../emulator/disk/types.ts';
 import type { ProcessorStats, Tier } from '../emulator/processor.ts';
+import type { StorageSpec, StorageStatus } from '../emulator/storage/types.ts';
 
 /** What a page and its worker say to each other. Everything here can be structured-cloned. */
 
@@ -26,6 +27,8 @@ export interface MachineSpec {
   cache: number;
   columns: number;
   rows: number;
+  /** Where the changes to the disk are kept; absent: in memory. */
+  storage?: StorageSpec;
 }
 
 /** Bytes have two ways: the console, and the guest agent's port. */
@@ -40,20 +43,32 @@ export type ToWorker =
   | { type: 'credit'; bytes: number }
   | { type: 'pause' }
   | { type: 'resume' }
-  | { type: 'call'; id: number; method: 'save' | 'stats' }
+  | ({ type: 'call'; id: number } & Call)
   /** The page shows no boot progress any more. */
   | { type: 'booted' }
   | { type: 'stop' };
+
+/** What is answered by a `result` or a `failure`. */
+export type Call =
+  | { method: 'save' | 'stats' | 'flush' | 'storage' | 'reset' }
+  /** Gives the number of a stream, whose pieces `pull` gives one by one: bytes, or null at its end. */
+  | { method: 'export'; what: 'diff' | 'image' }
+  | { method: 'pull' | 'cancel'; stream: number }
+  | { method: 'import'; diff: Blob }
+  | { method: 'suspend'; keepRunning: boolean };
+
+export type CallResult = VmStats | StorageStatus | Blob | Uint8Array | number | null | undefined;
 
 export type FromWorker =
   | { type: 'progress'; progress: Progress }
   /** The processor runs. */
   | { type: 'started' }
   | { type: 'output'; channel: Channel; bytes: Uint8Array }
-  | { type: 'result'; id: number; value: VmStats | Blob }
+  | { type: 'result'; id: number; value: CallResult }
   | { type: 'failure'; id: number; error: PlainError }
   /** The guest was given an I/O error, for this reason. */
   | { type: 'disk-error'; error: PlainError }
+  | { type: 'storage'; status: StorageStatus }
   /** The last message. */
   | { type: 'stopped'; exit: PlainExit; stats?: VmStats };
 
@@ -74,15 +89,18 @@ export interface Progress {
 
 /**
  * Why a machine stopped: the guest powered off (`poweroff`), asked for a reset (`reset`), its kernel panicked, its
- * processor shut down (`triple-fault`), `stop()` was called, or something failed (`error`).
+ * processor shut down (`triple-fault`), `stop()` was called, `suspend()` kept it for later (`suspended`), or something
+ * failed (`error`).
  */
-export type ExitReason = 'poweroff' | 'reset' | 'panic' | 'triple-fault' | 'stopped' | 'error';
+export type ExitReason = 'poweroff' | 'reset' | 'panic' | 'triple-fault' | 'stopped' | 'suspended' | 'error';
 
 export interface PlainError {
   name: string;
   message: string;
   code?: string;
   url?: string;
+  /** Plain data, for an answer by program. */
+  details?: unknown;
   stack?: string;
 }
 
@@ -114,12 +132,13 @@ export interface BootFile {
 
 export function plainError(cause: unknown): PlainError {
   if (!(cause instanceof Error)) return { name: 'Error', message: String(cause) };
-  const { code, url } = cause as Error & { code?: unknown; url?: unknown };
+  const { code, url, details } = cause as Error & { code?: unknown; url?: unknown; details?: unknown };
   return {
     name: cause.name,
     message: cause.message,
     code: typeof code === 'string' ? code : undefined,
     url: typeof url === 'string' ? url : undefined,
+    details: cause.name === 'StorageError' ? details : undefined,
     stack: cause.stack,
   };
 }

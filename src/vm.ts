@@ -10,6 +10,8 @@ import {
 } from './agent/client.ts';
 import { Console, reportLater } from './console.ts';
 import type {
+  Call,
+  CallResult,
   FromWorker,
   Location,
   MachineSpec,
@@ -20,6 +22,14 @@ import type {
   VmStats,
 } from './protocol.ts';
 import { machineRuns } from './offline/running.ts';
+import {
+  askToPersist,
+  StorageError,
+  type StorageErrorCode,
+  type StorageMode,
+  type StorageStatus,
+  VmDisk,
+} from './storage.ts';
 import { defaultWorker, type WorkerFactory, type WorkerHandle } from './worker-handle.ts';
 
 /** An address (relative ones count from the page), or the bytes themselves. */
@@ -42,8 +52,24 @@ export interface LinuxVMOptions {
   tier?: Tier;
   /** Clock by instruction count and fixed random numbers: two runs with the same input are equal. Default false. */
   deterministic?: boolean;
-  /** The guest cannot write to the disk. Default false: writes go to memory and are gone with the machine. */
+  /** The guest cannot write to the disk. Default false. */
   readOnly?: boolean;
+  /**
+   * Name, of 1 to 200 characters, under which the browser keeps what is written to the disk. Absent: it goes with the
+   * machine. One machine at a time can have it open.
+   */
+  storageKey?: string;
+  /**
+   * When another tab has it open, `exclusive` (the default) fails with code `storage-busy`, and `take-over` stops the
+   * machine there. `read-only` sees what is stored at that moment and keeps nothing of its own.
+   */
+  storageMode?: StorageMode;
+  /** Where what is stored belongs to another base image (code `storage-base-changed`): go on with that, or drop it. */
+  storageBase?: 'keep' | 'reset';
+  /** Goes on from where `suspend()` left off, if the disk is as it was then; else boots. Default false. */
+  resume?: boolean;
+  /** Changes to begin with, as `disk.exportDiff()` gave them, over a disk without any. */
+  diff?: Blob;
   /** Most memory for disk blocks that were read, in MiB. Default 64. */
   cache?: number;
   /** First size of the console. Default 80 × 24. */
@@ -73,6 +99,10 @@ export class VmStoppedError extends Error {
   }
 }
 
+/** How long a machine with stored changes may take to write the last of them, and a guest to sync. Milliseconds. */
+const LAST_WRITE = 7000;
+const SYNC = 10_000;
+
 /** Colours, and the switching on of bracketed paste. */
 // eslint-disable-next-line no-control-regex -- they begin with ESC
 const ESCAPE_SEQUENCE = /\x1b\[[0-9;?]*[A-Za-z]/g;
@@ -82,6 +112,8 @@ export interface VmEvents {
   progress: Progress;
   /** A disk access failed after all retries; the guest saw an I/O error. */
   'disk-error': Error;
+  /** How it stands with the changes to the disk, at most once a second. */
+  storage: StorageStatus;
 }
 
 /**
@@ -103,6 +135,8 @@ export class LinuxVM {
   readonly fs: FileSystem;
   /** Processes, open files, mounts and devices of the guest, through the agent. Calls wait for it. */
   readonly inspect: Inspector;
+  /** The disk and what was written to it. */
+  readonly disk: VmDisk;
   /** Resolves when the guest agent answers; rejects with VmStoppedError when the machine stops before. */
   readonly ready: Promise<void>;
   /** Resolves when the machine has stopped; never rejects. */
@@ -116,8 +150,14 @@ export class LinuxVM {
     state: new Set(),
     progress: new Set(),
     'disk-error': new Set(),
+    storage: new Set(),
   };
-  private readonly calls = new Map<number, { resolve(value: VmStats | Blob): void; reject(error: Error): void }>();
+  private readonly calls = new Map<number, { resolve(value: CallResult): void; reject(error: Error): void }>();
+  private storageStatus: StorageStatus | undefined;
+  private persisted: boolean | undefined;
+  private askedToPersist = false;
+  /** How long a worker that is told to stop may take, in milliseconds. */
+  private patience = 1000;
   private nextCall = 1;
   private readonly agent: AgentClient;
   private agentData: ((bytes: Uint8Array) => void) | undefined;
@@ -155,6 +195,10 @@ export class LinuxVM {
       });
     this.fs = alive(this.agent.fs);
     this.inspect = alive(this.agent.inspect);
+    this.disk = new VmDisk(
+      (call) => this.call(call),
+      () => this.syncGuest(),
+    );
     this.ready = this.whileAlive(this.agent.ready.then(() => undefined));
     this.ready.then(
       () => this.setState('running'),
@@ -191,9 +235,10 @@ export class LinuxVM {
     options: Omit<LinuxVMOptions, 'kernel' | 'initrd' | 'cmdline' | 'append' | 'memory'> = {},
   ): Promise<LinuxVM> {
     const blob = state instanceof Blob ? state : await new Response(state).blob();
-    const { disk } = await commonSpec(options);
+    const { disk, storage } = await commonSpec(options);
     const spec: Partial<MachineSpec> = { tier: options.tier ?? 'auto', deterministic: options.deterministic ?? false };
     if (disk !== undefined) spec.disk = disk;
+    if (storage !== undefined) spec.storage = storage;
     if (options.readOnly !== undefined) spec.readOnly = options.readOnly;
     if (options.cache !== undefined) spec.cache = checkNumber('cache', options.cache, 1, 4096);
     if (options.columns !== undefined) spec.columns = checkNumber('columns', options.columns, 1, 1000);
@@ -204,6 +249,7 @@ export class LinuxVM {
   private static async begin(options: LinuxVMOptions, message: ToWorker): Promise<LinuxVM> {
     options.signal?.throwIfAborted();
     const vm = new LinuxVM((options.worker ?? defaultWorker)(), options.signal);
+    if (options.storageKey !== undefined) vm.patience = LAST_WRITE;
     void vm.exited.then(machineRuns());
     if (options.onProgress) vm.on('progress', options.onProgress);
     const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
@@ -242,15 +288,30 @@ export class LinuxVM {
     return this.whileAlive(this.agent.spawn(argv, options));
   }
 
+  /** How it stands with the changes to the disk; undefined until it is known. The event `storage` tells of changes. */
+  get storage(): StorageStatus | undefined {
+    return this.storageStatus;
+  }
+
+  /**
+   * Keeps RAM and devices beside the stored disk, for a later start with `resume`, and ends the machine. What is written
+   * to the disk afterwards makes what was kept worthless.
+   * @param options.keepRunning the machine goes on
+   * @throws StorageError without a `storageKey`, or when there is no space
+   */
+  async suspend(options: { keepRunning?: boolean } = {}): Promise<void> {
+    await this.call({ method: 'suspend', keepRunning: options.keepRunning ?? false });
+  }
+
   /** RAM, devices and what was written to the disk. The machine is held while it is taken, and then goes on. */
   async saveState(): Promise<Blob> {
-    return (await this.call('save')) as Blob;
+    return (await this.call({ method: 'save' })) as Blob;
   }
 
   /** Counters; after the machine has stopped, its last ones. */
   async stats(): Promise<VmStats> {
     if (this.exit?.stats) return this.exit.stats;
-    return (await this.call('stats')) as VmStats;
+    return (await this.call({ method: 'stats' })) as VmStats;
   }
 
   /** Stops the processor's clock until `resume`. */
@@ -267,7 +328,7 @@ export class LinuxVM {
     if (!this.exit) {
       this.post({ type: 'stop' });
       // A worker that is stuck is not asked twice.
-      const timer = setTimeout(() => this.finish({ reason: 'stopped' }), 1000);
+      const timer = setTimeout(() => this.finish({ reason: 'stopped' }), this.patience);
       void this.exited.then(() => clearTimeout(timer));
     }
     return this.exited;
@@ -322,12 +383,32 @@ export class LinuxVM {
     if (!this.exit) this.worker.post(message);
   }
 
-  private call(method: 'save' | 'stats'): Promise<VmStats | Blob> {
+  /** What the guest holds back in memory goes to its disk first, where there is an agent to ask for it. */
+  private async syncGuest(): Promise<void> {
+    if (this.current !== 'running') return;
+    await this.agent.run(['sync'], { signal: AbortSignal.timeout(SYNC) }).catch(() => undefined);
+  }
+
+  private keepStatus(status: StorageStatus): void {
+    const { persisted } = this;
+    this.storageStatus = { ...status, persisted };
+    // Only now there is something to lose.
+    if (status.mode === 'exclusive' && status.storedBytes && !this.askedToPersist) {
+      this.askedToPersist = true;
+      void askToPersist().then((answer) => {
+        this.persisted = answer;
+        if (this.storageStatus && !this.exit) this.keepStatus(this.storageStatus);
+      });
+    }
+    this.emit('storage', this.storageStatus);
+  }
+
+  private call(call: Call): Promise<CallResult> {
     if (this.exit) return Promise.reject(new VmStoppedError(this.exit));
     const id = this.nextCall++;
     return new Promise((resolve, reject) => {
       this.calls.set(id, { resolve, reject });
-      this.post({ type: 'call', id, method });
+      this.post({ type: 'call', id, ...call });
     });
   }
 
@@ -359,6 +440,9 @@ export class LinuxVM {
         break;
       case 'disk-error':
         this.emit('disk-error', revive(message.error));
+        break;
+      case 'storage':
+        this.keepStatus(message.status);
         break;
       case 'stopped':
         this.finish({
@@ -426,6 +510,7 @@ export function describeExit(exit: Pick<VmExit, 'reason' | 'message'>): string {
     panic: 'the kernel panicked',
     'triple-fault': 'its processor shut down after a triple fault',
     stopped: 'it was stopped',
+    suspended: 'it was suspended',
     error: 'an error',
   };
   return exit.message ? `${words[exit.reason]}: ${exit.message}` : words[exit.reason];
@@ -439,6 +524,12 @@ async function commonSpec(options: LinuxVMOptions): Promise<Partial<MachineSpec>
   }
   if (options.cmdline !== undefined) spec.cmdline = options.cmdline;
   if (options.append !== undefined) spec.append = options.append;
+  const { storageKey: key, storageMode: mode = 'exclusive', storageBase: base, resume = false, diff } = options;
+  if (!['exclusive', 'read-only', 'take-over'].includes(mode))
+    throw new TypeError(`storageMode is "${String(mode)}"; it can be exclusive, read-only or take-over`);
+  if (base !== undefined && !['keep', 'reset'].includes(base))
+    throw new TypeError(`storageBase is "${String(base)}"; it can be keep or reset`);
+  if (key !== undefined || diff !== undefined) spec.storage = { key, mode, base, resume, diff };
   if (options.tier !== undefined && !['auto', 'interp', 'jit'].includes(options.tier))
     throw new TypeError(`tier is "${String(options.tier)}"; it can be auto, interp or jit`);
   return spec;
@@ -462,6 +553,8 @@ function checkNumber(name: string, value: number, least: number, most: number): 
 }
 
 function revive(plain: PlainError): Error {
+  if (plain.name === 'StorageError')
+    return new StorageError(plain.code as StorageErrorCode, plain.message, { details: plain.details });
   const error = new Error(plain.message);
   return Object.assign(error, { name: plain.name, code: plain.code, url: plain.url });
 }

@@ -140,6 +140,7 @@ export class Overlay implements BlockDevice {
   /** Writes that wait for the store, in their order. */
   private waiting: Promise<void> | undefined;
   private closed = false;
+  private halted = false;
   /** Why the store took nothing, and until when it is only asked again by a flush. */
   private refusal: { error: BlockError; until: number } | undefined;
   /** The last unfinished write to a block that first has to read the rest of it. */
@@ -243,6 +244,7 @@ export class Overlay implements BlockDevice {
 
   write(offset: number, data: Uint8Array): Promise<void> | void {
     if (this.readOnly) throw new BlockError('read-only', 'this disk is read-only');
+    if (this.halted) throw new BlockError('store', 'this disk is being replaced; start the machine again');
     checkRange(this.size, offset, data.length);
     const size = this.blockSize;
     const first = Math.floor(offset / size);
@@ -272,7 +274,7 @@ export class Overlay implements BlockDevice {
     const work = (async () => {
       await earlier?.catch(() => undefined);
       while (this.dirty.size * this.blockSize > 2 * this.dirtyLimit) await this.startSave(false);
-      await this.writeNow(offset, data);
+      if (!this.halted) await this.writeNow(offset, data);
     })();
     this.waiting = work;
     const forget = (): void => {
@@ -321,7 +323,7 @@ export class Overlay implements BlockDevice {
   }
 
   discard(offset: number, length: number): void {
-    if (this.readOnly) return;
+    if (this.readOnly || this.halted) return;
     checkRange(this.size, offset, length);
     const size = this.blockSize;
     const end = Math.floor((offset + length) / size);
@@ -363,6 +365,15 @@ export class Overlay implements BlockDevice {
       } else
         throw new BlockError('store', `the saved disk has blocks of ${state.blockSize} bytes, not ${this.blockSize}`);
     }
+  }
+
+  /** Nothing more is taken, and what the store does not have is forgotten: the store is about to be replaced. */
+  async halt(): Promise<void> {
+    this.halted = true;
+    clearTimeout(this.timer);
+    await this.save?.catch(() => undefined);
+    clearTimeout(this.timer);
+    this.dirty.clear();
   }
 
   /** What was not flushed is lost. */
@@ -451,7 +462,7 @@ export class Overlay implements BlockDevice {
   }
 
   private armTimer(delay: number): void {
-    if (this.closed) return;
+    if (this.closed || this.halted) return;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       this.timer = undefined;
@@ -495,9 +506,14 @@ export class Overlay implements BlockDevice {
     const error =
       cause instanceof BlockError
         ? cause
-        : new BlockError('store', `changes to the disk could not be kept (${reason}); free some space`, undefined, {
-            cause,
-          });
+        : new BlockError(
+            'store',
+            cause instanceof Error && cause.name === 'StorageError'
+              ? reason
+              : `changes to the disk could not be kept (${reason}); free some space`,
+            undefined,
+            { cause },
+          );
     this.options.onError?.(error);
     return error;
   }

@@ -32,6 +32,10 @@ export class BlockMap {
     for (const [number, bits] of changed) this.segments.set(number, bits);
   }
 
+  entries(): Segments {
+    return this.segments;
+  }
+
   /** undefined: not held. */
   get(block: number): 'data' | 'zero' | undefined {
     const bits = this.segments.get(Math.floor(block / SEGMENT));

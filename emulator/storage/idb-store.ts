@@ -470,14 +470,7 @@ async function claim(
   if (changed && before.keptOver !== base.id && !options.onBaseChange) {
     const manifest = (await database.get('meta', 'manifest')) as DiskManifest | undefined;
     const canKeep = (await options.reachable?.(before.base, manifest).catch(() => false)) ?? false;
-    const details: BaseChange = { key, stored: before.base, current: base, storedBytes: before.storedBytes, canKeep };
-    throw new StorageError(
-      'storage-base-changed',
-      `the changes stored as "${key}" belong to another version of the disk (${before.base.name}) than the page has ` +
-        `now (${base.name}): ${canKeep ? 'go on with the old version, ' : ''}export the changes, or drop them and ` +
-        'start with the new disk',
-      { details },
-    );
+    throw baseChangedError(before, base, canKeep);
   }
   const tx = database.transaction('meta', 'readwrite', { durability: 'strict' });
   tx.done.catch(() => undefined);
@@ -506,6 +499,19 @@ async function claim(
   const manifest = (await tx.store.get('manifest')) as DiskManifest | undefined;
   await tx.done;
   return { record, manifest };
+}
+
+/** The question to the user. */
+export function baseChangedError(record: OverlayRecord, current: BaseIdentity, canKeep: boolean): StorageError {
+  const { key, base: stored, storedBytes } = record;
+  const details: BaseChange = { key, stored, current, storedBytes, canKeep };
+  return new StorageError(
+    'storage-base-changed',
+    `the changes stored as "${key}" belong to another version of the disk (${stored.name}) than the page has now ` +
+      `(${current.name}): ${canKeep ? 'go on with the old version, ' : ''}export the changes, or drop them and start ` +
+      'with the new disk',
+    { details },
+  );
 }
 
 function ownerToken(): string {
