@@ -13,7 +13,7 @@ export class ChunkSource implements BlockSource {
 
   /** @param url of the manifest, absolute; chunks are found relative to it */
   constructor(
-    private readonly manifest: DiskManifest,
+    private readonly manifest: Pick<DiskManifest, 'size' | 'chunkSize' | 'chunks' | 'compression'>,
     private readonly url: string,
     options: { policy?: Partial<FetchPolicy> } = {},
   ) {

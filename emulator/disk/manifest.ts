@@ -30,6 +30,24 @@ export interface DiskManifest {
   cmdline: string;
   /** Chunks that a boot reads, in the order of their first use. */
   bootChunks: number[];
+  /** The machine at its prompt, for who does not want to wait for the boot. */
+  snapshot?: ManifestSnapshot;
+}
+
+/** A machine that was booted from the disk when that was built. See emulator/snapshot.ts. */
+export interface ManifestSnapshot {
+  /** SNAPSHOT_FORMAT of the program that made it; no other can use it. */
+  format: string;
+  /** Its RAM in bytes. */
+  memory: number;
+  /** Everything but the pages of RAM. */
+  state: ManifestFile;
+  /** The distinct pages of RAM: bytes, and bytes in each chunk but the last. Chunks are named and packed as the disk's. */
+  size: number;
+  chunkSize: number;
+  chunks: string[];
+  /** How many chunks, from the first on, a resume needs until a typed character is echoed. */
+  firstChunks: number;
 }
 
 const HASH = /^[0-9a-f]{64}$/;
@@ -84,7 +102,31 @@ export function parseManifest(json: unknown, url: string): DiskManifest {
     initrd: parseFile(m['initrd'], 'initrd', fail),
     cmdline,
     bootChunks: boot as number[],
+    snapshot: parseSnapshot(m['snapshot'], fail),
   };
+}
+
+function parseSnapshot(value: unknown, fail: (what: string) => never): ManifestSnapshot | undefined {
+  if (value === undefined || value === null) return undefined;
+  const s = value as Record<string, unknown>;
+  if (typeof s['format'] !== 'string') return fail('"snapshot" has no "format"');
+  const state = parseFile(s['state'], 'snapshot.state', fail);
+  if (!state) return fail('"snapshot" has no "state"');
+  const count = (name: string, least: number, most: number): number => {
+    const n = s[name];
+    if (typeof n === 'number' && Number.isSafeInteger(n) && n >= least && n <= most) return n;
+    return fail(`"snapshot.${name}" is not a number from ${least} to ${most}`);
+  };
+  const memory = count('memory', 1, 2 ** 32);
+  const size = count('size', 4096, memory);
+  const chunkSize = count('chunkSize', 4096, 16 << 20);
+  if (size % 4096 || chunkSize % 4096) return fail('"snapshot" holds no whole pages');
+  const chunks = s['chunks'];
+  const expected = Math.ceil(size / chunkSize);
+  if (!Array.isArray(chunks) || chunks.length !== expected || chunks.some((c) => !HASH.test(String(c))))
+    return fail(`"snapshot.chunks" is not a list of ${expected} SHA-256`);
+  const firstChunks = count('firstChunks', 0, expected);
+  return { format: s['format'], memory, state, size, chunkSize, chunks: chunks as string[], firstChunks };
 }
 
 function parseFile(value: unknown, name: string, fail: (what: string) => never): ManifestFile | undefined {
