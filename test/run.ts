@@ -43,9 +43,15 @@ const steps: Step[] = [
     skip: () => (existsSync('test/guest/run.ts') ? undefined : 'test/guest/run.ts is not there'),
     limit: 3600,
   },
-  {
-    name: 'page',
-    command: ['tsx', 'test/browser/journey.ts'],
+  journey('page', 'journey'),
+  journey('offline', 'offline'),
+];
+
+/** A browser journey: `test/browser/FILE.ts`. */
+function journey(name: string, file: string): Step {
+  return {
+    name,
+    command: ['tsx', `test/browser/${file}.ts`],
     count: (output) => counts([...output.matchAll(/^(\d+ passed, \d+ failed)$/gm)].at(-1)?.[1]),
     skip: () =>
       !existsSync(DISK)
@@ -54,8 +60,8 @@ const steps: Step[] = [
           ? undefined
           : 'no Chromium: apt-get install chromium',
     limit: 900,
-  },
-];
+  };
+}
 
 function chromium(): boolean {
   return existsSync(process.env['CHROMIUM'] ?? '/usr/bin/chromium');

@@ -26,9 +26,8 @@ async function main(): Promise<void> {
     say(`building the disk "${recipe}" (a few minutes, once)`);
     await run('npm', ['run', '--silent', 'disk', '--', recipe]);
   }
-  if (
-    stale(join(SITE, 'index.html'), ['index.html', 'vite.config.ts', 'package.json', 'src', 'components', 'emulator'])
-  ) {
+  const sources = ['index.html', 'vite.config.ts', 'package.json', 'public', 'src', 'components', 'emulator', 'sw'];
+  if (stale(join(SITE, 'index.html'), [...sources, 'examples'])) {
     say('building the site');
     await run('npm', ['run', '--silent', 'build']);
   }

@@ -47,9 +47,11 @@ export function registerServiceWorker(url = new URL('sw.js', document.baseURI)):
     updates.available = true;
     for (const listener of listeners) listener(updates);
   });
-  workbox.addEventListener('controlling', ({ isUpdate }) => {
-    // No machine runs in any page, or the new version would not have taken over.
-    if (isUpdate) location.reload();
+  let controlled = navigator.serviceWorker.controller !== null;
+  navigator.serviceWorker.addEventListener('controllerchange', () => {
+    // On the first visit nothing changes. Later no machine runs in any page, or the new version would not be here.
+    if (controlled) location.reload();
+    controlled = true;
   });
   workbox.register().catch((cause: unknown) => console.warn('The site will not work offline:', cause));
   return updates;

@@ -1,116 +1,29 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { chromium, type Page } from 'playwright-core';
-import { createStaticServer, listen } from '../../src/cli/serve.ts';
+import { readFileSync } from 'node:fs';
 import type { LinuxVM } from '../../src/index.ts';
+import { BOOT, check, COMMAND, complaints, journey, launch, prompt, serveSite, state, type, until } from './site.ts';
 
 /**
  * The page as a visitor meets it: the built site under a sub-path of a plain static server, Debian's Chromium, keys
  * typed and the screen read. Needs `npm run build` and `npm run disk -- debian`.
  */
-const SITE = resolve('dist');
-const DISK = resolve('build/disks/debian');
-const PATH = '/some/where/';
-const BOOT = 180_000;
-const COMMAND = 60_000;
-
 interface Element extends HTMLElement {
   vm?: LinuxVM;
   state: string;
 }
 
-let passed = 0;
-let failed = 0;
-
-async function check(name: string, work: () => Promise<void>): Promise<void> {
-  const began = performance.now();
-  try {
-    await work();
-    passed++;
-    process.stdout.write(`ok   ${name} (${((performance.now() - began) / 1000).toFixed(1)} s)\n`);
-  } catch (error) {
-    failed++;
-    process.stdout.write(`FAIL ${name}: ${error instanceof Error ? error.message : String(error)}\n`);
-  }
-}
-
-const screen = (page: Page): Promise<string> =>
-  page.evaluate(() => {
-    const terminal = document.querySelector('linux-vm')?.shadowRoot?.querySelector('linux-vm-terminal');
-    return (terminal as { text?: string } | null | undefined)?.text ?? '';
-  });
-
-const state = (page: Page): Promise<string> =>
-  page.evaluate(() => document.querySelector<HTMLElement & { state: string }>('linux-vm')!.state);
-
-async function until(page: Page, what: string, milliseconds: number, done: () => Promise<boolean>): Promise<void> {
-  const end = performance.now() + milliseconds;
-  while (!(await done())) {
-    if (performance.now() > end)
-      throw new Error(
-        `${what} did not come within ${milliseconds / 1000} s; the screen:\n${(await screen(page)).slice(-1500)}`,
-      );
-    await page.waitForTimeout(100);
-  }
-}
-
-/** Types a command and waits for what it prints. */
-async function type(page: Page, command: string, answer: RegExp): Promise<void> {
-  const before = (await screen(page)).length;
-  await page.keyboard.type(`${command}\n`);
-  await until(page, `the answer to "${command}"`, COMMAND, async () =>
-    answer.test((await screen(page)).slice(Math.max(0, before - 200))),
-  );
-}
-
 async function main(): Promise<void> {
-  for (const needed of [`${SITE}/index.html`, `${DISK}/manifest.json`])
-    if (!existsSync(needed))
-      throw new Error(`${needed} is not there: "npm run build" and "npm run disk -- debian" make it`);
-  const server = createStaticServer([
-    { path: `${PATH}disks/debian/`, directory: DISK },
-    { path: PATH, directory: SITE },
-  ]);
-  const origin = await listen(server, 0, '127.0.0.1');
-  const browser = await chromium.launch({
-    executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
-    args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-    ],
-  });
+  const host = await serveSite();
+  const browser = await launch();
   try {
     const page = await browser.newPage({ viewport: { width: 1000, height: 700 } });
-    const complaints: string[] = [];
-    let diskBytes = 0;
-    let otherBytes = 0;
-    page.on('console', (message) => {
-      if (message.type() === 'error') complaints.push(message.text());
-    });
-    page.on('pageerror', (error) => complaints.push(error.message));
-    page.on('requestfinished', (request) => {
-      void request
-        .sizes()
-        .then(({ responseBodySize }) => {
-          if (request.url().includes('/chunks/')) diskBytes += responseBodySize;
-          else otherBytes += responseBodySize;
-        })
-        .catch(() => undefined);
-    });
-    const prompt = async (): Promise<boolean> =>
-      (await state(page)) !== 'loading' && /[#$] ?$/.test((await screen(page)).trimEnd());
-
+    const errors = complaints(page);
     await check('boots to a prompt', async () => {
-      await page.goto(`${origin.slice(0, -1)}${PATH}`);
-      await until(page, 'a prompt', BOOT, prompt);
+      await page.goto(host.address);
+      await until(page, 'a prompt', BOOT, () => prompt(page));
     });
+    const { disk, kernelBytes } = await page.evaluate(() => document.querySelector<Element>('linux-vm')!.vm!.stats());
     process.stdout.write(
-      `     before the prompt: ${(diskBytes / 1e6).toFixed(1)} MB of disk, ${(otherBytes / 1e6).toFixed(1)} MB of site and kernel\n`,
+      `     before the prompt: ${(disk!.fetchedBytes / 1e6).toFixed(1)} MB of disk, ${(kernelBytes / 1e6).toFixed(1)} MB of kernel\n`,
     );
     await check('runs python3', () => type(page, "python3 -c 'print(2**100)'", /\n1267650600228229401496703205376\s/));
     await check('lists packages', () =>
@@ -137,7 +50,7 @@ async function main(): Promise<void> {
       await page.keyboard.type('poweroff -f\n');
       await until(page, 'the end', COMMAND, async () => (await state(page)) === 'stopped');
       await page.getByRole('button', { name: 'Restart' }).click();
-      await until(page, 'a prompt', BOOT, prompt);
+      await until(page, 'a prompt', BOOT, () => prompt(page));
     });
     await check('stops and starts ten times without growing', async () => {
       const session = await browser.newBrowserCDPSession();
@@ -166,18 +79,12 @@ async function main(): Promise<void> {
       if (late > early + 100) throw new Error(`it grew from ${early} to ${late} MiB`);
     });
     await check('breaks no rule of its Content-Security-Policy', async () => {
-      if (complaints.length) throw new Error(complaints.join('; '));
+      if (errors.length) throw new Error(errors.join('; '));
     });
   } finally {
     await browser.close();
-    server.closeAllConnections();
-    server.close();
+    await host.stop();
   }
 }
 
-await main().catch((error: unknown) => {
-  failed++;
-  process.stdout.write(`FAIL ${error instanceof Error ? error.message : String(error)}\n`);
-});
-process.stdout.write(`${passed} passed, ${failed} failed\n`);
-process.exit(failed ? 1 : 0);
+await journey(main);
