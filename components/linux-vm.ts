@@ -6,9 +6,12 @@ import { checkSupport } from '../src/support.ts';
 import { describeExit, LinuxVM, type VmExit, type VmState } from '../src/vm.ts';
 import type { WorkerFactory } from '../src/worker-handle.ts';
 import { explainFailure } from './failures.ts';
+import type { StorageMode, StorageStatus } from '../src/storage.ts';
+import { SuspendWhenHidden } from '../src/suspend-when-hidden.ts';
 import './linux-vm-terminal.ts';
 import type { LinuxVMTerminal } from './linux-vm-terminal.ts';
 import { progressText, progressValue } from './progress.ts';
+import { asksAboutStorage, renderStorageChoice, type StorageChoice } from './storage-choice.ts';
 import { type Theme, tokens } from './theme.ts';
 
 export interface VmStateDetail {
@@ -26,6 +29,7 @@ export interface VmStateDetail {
  *
  * @fires vm-state each change of state (`CustomEvent<VmStateDetail>`); bubbles
  * @fires vm-console what the guest prints (`CustomEvent<Uint8Array>`); bubbles
+ * @fires vm-storage how it stands with the changes to the disk (`CustomEvent<StorageStatus>`); bubbles
  */
 @customElement('linux-vm')
 export class LinuxVMElement extends LitElement {
@@ -149,6 +153,14 @@ export class LinuxVMElement extends LitElement {
   @property({ type: Boolean }) autostart = false;
   /** `auto`, `interp` or `jit`. */
   @property() tier: Tier = 'auto';
+  /** Name under which the browser keeps what is written to the disk; without one it goes with the machine. */
+  @property({ attribute: 'storage-key' }) storageKey?: string;
+  /** `exclusive`, `read-only` or `take-over`: what to do when another tab has the same storage open. */
+  @property({ attribute: 'storage-mode' }) storageMode: StorageMode = 'exclusive';
+  /** `keep` or `reset`: what to do when the stored changes belong to an older disk; without it the user is asked. */
+  @property({ attribute: 'storage-base' }) storageBase?: 'keep' | 'reset';
+  /** Keeps RAM too, whenever the page is hidden, and goes on from it at the next start. Needs `storage-key`. */
+  @property({ type: Boolean }) suspend = false;
   /** Mirrors the terminal into text for screen readers. */
   @property({ type: Boolean, attribute: 'screen-reader' }) screenReader = false;
   @property({ reflect: true }) theme: Theme = 'auto';
@@ -174,6 +186,10 @@ export class LinuxVMElement extends LitElement {
   private wantsFocus = false;
   private controller: AbortController | undefined;
   private starting: Promise<LinuxVM> | undefined;
+
+  /** What the user answered, for the next start only. */
+  private choice: StorageChoice = {};
+  private readonly hiding = new SuspendWhenHidden();
 
   /** The machine, from the time its processor runs until the next start. */
   get vm(): LinuxVM | undefined {
@@ -255,6 +271,8 @@ export class LinuxVMElement extends LitElement {
     this.diskError = undefined;
     this.progress = undefined;
     this.terminal.reset();
+    const { choice } = this;
+    this.choice = {};
     this.change('loading');
     try {
       const support = checkSupport();
@@ -278,6 +296,10 @@ export class LinuxVMElement extends LitElement {
             initrd: this.initrd,
             cmdline: this.cmdline,
             memory: this.memory,
+            storageKey: this.storageKey || undefined,
+            storageMode: choice.mode ?? this.storageMode,
+            storageBase: choice.base ?? this.storageBase,
+            resume: this.suspend,
           }));
       this.attach(vm);
       // It may have been resized while it loaded.
@@ -304,6 +326,9 @@ export class LinuxVMElement extends LitElement {
       return this.terminal.write(bytes);
     });
     vm.on('disk-error', (error) => (this.diskError = error));
+    vm.on('storage', (status) => this.tellStorage(status));
+    if (vm.storage) this.tellStorage(vm.storage);
+    this.hiding.watch(vm, () => this.suspend);
     vm.on('state', (state) => {
       if (state === 'running' && this.machine === vm) this.change('running');
     });
@@ -329,6 +354,15 @@ export class LinuxVMElement extends LitElement {
       new CustomEvent<VmStateDetail>('vm-state', { detail: { state, error }, bubbles: true, composed: true }),
     );
   }
+
+  private tellStorage(status: StorageStatus): void {
+    this.dispatchEvent(new CustomEvent<StorageStatus>('vm-storage', { detail: status, bubbles: true, composed: true }));
+  }
+
+  private readonly onChoice = (choice: StorageChoice): void => {
+    this.choice = choice;
+    this.onStart();
+  };
 
   private readonly onInput = (event: CustomEvent<Uint8Array>): void => {
     this.machine?.console.write(event.detail);
@@ -400,6 +434,10 @@ export class LinuxVMElement extends LitElement {
           <progress aria-label="Loading" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
         </div>
       </div>`;
+    if (this.current === 'error' && this.failure && asksAboutStorage(this.failure))
+      return html`<div class="cover">
+        <div class="card" role="alert">${renderStorageChoice(this.failure, this.storageKey ?? '', this.onChoice)}</div>
+      </div>`;
     if (this.current === 'error' && this.failure) {
       const { title, text, next } = explainFailure(this.failure, {
         began: this.machine !== undefined,
@@ -446,5 +484,6 @@ declare global {
   interface HTMLElementEventMap {
     'vm-state': CustomEvent<VmStateDetail>;
     'vm-console': CustomEvent<Uint8Array>;
+    'vm-storage': CustomEvent<StorageStatus>;
   }
 }

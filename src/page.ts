@@ -1,14 +1,75 @@
 import '../components/linux-vm.ts';
+import '../components/linux-vm-workbench.ts';
+import { isTheme } from '../components/theme.ts';
 import { registerServiceWorker } from './offline/updates.ts';
+import { SettingsStore } from './settings.ts';
+import { type Link, parseLink } from './share.ts';
 
-/** The hosted page. Its address may set the element's attributes: `?disk=…&memory=1024&tier=interp`. */
+/**
+ * The hosted page. Its address may say which machine it is (`?disk=…&memory=1024&storage=none`) and what to do in it
+ * (`#run=…`, see share.ts); what it leaves open, the visitor's settings say.
+ */
+const workbench = document.querySelector('linux-vm-workbench');
 const element = document.querySelector('linux-vm');
-const wishes = new URLSearchParams(location.search);
-for (const name of ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier']) {
-  const value = wishes.get(name);
-  if (value !== null) element?.setAttribute(name, value);
-}
-if (wishes.has('screen-reader')) element?.setAttribute('screen-reader', '');
+if (workbench && element) {
+  const link = parseLink(location.href);
+  const settings = new SettingsStore();
+  if (isTheme(link.theme)) settings.override({ theme: link.theme });
+  element.memory = settings.value.memory;
+  element.dataset['disk'] = element.getAttribute('disk') ?? '';
+  for (const name of ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier'] as const)
+    if (link[name]) element.setAttribute(name, link[name]);
+  if (link.screenReader) settings.override({ screenReader: true });
+  const key = storageKey(link, element.getAttribute('disk'));
+  if (key && settings.value.keepDisk) element.setAttribute('storage-key', key);
+  element.toggleAttribute('suspend', settings.value.suspend && key !== undefined);
+  settings.addEventListener('change', () => {
+    if (key && settings.value.keepDisk) element.setAttribute('storage-key', key);
+    else element.removeAttribute('storage-key');
+    element.toggleAttribute('suspend', settings.value.suspend && key !== undefined);
+    if (!link.memory) element.memory = settings.value.memory;
+    colourPage(settings);
+  });
+  colourPage(settings);
+  if (link.state) element.removeAttribute('autostart');
+  workbench.settings = settings;
+  void workbench.follow(link);
 
-/** The page works without its server from the second visit on. */
-registerServiceWorker();
+  /** The page works without its server from the second visit on. */
+  const updates = registerServiceWorker();
+  updates.on(({ available }) => {
+    if (!available) return;
+    workbench.tell({
+      text: 'A new version of this page is ready.',
+      action: {
+        label: 'Reload',
+        run: () => {
+          void updates.apply().then((answer) => {
+            if (answer === 'machine-running')
+              workbench.tell({
+                text: 'The new version comes when no machine runs: power off, here and in other tabs.',
+              });
+          });
+        },
+      },
+    });
+  });
+}
+
+/**
+ * The name under which what is written to the disk is kept, one for each disk of this site. Nothing is kept for an
+ * address that brings a disk or a kernel of its own: what it does is not to change what was kept here.
+ */
+function storageKey({ kernel, initrd, cmdline, state, storage }: Link, disk: string | null): string | undefined {
+  if (kernel || initrd || cmdline || state || storage === 'none' || !disk) return undefined;
+  const url = new URL(disk, document.baseURI);
+  if (url.origin !== location.origin) return undefined;
+  const here = new URL('.', document.baseURI).pathname;
+  const path = url.pathname.startsWith(here) ? url.pathname.slice(here.length) : url.pathname;
+  return `page-${path.replace(/\/manifest\.json$/, '').replace(/[^\w.-]+/g, '-')}`.slice(0, 64);
+}
+
+/** The page's own background, before and around the workbench. */
+function colourPage(settings: SettingsStore): void {
+  document.documentElement.dataset['theme'] = settings.value.theme;
+}

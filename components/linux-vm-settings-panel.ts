@@ -1,0 +1,202 @@
+import { css, html, nothing, type TemplateResult } from 'lit';
+import { customElement, property, state as reactive } from 'lit/decorators.js';
+import { FONT_SIZES, MEMORY_CHOICES, type Settings, type SettingsStore } from '../src/settings.ts';
+import { bytesText } from './format.ts';
+import type { LinuxVMElement } from './linux-vm.ts';
+import { Panel } from './panel.ts';
+
+const FONTS: readonly (readonly [family: string, name: string])[] = [
+  ['', 'System'],
+  ['Menlo, Consolas, "DejaVu Sans Mono", monospace', 'Menlo or Consolas'],
+  ['"Courier New", "Liberation Mono", monospace', 'Courier'],
+  ['"JetBrains Mono", "Fira Code", "Cascadia Code", monospace', 'JetBrains, Fira or Cascadia'],
+];
+
+/** The visitor's choices. They hold at once, but for those that need a restart, which say so. */
+@customElement('linux-vm-settings-panel')
+export class LinuxVMSettingsPanel extends Panel {
+  static override styles = [
+    Panel.panelStyles,
+    css`
+      select,
+      input[type='number'] {
+        width: 11rem;
+      }
+      .check span {
+        flex: 1;
+      }
+    `,
+  ];
+
+  @property({ attribute: false }) settings?: SettingsStore;
+  @property({ attribute: false }) element?: LinuxVMElement;
+  @reactive() private estimate: { usage?: number; quota?: number; persisted?: boolean } | undefined;
+  /** What the machine that runs was started with. */
+  private startedWith: Pick<Settings, 'memory' | 'keepDisk'> | undefined;
+
+  override connectedCallback(): void {
+    super.connectedCallback();
+    this.settings?.addEventListener('change', this.onChange);
+    void this.measure();
+  }
+
+  override disconnectedCallback(): void {
+    super.disconnectedCallback();
+    this.settings?.removeEventListener('change', this.onChange);
+  }
+
+  protected override firstUpdated(): void {
+    this.settings?.addEventListener('change', this.onChange);
+  }
+
+  private readonly onChange = (): void => this.requestUpdate();
+
+  private async measure(): Promise<void> {
+    try {
+      const { usage, quota } = await navigator.storage.estimate();
+      this.estimate = { usage, quota, persisted: await navigator.storage.persisted() };
+    } catch {
+      this.estimate = undefined; // no storage here
+    }
+  }
+
+  private set(changes: Partial<Settings>): void {
+    this.settings?.update(changes);
+  }
+
+  private async restart(): Promise<void> {
+    await this.attempt('Restarting the machine', async () => {
+      await this.element?.stop();
+      await this.element?.start();
+    });
+  }
+
+  private async persist(): Promise<void> {
+    const granted = await navigator.storage.persist().catch(() => false);
+    if (!granted)
+      this.note =
+        'The browser did not agree. It may once this site is installed, bookmarked or used more often; until then it may clear saved files when the disk is full.';
+    await this.measure();
+  }
+
+  private renderCheck(
+    name: 'optionIsMeta' | 'copyPaste' | 'screenReader' | 'keepDisk' | 'suspend',
+    text: string,
+    more = '',
+  ): TemplateResult {
+    return html`<label class="check"
+      ><input
+        type="checkbox"
+        name=${name}
+        .checked=${this.settings!.value[name]}
+        @change=${(event: Event) => this.set({ [name]: (event.target as HTMLInputElement).checked })}
+      /><span>${text}${more ? html`<br /><small class="dim">${more}</small>` : nothing}</span></label
+    >`;
+  }
+
+  private renderSelect(
+    label: string,
+    name: string,
+    value: string,
+    choices: readonly (readonly [string, string])[],
+    set: (value: string) => void,
+  ): TemplateResult {
+    return html`<label
+      >${label}<select name=${name} @change=${(event: Event) => set((event.target as HTMLSelectElement).value)}>
+        ${choices.map(([id, text]) => html`<option value=${id} ?selected=${id === value}>${text}</option>`)}
+      </select></label
+    >`;
+  }
+
+  protected override render(): TemplateResult | typeof nothing {
+    if (!this.settings) return nothing;
+    const { value } = this.settings;
+    const running = this.element?.state === 'running' || this.element?.state === 'booting';
+    const now = {
+      memory: this.element?.memory ?? value.memory,
+      keepDisk: Boolean(this.element?.getAttribute('storage-key')),
+    };
+    this.startedWith ??= now;
+    const memories = [...new Set([...MEMORY_CHOICES, value.memory])].sort((a, b) => a - b);
+    return html`
+      <h3>Appearance</h3>
+      ${this.renderSelect(
+        'Theme',
+        'theme',
+        value.theme,
+        [
+          ['auto', 'As the system'],
+          ['light', 'Light'],
+          ['dark', 'Dark'],
+        ],
+        (theme) => this.set({ theme: theme as Settings['theme'] }),
+      )}
+      ${this.renderSelect('Font', 'fontFamily', value.fontFamily, FONTS, (fontFamily) => this.set({ fontFamily }))}
+      <label
+        >Font size<input
+          type="number"
+          name="fontSize"
+          min=${FONT_SIZES.least}
+          max=${FONT_SIZES.most}
+          .value=${String(value.fontSize)}
+          @change=${(event: Event) => {
+            const input = event.target as HTMLInputElement;
+            this.set({ fontSize: Number(input.value) });
+            input.value = String(this.settings!.value.fontSize);
+          }}
+      /></label>
+
+      <h3>Keyboard</h3>
+      ${this.renderCheck('copyPaste', 'Ctrl+C copies selected text, Ctrl+V pastes', 'Otherwise Ctrl+Shift+C and Ctrl+Shift+V do.')}
+      ${this.renderCheck('optionIsMeta', 'Option acts as Alt on a Mac')}
+      ${this.renderCheck('screenReader', 'Screen reader support in terminals', 'Slows fast output a little. Shift+F6 leaves the terminal.')}
+
+      <h3>Machine</h3>
+      ${this.renderSelect(
+        'Memory',
+        'memory',
+        String(value.memory),
+        memories.map((size) => [String(size), `${size} MiB`] as const),
+        (memory) => this.set({ memory: Number(memory) }),
+      )}
+      ${this.renderCheck('keepDisk', 'Keep files in this browser', 'What is written to the disk is there again on the next visit.')}
+      ${this.renderCheck('suspend', 'Suspend when the page is closed', 'Memory is saved, too: programs go on where they were.')}
+      ${
+        running && (value.memory !== this.startedWith.memory || value.keepDisk !== this.startedWith.keepDisk)
+          ? html`<div class="message">
+              <span>Memory and files change with the next start.</span
+              ><button class="plain" ?disabled=${this.work !== undefined} @click=${this.restart}>Restart now</button>
+            </div>`
+          : nothing
+      }
+
+      <h3>Storage</h3>
+      ${
+        this.estimate?.quota
+          ? html`<dl>
+                <dt>Used by this site</dt>
+                <dd>${bytesText(this.estimate.usage ?? 0)}</dd>
+                <dt>The browser allows</dt>
+                <dd>${bytesText(this.estimate.quota)}</dd>
+              </dl>
+              ${
+                this.estimate.persisted
+                  ? html`<p class="dim">The browser will not clear it by itself.</p>`
+                  : html`<p class="dim">The browser may clear it when the disk is full.</p>
+                      <button class="plain" @click=${this.persist}>Ask to keep it</button>`
+              }`
+          : html`<p class="dim">
+              This browser gives this page no storage (a private window, a sandboxed frame, or a setting): files and
+              settings last until it is closed.
+            </p>`
+      }
+      ${this.renderState()}
+    `;
+  }
+}
+
+declare global {
+  interface HTMLElementTagNameMap {
+    'linux-vm-settings-panel': LinuxVMSettingsPanel;
+  }
+}
