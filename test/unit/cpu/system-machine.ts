@@ -1,6 +1,6 @@
 /** A processor with descriptor tables, a TSS and one handler for each vector, for the tests of system instructions. */
 import { Bus } from '../../../emulator/bus.ts';
-import { GPR_NAMES } from '../../../emulator/cpu/layout.ts';
+import { GPR_NAMES, S } from '../../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../../emulator/cpu/processor.ts';
 import type { StopReason, Tier } from '../../../emulator/processor.ts';
 
@@ -13,7 +13,10 @@ export const DATA = 0x50_0000;
 /** 2 MiB from here are not present. */
 export const HOLE = 0xe0_0000;
 
-const TABLES = 0x1000;
+/** 2 MiB that `smallPages` maps page by page, and their table. */
+export const SMALL = 0x60_0000;
+export const PT = 0x6000;
+export const TABLES = 0x1000;
 export const PD = 0x3000;
 export const GDT = 0x8000;
 export const TSS = 0x9000;
@@ -37,6 +40,19 @@ export interface FramePart {
   vector: number;
   /** Quadwords on the handler's stack, from its RSP. */
   stack: bigint[];
+}
+
+/** An exception or interrupt as its handler sees it. */
+export interface Trap {
+  vector: number;
+  code: number;
+  /** Relative to CODE. */
+  rip: number;
+  cs: number;
+  flags: number;
+  rsp: number;
+  ss: number;
+  cr2: number;
 }
 
 export class SystemMachine {
@@ -94,6 +110,7 @@ export class SystemMachine {
   /** 64-bit kernel mode at `CODE` with everything set up anew; the registers are then set by name. */
   kernel(code: readonly number[], registers: Partial<Record<(typeof GPR_NAMES)[number], bigint | number>> = {}): void {
     const { cpu } = this;
+    const handlers = cpu.memory.bytes.slice(HANDLERS, HANDLERS + 0x1000);
     cpu.memory.bytes.fill(0, 0, 0x10000);
     this.quad(TABLES, 0x2007);
     this.quad(0x2000, PD | 7);
@@ -115,7 +132,10 @@ export class SystemMachine {
     cpu.memory.bytes.fill(0xff, TSS + 0x68, TSS + 0xa0);
     for (let vector = 0; vector < 256; vector++) {
       this.gate(vector);
-      cpu.memory.bytes[HANDLERS + vector * 16] = 0xf4;
+      // What a test put there is translated code by now; the same bytes again keep their translation.
+      const at = HANDLERS + vector * 16;
+      if (handlers[vector * 16] !== 0xf4) cpu.memory.write(at, Uint8Array.of(0xf4));
+      else cpu.memory.bytes[at] = 0xf4;
     }
     cpu.memory.write(CODE, Uint8Array.from([...code, 0xf4]));
     cpu.enter({
@@ -162,6 +182,37 @@ export class SystemMachine {
       throw new Error(`no handler was entered: ${reason} at ${this.cpu.rip.toString(16)}`);
     const rsp = Number(this.cpu.big(4));
     return { vector: at / 16, stack: [0, 1, 2, 3, 4, 5].map((i) => this.read(rsp + i * 8)) };
+  }
+
+  /** As `fault`, with what the processor pushed by name. `code` is -1 for exceptions that have none. */
+  trap(): Trap {
+    const { vector, stack } = this.fault();
+    const coded = [8, 10, 11, 12, 13, 14, 17].includes(vector);
+    const [rip, cs, flags, rsp, ss] = (coded ? stack.slice(1) : stack).map(Number) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    const code = coded ? Number(stack[0]) : -1;
+    const cr2 = Number(this.cpu.u64[(this.cpu.state + S.CR2) >> 3]);
+    return { vector, code, rip: rip - CODE, cs, flags, rsp, ss, cr2 };
+  }
+
+  /** Maps the 2 MiB at 0x600000 by 4 KiB pages, identical at first. */
+  smallPages(): void {
+    this.quad(PD + (SMALL >> 21) * 8, PT | 7);
+    for (let i = 0; i < 512; i++) this.quad(PT + i * 8, (SMALL + i * 4096) | 7);
+    this.cpu.mmu.flush(true);
+  }
+
+  /** Sets the entry of one of the small pages: by default present, writable, the user's. */
+  page(linear: number, physical: number, flags: number | bigint = 7): void {
+    this.quad(PT + ((linear >> 12) & 511) * 8, BigInt(physical) | BigInt(flags));
+  }
+  pageEntry(linear: number): bigint {
+    return this.read(PT + ((linear >> 12) & 511) * 8);
   }
 
   get interruptsOn(): boolean {
