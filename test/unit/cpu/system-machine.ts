@@ -1,4 +1,5 @@
 /** A processor with descriptor tables, a TSS and one handler for each vector, for the tests of system instructions. */
+import { afterAll, expect, vi } from 'vitest';
 import { Bus } from '../../../emulator/bus.ts';
 import { GPR_NAMES, S } from '../../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../../emulator/cpu/processor.ts';
@@ -218,4 +219,10 @@ export class SystemMachine {
   get interruptsOn(): boolean {
     return (this.cpu.rflags & IF) !== 0;
   }
+}
+
+/** A region that cannot be written or compiled is only reported, and its code interpreted: here that is a failure. */
+export function watchCompiler(): void {
+  const errors = vi.spyOn(console, 'error');
+  afterAll(() => expect(errors.mock.calls).toEqual([]));
 }

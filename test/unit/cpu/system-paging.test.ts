@@ -13,6 +13,7 @@ import {
   TSS,
   UCODE32,
   USER_STACK,
+  watchCompiler,
 } from './system-machine.ts';
 
 const P = 1;
@@ -31,6 +32,8 @@ const fetch = asm('jmp rax');
 const modify = asm('add dword ptr [rax], 1');
 const compare = asm('cmpxchg [rax], ecx');
 const fault = { vector: 14 };
+
+watchCompiler();
 
 describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
