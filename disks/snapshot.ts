@@ -28,7 +28,6 @@ const REHEARSED = ["python3 -c 'print(2**100)'", 'ls -l /', 'cat /etc/os-release
 
 /** A machine of the builder, with its console and agent. It stands still while what it has said is dealt with. */
 class Bench {
-  readonly agent: AgentClient;
   console = '';
   raw: Uint8Array[] = [];
   private agentData: (bytes: Uint8Array) => void = () => undefined;
@@ -37,7 +36,6 @@ class Bench {
   private constructor(
     readonly machine: Machine,
     attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void },
-    nonce: number,
   ) {
     attach.console = (bytes) => {
       this.raw.push(bytes);
@@ -49,9 +47,13 @@ class Bench {
       this.standStill();
       this.agentData(bytes);
     };
-    this.agent = new AgentClient(
+  }
+
+  /** The agent; a machine that is restored forgets what was sent before. */
+  connect(nonce: number): AgentClient {
+    return new AgentClient(
       {
-        write: (bytes) => void machine.writeAgent(bytes),
+        write: (bytes) => void this.machine.writeAgent(bytes),
         onData: (listener) => (this.agentData = listener),
         onClose: () => undefined,
       },
@@ -59,13 +61,7 @@ class Bench {
     );
   }
 
-  static async create(
-    directory: string,
-    manifest: DiskManifest,
-    disk: OpenDisk,
-    kernel: boolean,
-    nonce: number,
-  ): Promise<Bench> {
+  static async create(directory: string, manifest: DiskManifest, disk: OpenDisk, kernel: boolean): Promise<Bench> {
     const attach = { console: (_: Uint8Array) => undefined as void, agent: (_: Uint8Array) => undefined as void };
     const file = (name: string): Uint8Array => new Uint8Array(readFileSync(join(directory, name)));
     const machine = await Machine.create({
@@ -76,7 +72,7 @@ class Bench {
       disks: [disk.device],
       events: { console: (bytes) => attach.console(bytes), agent: (bytes) => attach.agent(bytes) },
     });
-    return new Bench(machine, attach, nonce);
+    return new Bench(machine, attach);
   }
 
   /** Answers come from promises, at a time that depends on the host: the guest's own must not pass meanwhile. */
@@ -112,25 +108,25 @@ class Bench {
   type(text: string): void {
     void this.machine.writeConsole(new TextEncoder().encode(text));
   }
+}
 
-  async sh(command: string): Promise<string> {
-    const { status, stdout, stderr } = await this.agent.run(['sh', '-c', command]);
-    const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
-    if (status !== 0) throw new Error(`"${command}" in the machine for the snapshot failed: ${text(stderr)}`);
-    return text(stdout);
-  }
+/** Runs a command. @throws Error with what it said when it fails */
+async function sh(agent: AgentClient, command: string): Promise<string> {
+  const { status, stdout, stderr } = await agent.run(['sh', '-c', command]);
+  const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
+  if (status !== 0) throw new Error(`"${command}" in the machine for the snapshot failed: ${text(stderr)}`);
+  return text(stdout);
+}
 
-  /** Lets the balloon take all free pages, which makes them zero, and gives them back. */
-  async clearFreePages(): Promise<void> {
-    const { balloon } = this.machine;
-    const free = Number(/MemFree: +(\d+)/.exec(await this.sh('cat /proc/meminfo'))?.[1]) / 4;
-    const settles = async (pages: number): Promise<void> => {
-      balloon.target = pages;
-      for (let tries = 0; balloon.actual !== pages && tries < 30; tries++) await this.sh('sleep 0.1');
-    };
-    await settles(Math.max(0, Math.floor(free - MARGIN)));
-    await settles(0);
-  }
+/** Lets the balloon take all free pages, which makes them zero, and gives them back. */
+async function clearFreePages({ balloon }: Machine, agent: AgentClient): Promise<void> {
+  const free = Number(/MemFree: +(\d+)/.exec(await sh(agent, 'cat /proc/meminfo'))?.[1]) / 4;
+  const settles = async (pages: number): Promise<void> => {
+    balloon.target = pages;
+    for (let tries = 0; balloon.actual !== pages && tries < 30; tries++) await sh(agent, 'sleep 0.1');
+  };
+  await settles(Math.max(0, Math.floor(free - MARGIN)));
+  await settles(0);
 }
 
 interface Taken {
@@ -141,16 +137,16 @@ interface Taken {
 
 /** Boots, and takes the machine at its prompt. */
 async function take(directory: string, manifest: DiskManifest, disk: OpenDisk): Promise<Taken> {
-  const bench = await Bench.create(directory, manifest, disk, true, 1);
+  const bench = await Bench.create(directory, manifest, disk, true);
   const { machine } = bench;
   try {
     await bench.shows(PROMPT, () => machine.start());
     const screen = new Uint8Array(Buffer.concat(bench.raw));
-    await bench.agent.ready;
-    await bench.sh('sync; echo 3 > /proc/sys/vm/drop_caches');
-    for (const command of WARM) await bench.sh(command);
-    await bench.sh('sync');
-    await bench.clearFreePages();
+    const agent = bench.connect(1);
+    await sh(agent, 'sync; echo 3 > /proc/sys/vm/drop_caches');
+    for (const command of WARM) await sh(agent, command);
+    await sh(agent, 'sync');
+    await clearFreePages(machine, agent);
     const state = await machine.save();
     return { state, overlay: await disk.device.exportState(), console: screen };
   } finally {
@@ -178,7 +174,7 @@ async function rehearse(
   { state, overlay }: Taken,
 ): Promise<Order> {
   disk.device.importState(structuredClone(overlay));
-  const bench = await Bench.create(directory, manifest, disk, false, 2);
+  const bench = await Bench.create(directory, manifest, disk, false);
   const { machine } = bench;
   const { pages } = state.memory;
   const touched: number[] = [];
@@ -198,7 +194,7 @@ async function rehearse(
   try {
     machine.resize(100, 30);
     const identity = { seed: new Uint8Array(64), machineId: '0'.repeat(32), mac: Uint8Array.of(2, 0, 0, 0, 0, 1) };
-    const refreshed = bench.agent.refresh(Date.UTC(2026, 0, 1), { ...identity, hostname: 'debian' });
+    const refreshed = bench.connect(2).refresh(Date.UTC(2026, 0, 1), { ...identity, hostname: 'debian' });
     await bench.shows(/x$/, () => {
       machine.start();
       bench.type('x');
