@@ -6,9 +6,10 @@ import { describeInput, differences } from './compare.ts';
 import { CODE_BYTES, Emulated } from './emulated.ts';
 import { encode, LEAVE_EMULATED, LEAVE_NATIVE, SLOT, unaskable, type Code } from './forms.ts';
 import { fillInput } from './inputs.ts';
-import { buildNative, CODE, IN, NO_EXCEPTION, OUT, PATCH_BYTES, runNative, WINDOW_BYTES } from './native.ts';
+import { buildNative, CODE, IN, runNative, WINDOW_BYTES } from './native.ts';
 import { fill16 } from './operands.ts';
 import { Random } from './random.ts';
+import { Results } from './results.ts';
 
 export interface CampaignOptions {
   cases: number;
@@ -37,6 +38,8 @@ export interface CampaignResult {
   forms: number;
   advertised: number;
   missing: string[];
+  /** Forms that were answered with nothing but #GP or #UD: what they do was not seen. */
+  refused: string[];
   excluded: Map<string, string>;
   mismatches: Mismatch[];
 }
@@ -68,6 +71,7 @@ export function campaign(options: CampaignOptions): CampaignResult {
   const machines = tiers.map((tier) => new Emulated(tier));
   const { askable, excluded } = forms(bits, options.only);
   const ran = new Set<Def>();
+  const answered = new Set<Def>();
   const mismatches = new Map<string, Mismatch>();
   const codesWanted = Math.ceil(options.cases / perCode);
   let cases = 0;
@@ -111,30 +115,20 @@ export function campaign(options: CampaignOptions): CampaignResult {
       for (let k = 0; k < perCode; k++) fillInput(code, r, view, (i * perCode + k) * IN.SIZE);
     });
     const output = runNative(built.program, { code: memory, window, inputs, count });
-    const native = new DataView(output.buffer, output.byteOffset, output.length);
-    const at = new Int32Array(count);
-    for (let i = 0, p = 0; i < count; i++) {
-      at[i] = p;
-      p += OUT.SIZE + native.getUint32(p + OUT.LENGTH, true);
-      if (bits === 32) normalise32(native, at[i]!, codes[Math.floor(i / perCode)]!);
+    const results = new Results(output, inputs, window, count);
+    for (let i = 0; i < count; i++) {
+      const code = codes[Math.floor(i / perCode)]!;
+      if (bits === 32) results.leaveByBreakpoint(i, code.exit);
+      const vector = results.vector(i);
+      if (vector !== 13 && vector !== 6) answered.add(code.def);
     }
-    const expected = new Uint8Array(WINDOW_BYTES);
     machines.forEach((machine, t) => {
       machine.load(emulated, window);
       for (let i = 0; i < count; i++) {
         const code = codes[Math.floor(i / perCode)]!;
         let lines: string[];
         try {
-          const got = machine.run(view, i * IN.SIZE);
-          expected.set(window);
-          for (let k = 0; k < view.getUint32(i * IN.SIZE + IN.PATCHES, true); k++) {
-            const p = i * IN.SIZE + IN.PATCH + k * PATCH_BYTES;
-            expected.set(inputs.subarray(p + 8, p + 8 + view.getUint32(p + 4, true)), view.getUint32(p, true));
-          }
-          const p = at[i]!;
-          const length = native.getUint32(p + OUT.LENGTH, true);
-          expected.set(output.subarray(p + OUT.SIZE, p + OUT.SIZE + length), native.getUint32(p + OUT.FIRST, true));
-          lines = differences(code, view, i * IN.SIZE, native, p, expected, got);
+          lines = differences(code, view, results, i, machine.run(view, i * IN.SIZE));
         } catch (e) {
           lines = [
             `threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 4).join(' | ') : String(e)}`,
@@ -162,18 +156,8 @@ export function campaign(options: CampaignOptions): CampaignResult {
     forms: ran.size,
     advertised: askable.length,
     missing: askable.filter((d) => !ran.has(d)).map((d) => d.pattern),
+    refused: [...ran].filter((d) => !answered.has(d)).map((d) => d.pattern),
     excluded,
     mismatches: [...mismatches.values()],
   };
-}
-
-/** A 32-bit case leaves by a breakpoint: there is no jump back to 64-bit code without a far pointer in the way. */
-function normalise32(native: DataView, at: number, code: Code): void {
-  if (
-    native.getUint32(at + OUT.VECTOR, true) === 3 &&
-    native.getBigUint64(at + OUT.RIP, true) === BigInt(code.exit + 1)
-  ) {
-    native.setUint32(at + OUT.VECTOR, NO_EXCEPTION, true);
-    native.setBigUint64(at + OUT.RIP, BigInt(code.exit), true);
-  }
 }

@@ -1,9 +1,11 @@
 /** What must be equal, and what the manuals leave undefined. */
-import { CS, GPR_NAMES } from '../../emulator/cpu/layout.ts';
 import { AF, ARITH, CF, OF, PF, SF, ZF } from '../../emulator/cpu/insn.ts';
+import { CS, GPR_NAMES } from '../../emulator/cpu/layout.ts';
 import type { Code } from './forms.ts';
 import type { Outcome } from './emulated.ts';
-import { IN, NO_EXCEPTION, OUT, PATCH_BYTES, STATE, USER_CODE32, WINDOW_BYTES } from './native.ts';
+import { operandAddress } from './inputs.ts';
+import { IN, NO_EXCEPTION, OUT, PATCH_BYTES, STATE, USER_CODE32, WINDOW, WINDOW_BYTES } from './native.ts';
+import { Comparison, digits, hex, type Results } from './results.ts';
 
 const RCX = 1;
 
@@ -85,13 +87,13 @@ function undefinedResult(code: Code, input: DataView, at: number): boolean {
 
 /**
  * BSF and BSR of 0 leave the register (AMD), or undefined (Intel), and CMPXCHG that finds no equality writes the old
- * value back (Intel) or nothing (AMD): the upper half may be cleared.
+ * value back (Intel) or nothing (AMD): the upper half may be cleared. A bit for each register.
  */
-function upperUndefined(code: Code, n: number, input: DataView, at: number): boolean {
+function upperUndefined(code: Code, input: DataView, at: number): number {
   const { insn } = code;
   const o = insn.operands[0];
-  if (!/^(bs[fr]|cmpxchg)$/.test(insn.def.name) || insn.size !== 4 || o?.kind !== 'reg' || o.reg !== n) return false;
-  return input.getUint32(at + IN.GPR + n * 8 + 4, true) !== 0;
+  if (!/^(bs[fr]|cmpxchg)$/.test(insn.def.name) || insn.size !== 4 || o?.kind !== 'reg') return 0;
+  return input.getUint32(at + IN.GPR + o.reg * 8 + 4, true) !== 0 ? 1 << o.reg : 0;
 }
 
 /**
@@ -128,154 +130,109 @@ const LONG_OPERAND = /^f(ldenv|xrstor|xsave|rstor|nsave|nstenv)|^cmps|^pusha|^ir
 const TRANSCENDENTAL = /^(fsin|fcos|fsincos|fptan|fpatan|f2xm1|fyl2x|fyl2xp1)$/;
 
 const SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'];
-const hex = (v: bigint | number): string => v.toString(16);
 
 /**
- * Compares what the processor did (`native`, at `at`, the changed memory behind it) with what the emulator did.
+ * Bytes of the window that are not compared: where the last x87 instruction and its operand were, which AMD's
+ * processors only know when an exception is pending, and what FXSAVE says of MXCSR's bits or reserves.
+ */
+function ignoredMemory(code: Code, input: DataView, at: number): readonly (readonly [from: number, to: number])[] {
+  const { name } = code.def;
+  const { insn } = code;
+  const fx = name === 'fxsave';
+  if (!fx && !/^fn(save|stenv)$/.test(name)) return [];
+  const where = operandAddress(code, (n) => input.getBigUint64(at + IN.GPR + n * 8, true));
+  if (where === undefined) return [];
+  const start = Number(BigInt.asIntN(64, where)) - WINDOW;
+  return (fx ? FXSAVE_IGNORED : insn.size === 2 ? ENVIRONMENT16_IGNORED : ENVIRONMENT_IGNORED).map(([a, b]) => [
+    start + a,
+    start + b,
+  ]);
+}
+/** SDM vol. 1, table 10-2 and figures 8-9 to 8-12. */
+const FXSAVE_IGNORED = [
+  [6, 24],
+  [28, 32],
+  [416, 512],
+] as const;
+const ENVIRONMENT_IGNORED = [[12, 28]] as const;
+const ENVIRONMENT16_IGNORED = [[6, 14]] as const;
+
+/**
+ * Compares what the processor did in case `i` with what the emulator did.
  * @returns one line for each difference
  */
-export function differences(
-  code: Code,
-  input: DataView,
-  inputAt: number,
-  native: DataView,
-  at: number,
-  expectedWindow: Uint8Array,
-  got: Outcome,
-): string[] {
-  const out: string[] = [];
+export function differences(code: Code, input: DataView, results: Results, i: number, got: Outcome): string[] {
   const { record } = got;
-  const { name } = code.def;
-  const vector = native.getUint32(at + OUT.VECTOR, true);
-  const gotVector = record.getUint32(OUT.VECTOR, true);
+  const { name, unit } = code.def;
+  const inputAt = i * IN.SIZE;
+  const native = results.view;
+  const at = results.at(i);
+  const c = new Comparison(native, at, got);
+  const { vector, gotVector } = c;
   // An operand that runs over the end of the 32-bit address space is beyond the segment's limit.
   if (code.bits === 32 && vector === 13 && gotVector === 14 && record.getUint32(OUT.CR2, true) >= 0xffff_f000)
-    return out;
+    return [];
   // Which of its two operands CMPS reads first is the processor's choice.
   const other = (v: number): boolean => v === 13 || v === 14;
-  if (name === 'cmps' && other(vector) && other(gotVector) && vector !== gotVector) return out;
+  if (name === 'cmps' && other(vector) && other(gotVector) && vector !== gotVector) return [];
   // So is whether RETF looks behind what it releases before it has checked the selector.
-  if (name === 'retf' && vector === 14 && gotVector === 13) return out;
+  if (name === 'retf' && vector === 14 && gotVector === 13) return [];
   // An operand that runs into the non-canonical hole: the part before it may be found missing first.
-  if (vector === 13 && gotVector === 14 && record.getBigUint64(OUT.CR2, true) >> 12n === 0x7_ffff_ffffn) return out;
-  if (vector !== gotVector) out.push(`exception ${vector}, got ${gotVector}`);
-  else if (vector === 14) {
-    // The host's kernel says "present" of all its own addresses, and the harness has its own program and state mapped.
-    const cr2 = native.getBigUint64(at + OUT.CR2, true);
-    const own =
-      cr2 >= 0x7fff_ffff_f000n || (cr2 >= 0x40_0000n && cr2 < 0x100_0000n) || cr2 >> 12n === BigInt(STATE >>> 12)
-        ? 1
-        : 0;
-    if (
-      !LONG_OPERAND.test(name) &&
-      (native.getUint32(at + OUT.ERROR, true) | own) !== (record.getUint32(OUT.ERROR, true) | own)
-    )
-      out.push(`#PF code ${native.getUint32(at + OUT.ERROR, true)}, got ${record.getUint32(OUT.ERROR, true)}`);
+  if (vector === 13 && gotVector === 14 && record.getBigUint64(OUT.CR2, true) >> 12n === 0x7_ffff_ffffn) return [];
+  c.exception();
+  if (vector === gotVector) {
     // Which of a long operand's pages is found missing first is the processor's choice.
-    if (!LONG_OPERAND.test(name) && cr2 !== record.getBigUint64(OUT.CR2, true))
-      out.push(`CR2 ${hex(cr2)}, got ${hex(record.getBigUint64(OUT.CR2, true))}`);
-  } else if (vector === 13 || vector === 12) {
-    if (native.getUint32(at + OUT.ERROR, true) !== record.getUint32(OUT.ERROR, true))
-      out.push(`#GP code ${native.getUint32(at + OUT.ERROR, true)}, got ${record.getUint32(OUT.ERROR, true)}`);
+    if (vector === 14 && !LONG_OPERAND.test(name)) {
+      // The host's kernel says "present" of all its own addresses, and the harness has its own program and state mapped.
+      const cr2 = native.getBigUint64(at + OUT.CR2, true);
+      const own =
+        cr2 >= 0x7fff_ffff_f000n || (cr2 >= 0x40_0000n && cr2 < 0x100_0000n) || cr2 >> 12n === BigInt(STATE >>> 12);
+      c.field(OUT.ERROR, 4, own ? ~1 : -1, '#PF code');
+      c.quad(OUT.CR2, 'CR2');
+    }
+    if (vector === 13 || vector === 12) c.field(OUT.ERROR, 4, -1, '#GP code');
   }
-  const rip = native.getBigUint64(at + OUT.RIP, true);
-  const gotRip = record.getBigUint64(OUT.RIP, true);
-  if (rip !== gotRip)
-    out.push(`rip entry+${hex(rip - BigInt(code.entry))}, got entry+${hex(gotRip - BigInt(code.entry))}`);
+  c.rip(code.entry);
   // A POPA that faults may have loaded some registers already; it is executed again as a whole.
-  if (vector === 14 && name === 'popa') return out;
-  if (vector === NO_EXCEPTION && undefinedResult(code, input, inputAt)) return out;
-  const { upperHalves, values } = unknownRegisters(code);
+  if (vector === 14 && name === 'popa') return c.lines;
+  if (vector === NO_EXCEPTION && undefinedResult(code, input, inputAt)) return c.lines;
   // In compatibility mode the upper halves are undefined (SDM vol. 1, 3.4.1.1).
   const lowerOnly = code.bits === 32 || native.getUint16(at + OUT.SELECTORS + CS * 2, true) === USER_CODE32;
-  for (let n = 0; n < (code.bits === 64 ? 16 : 8); n++) {
-    const offset = OUT.GPR + n * 8;
-    const same =
-      ((values >> n) & 1 || native.getUint32(at + offset, true) === record.getUint32(offset, true)) &&
-      (lowerOnly ||
-        (upperHalves >> n) & 1 ||
-        upperUndefined(code, n, input, inputAt) ||
-        native.getUint32(at + offset + 4, true) === record.getUint32(offset + 4, true));
-    if (!same)
-      out.push(
-        `${GPR_NAMES[n]} ${hex(native.getBigUint64(at + offset, true))}, got ${hex(record.getBigUint64(offset, true))}`,
-      );
+  const { upperHalves, values } = unknownRegisters(code);
+  c.registers(code.bits === 64 ? 16 : 8, values, lowerOnly ? -1 : upperHalves | upperUndefined(code, input, inputAt));
+  // On its way to the signal, the host's kernel may have made another null selector of a null selector.
+  const exact = code.bits === 64 && vector === NO_EXCEPTION;
+  SEGMENTS.forEach((segment, n) => {
+    const o = OUT.SELECTORS + n * 2;
+    if (exact || native.getUint16(at + o, true) > 3 || record.getUint16(o, true) > 3) c.field(o, 2, -1, segment);
+  });
+  if (code.bits === 64) {
+    c.quad(OUT.FS_BASE, 'FS base');
+    c.quad(OUT.GS_BASE, 'GS base');
   }
-  for (let n = 0; n < 6; n++) {
-    const a = native.getUint16(at + OUT.SELECTORS + n * 2, true);
-    const b = record.getUint16(OUT.SELECTORS + n * 2, true);
-    // On its way to the signal, the host's kernel may have made another null selector of a null selector.
-    const left = code.bits === 64 && vector === NO_EXCEPTION;
-    if (a !== b && (left || a > 3 || b > 3)) out.push(`${SEGMENTS[n]} ${hex(a)}, got ${hex(b)}`);
-  }
-  if (code.bits === 64)
-    for (const [base, offset] of [
-      ['FS', OUT.FS_BASE],
-      ['GS', OUT.GS_BASE],
-    ] as const) {
-      const a = native.getBigUint64(at + offset, true);
-      const b = record.getBigUint64(offset, true);
-      if (a !== b) out.push(`${base} base ${hex(a)}, got ${hex(b)}`);
-    }
   const undefinedBits = vector === NO_EXCEPTION || vector === 3 ? undefinedFlags(code, input, inputAt) : 0;
   // RDSEED may have none.
-  const flags = 0x247ed5 & ~0x100 & ~undefinedBits & (name === 'rdseed' ? ~CF : -1);
-  const wantFlags = native.getUint32(at + OUT.RFLAGS, true) & flags;
-  const gotFlags = record.getUint32(OUT.RFLAGS, true) & flags;
-  if (wantFlags !== gotFlags) out.push(`rflags ${hex(wantFlags)}, got ${hex(gotFlags)} (of ${hex(flags)})`);
+  c.flags(0x247ed5 & ~0x100 & ~undefinedBits & (name === 'rdseed' ? ~CF : -1));
 
-  // x87 and SSE
-  const fx = at + OUT.FX;
-  const word = (offset: number, mask: number, what: string, bytes: 1 | 2 | 4): void => {
-    const a =
-      (bytes === 1
-        ? native.getUint8(fx + offset)
-        : bytes === 2
-          ? native.getUint16(fx + offset, true)
-          : native.getUint32(fx + offset, true)) & mask;
-    const b =
-      (bytes === 1
-        ? record.getUint8(OUT.FX + offset)
-        : bytes === 2
-          ? record.getUint16(OUT.FX + offset, true)
-          : record.getUint32(OUT.FX + offset, true)) & mask;
-    if (a !== b) out.push(`${what} ${hex(a >>> 0)}, got ${hex(b >>> 0)}`);
-  };
-  const x87 = code.def.unit === 'x87';
   // A processor may have entered MMX state before it found the fault.
-  if ((code.def.unit === 'mmx' || /^cvt.*pi/.test(name)) && (vector === 14 || vector === 19)) return out;
-  word(0, 0x1f3f, 'fcw', 2);
+  if ((unit === 'mmx' || /^cvt.*pi/.test(name)) && (vector === 14 || vector === 19)) return c.lines;
+  const transcendental = TRANSCENDENTAL.test(name);
   // C1 (rounded up), PE and UE follow the last place too.
-  word(
-    2,
-    TRANSCENDENTAL.test(name) ? 0xfccf & ~C0_C2_C3 : x87 && !DEFINES_CONDITION.test(name) ? 0xffff & ~C0_C2_C3 : 0xffff,
-    'fsw',
-    2,
+  const conditions = transcendental || (unit === 'x87' && !DEFINES_CONDITION.test(name));
+  c.field(OUT.FX, 2, 0x1f3f, 'fcw');
+  c.field(OUT.FX + 2, 2, (transcendental ? 0xfccf : 0xffff) & (conditions ? ~C0_C2_C3 : -1), 'fsw');
+  c.field(OUT.FX + 4, 1, 0xff, 'ftw');
+  c.field(OUT.FX + 24, 4, -1, 'mxcsr');
+  const approximation = /^r(cp|sqrt)[ps]s$/.test(name);
+  c.vectors((n, a, ai, b, bi) =>
+    n < 8 ? n < 2 && transcendental && near(a, ai, b, bi) : approximation && approximates(a, ai, b, bi),
   );
-  word(4, 0xff, 'ftw', 1);
-  word(24, -1, 'mxcsr', 4);
-  for (let i = 0; i < 24; i++) {
-    const offset = 32 + i * 16;
-    const length = i < 8 ? 10 : 16;
-    let same = true;
-    for (let k = 0; k < length; k += 2)
-      if (native.getUint16(fx + offset + k, true) !== record.getUint16(OUT.FX + offset + k, true)) same = false;
-    if (!same && /^r(cp|sqrt)[ps]s$/.test(name) && i >= 8 && approximates(native, fx + offset, record, OUT.FX + offset))
-      continue;
-    if (!same && !(i < 2 && TRANSCENDENTAL.test(name) && near(native, fx + offset, record, OUT.FX + offset)))
-      out.push(
-        `${i < 8 ? `st${i}` : `xmm${i - 8}`} ${digits(native, fx + offset, length)}, got ${digits(record, OUT.FX + offset, length)}`,
-      );
-  }
-
-  if (Buffer.compare(expectedWindow, got.window) !== 0 && !/^f(n?save|xsave|n?stenv)$/.test(name)) {
-    const list: string[] = [];
-    for (let i = 0; i < WINDOW_BYTES && list.length < 24; i++)
-      if (expectedWindow[i] !== got.window[i])
-        list.push(`+${hex(i)}: ${hex(expectedWindow[i]!)}, got ${hex(got.window[i]!)}`);
-    out.push(`memory ${list.join('; ')}`);
-  }
-  return out;
+  const expected = results.windowAfter(i);
+  for (const [from, to] of ignoredMemory(code, input, inputAt))
+    for (let k = Math.max(0, from); k < Math.min(WINDOW_BYTES, to); k++) expected[k] = got.window[k]!;
+  // How much is written before a missing page is found is the processor's choice.
+  if (!(vector === 14 && /^f(xsave|nsave|nstenv)$/.test(name))) c.memory(expected);
+  return c.lines;
 }
 
 /** Whether two 80-bit numbers are at most one unit in the last place apart. */
@@ -298,18 +255,6 @@ function approximates(a: DataView, at: number, b: DataView, bt: number): boolean
     if (!(Math.abs(x - y) <= 3 * 2 ** -12 * Math.abs(x))) return false;
   }
   return true;
-}
-
-function digits(view: DataView, at: number, length: number): string {
-  let s = '';
-  for (let i = length - 1; i >= 0; i--)
-    s +=
-      (i === 7 ? '_' : '') +
-      view
-        .getUint8(at + i)
-        .toString(16)
-        .padStart(2, '0');
-  return s;
 }
 
 /** An input in words: enough to run it again by hand. */

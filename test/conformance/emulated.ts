@@ -74,6 +74,8 @@ export class Emulated {
       random: () => undefined,
     };
     const cpu = createProcessor(host, RAM, tier) as X86Processor;
+    // Inputs are beyond what compiled x87 code expects more often than a program's are.
+    cpu.retreatLimit = Infinity;
     this.cpu = cpu;
     if (heat !== undefined) {
       (cpu as { heat: number }).heat = heat;

@@ -307,7 +307,7 @@ function fillVectors(r: Random, unit: string | undefined, kind: Kind, name: stri
   let status = 0;
   let tags = 0xff;
   if (unit === 'x87') {
-    control = (r.below(16) << 8) | 0x7f;
+    control = r.oneIn(2) ? 0x37f : (r.below(16) << 8) | 0x7f;
     if ((control & 0x300) === 0x100) control |= 0x200;
     if (r.oneIn(8)) control &= ~r.below(64);
     status = (r.below(8) << 11) | (r.u32() & 0x4700);

@@ -25,7 +25,7 @@ export const REACH = 0xc00;
 
 /** Instructions that a program cannot have as they are: control flow (made on purpose here), traps, strange state. */
 const EXCLUDED =
-  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|mwait|monitor)/;
+  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|rdtsc|rdpmc|rdrand|rdseed|cpuid|rcp|rsqrt|maskmov|wrfs|wrgs|l[defgs]s$|lar|lsl|ver[rw]|bound)/;
 
 interface Families {
   integer: Def[];
@@ -43,7 +43,7 @@ function familiesOf(): Families {
   if (families) return families;
   const f: Families = { integer: [], flags: [], shifts: [], vector: [], x87: [], mmx: [], helpers: [] };
   for (const d of DEFS) {
-    if (unaskable(d, 64) || d.privileged || d.ends || EXCLUDED.test(d.name)) {
+    if (unaskable(d, 64) || d.privileged || d.ends || EXCLUDED.test(d.name) || d.validRegisters >= 0) {
       // BT and relatives with an immediate are well behaved; so is CMPXCHG in memory.
       if (/^bt/.test(d.name) && d.specs[1] === 'Ib' && !unaskable(d, 64)) f.flags.push(d);
       continue;

@@ -1,7 +1,7 @@
 /** Random programs in the host's processor, the interpreter and compiled regions. */
 import { defineAll } from '../../emulator/cpu/defs/index.ts';
 import { ARITH, DEFS } from '../../emulator/cpu/insn.ts';
-import { GPR_NAMES, RBP, RSP } from '../../emulator/cpu/layout.ts';
+import { RBP, RSP } from '../../emulator/cpu/layout.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { Emulated, type Outcome } from './emulated.ts';
 import { LEAVE_EMULATED, LEAVE_NATIVE } from './forms.ts';
@@ -9,6 +9,7 @@ import { buildNative, CODE, IN, NO_EXCEPTION, OUT, runNative, WINDOW, WINDOW_BYT
 import { f80, fill16, integer64, type Kind } from './operands.ts';
 import { ProgramMaker, REACH, type Program } from './programs.ts';
 import { Random } from './random.ts';
+import { Comparison, Results } from './results.ts';
 
 const SLOT_BYTES = 8192;
 const PROGRAMS = 128;
@@ -55,58 +56,21 @@ function fillProgramInput(r: Random, program: Program, view: DataView, at: numbe
   for (let i = 0; i < 16; i++) fill16(r, r.pick<Kind>(['int', 'f32', 'f64']), view, fx + 160 + i * 16);
 }
 
-const hex = (v: bigint | number): string => v.toString(16);
-
 /** What differs after a program. */
-function compareProgram(program: Program, native: DataView, at: number, expected: Uint8Array, got: Outcome): string[] {
-  const out: string[] = [];
-  const { record } = got;
-  const vector = native.getUint32(at + OUT.VECTOR, true);
-  if (vector !== record.getUint32(OUT.VECTOR, true))
-    out.push(`exception ${vector}, got ${record.getUint32(OUT.VECTOR, true)}`);
-  const rip = native.getBigUint64(at + OUT.RIP, true);
-  const gotRip = record.getBigUint64(OUT.RIP, true);
-  if (rip !== gotRip)
-    out.push(`rip entry+${hex(rip - BigInt(program.entry))}, got entry+${hex(gotRip - BigInt(program.entry))}`);
-  for (let n = 0; n < 16; n++) {
-    const a = native.getBigUint64(at + OUT.GPR + n * 8, true);
-    const b = record.getBigUint64(OUT.GPR + n * 8, true);
-    if (a !== b) out.push(`${GPR_NAMES[n]} ${hex(a)}, got ${hex(b)}`);
-  }
+function compareProgram(program: Program, results: Results, i: number, got: Outcome): string[] {
+  const c = new Comparison(results.view, results.at(i), got);
+  c.exception();
+  c.rip(program.entry);
+  c.registers(16, 0, 0);
   // Flags that the next instruction would have overwritten may be stale when it faults.
-  const flags = vector === NO_EXCEPTION ? 0xcd5 & ~program.undefinedAtEnd : 0x400;
-  const a = native.getUint32(at + OUT.RFLAGS, true) & flags;
-  const b = record.getUint32(OUT.RFLAGS, true) & flags;
-  if (a !== b) out.push(`rflags ${hex(a)}, got ${hex(b)} (of ${hex(flags)})`);
-  const word = (offset: number, mask: number, what: string): void => {
-    const x = native.getUint16(at + OUT.FX + offset, true) & mask;
-    const y = record.getUint16(OUT.FX + offset, true) & mask;
-    if (x !== y) out.push(`${what} ${hex(x)}, got ${hex(y)}`);
-  };
-  word(0, 0x1f3f, 'fcw');
-  word(2, 0xffff & ~C0_TO_C3, 'fsw');
-  word(4, 0xff, 'ftw');
-  word(24, 0xffff, 'mxcsr');
-  for (let i = 0; i < 24; i++) {
-    let same = true;
-    for (let k = 0; k < (i < 8 ? 10 : 16); k += 2)
-      if (native.getUint16(at + OUT.FX + 32 + i * 16 + k, true) !== record.getUint16(OUT.FX + 32 + i * 16 + k, true))
-        same = false;
-    if (!same) {
-      const text = (v: DataView, o: number): string =>
-        `${hex(v.getBigUint64(o + 8, true))}_${hex(v.getBigUint64(o, true))}`;
-      out.push(
-        `${i < 8 ? `st${i}` : `xmm${i - 8}`} ${text(native, at + OUT.FX + 32 + i * 16)}, got ${text(record, OUT.FX + 32 + i * 16)}`,
-      );
-    }
-  }
-  if (Buffer.compare(expected, got.window) !== 0) {
-    const list: string[] = [];
-    for (let i = 0; i < WINDOW_BYTES && list.length < 12; i++)
-      if (expected[i] !== got.window[i]) list.push(`+${hex(i)}: ${hex(expected[i]!)}, got ${hex(got.window[i]!)}`);
-    out.push(`memory ${list.join('; ')}`);
-  }
-  return out;
+  c.flags(c.vector === NO_EXCEPTION ? 0xcd5 & ~program.undefinedAtEnd : 0x400);
+  c.field(OUT.FX, 2, 0x1f3f, 'fcw');
+  c.field(OUT.FX + 2, 2, 0xffff & ~C0_TO_C3, 'fsw');
+  c.field(OUT.FX + 4, 1, 0xff, 'ftw');
+  c.field(OUT.FX + 24, 2, 0xffff, 'mxcsr');
+  c.vectors();
+  c.memory(results.windowAfter(i));
+  return c.lines;
 }
 
 /** Runs that came to their end, in the host's processor. */
@@ -138,15 +102,9 @@ function runTrials(
   const view = new DataView(inputs.buffer, inputs.byteOffset, inputs.length);
   const count = trials.reduce((n, t) => n + t.count, 0);
   const output = runNative(native, { code, window, inputs, count });
-  const results = new DataView(output.buffer, output.byteOffset, output.length);
-  const at: number[] = [];
-  for (let i = 0, p = 0; i < count; i++) {
-    at.push(p);
-    p += OUT.SIZE + results.getUint32(p + OUT.LENGTH, true);
-  }
+  const results = new Results(output, inputs, window, count);
   if (machines.length !== 1 || trials.length !== 1)
-    for (const p of at) if (results.getUint32(p + OUT.VECTOR, true) === NO_EXCEPTION) finished++;
-  const expected = new Uint8Array(WINDOW_BYTES);
+    for (let i = 0; i < count; i++) if (results.vector(i) === NO_EXCEPTION) finished++;
   const out: { trial: Trial; runner: string; input: number; lines: string[] }[] = [];
   for (const { name, machine } of machines) {
     machine.load(emulated, window);
@@ -156,12 +114,7 @@ function runTrials(
       for (let k = 0; k < trial.count; k++, i++) {
         let lines: string[];
         try {
-          const got = machine.run(view, i * IN.SIZE);
-          expected.set(window);
-          const p = at[i]!;
-          const length = results.getUint32(p + OUT.LENGTH, true);
-          expected.set(output.subarray(p + OUT.SIZE, p + OUT.SIZE + length), results.getUint32(p + OUT.FIRST, true));
-          lines = compareProgram(trial.program, results, p, expected, got);
+          lines = compareProgram(trial.program, results, i, machine.run(view, i * IN.SIZE));
         } catch (e) {
           lines = [
             `threw ${e instanceof Error ? (e.stack ?? e.message).split('\n').slice(0, 6).join(' | ') : String(e)}`,
