@@ -7,6 +7,7 @@ import { type BaseIdentity, identifyBlob, identifyBytes, identifyManifest, ident
 import { type DiskManifest, fetchManifest } from './manifest.ts';
 import { MemorySource } from './memory.ts';
 import { MemoryStore, Overlay, type OverlayOptions, type OverlayStore } from './overlay.ts';
+import { isParts, PartsSource } from './parts.ts';
 import { BlockError, type BlockSource } from './types.ts';
 
 /** A disk by the absolute address of its manifest (`….json`) or raw image, or the bytes themselves. */
@@ -72,6 +73,10 @@ async function findBase(location: DiskLocation, options: DiskOptions): Promise<D
     return { source, identity: once(() => identifyBlob(location, source)) };
   }
   if (isManifest(location)) return chunkBase(await fetchManifest(location, options), location, options);
+  if (isParts(location)) {
+    const parts = await PartsSource.open(location, options);
+    return { source: parts, url: location, identity: async () => parts.identity };
+  }
   const source = await HttpRangeSource.open(location, options);
   return { source, url: location, identity: async () => identifyRange(source) };
 }
