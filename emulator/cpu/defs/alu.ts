@@ -11,12 +11,19 @@ function second(c: Emit): Expr {
   return c.operand(1).kind === 'imm' ? c.let(v) : v;
 }
 
+/** Writes a result and its flags; flags first where nothing can fault, so that registers among the operands are still the old ones. */
+function finish(c: Emit, r: Expr, flags: () => void): void {
+  const memory = c.isMem(0);
+  if (!memory) flags();
+  c.set(0, r);
+  if (memory) flags();
+}
+
 function add(c: Emit): void {
   const a = c.get(0);
   const b = second(c);
   const r = c.let(c.w.add(a, b));
-  c.set(0, r);
-  c.flagsAdd(a, b, r);
+  finish(c, r, () => c.flagsAdd(a, b, r));
 }
 function adc(c: Emit): void {
   const a = c.get(0);
@@ -29,8 +36,7 @@ function sub(c: Emit): void {
   const a = c.get(0);
   const b = second(c);
   const r = c.let(c.w.sub(a, b));
-  c.set(0, r);
-  c.flagsSub(a, b, r);
+  finish(c, r, () => c.flagsSub(a, b, r));
 }
 function sbb(c: Emit): void {
   const a = c.get(0);
@@ -42,7 +48,7 @@ function sbb(c: Emit): void {
 function cmp(c: Emit): void {
   const a = c.get(0);
   const b = second(c);
-  if (!c.flagsDead) c.flagsSub(a, b, c.let(c.w.sub(a, b)));
+  c.flagsSub(a, b, c.w.sub(a, b));
 }
 function test(c: Emit): void {
   const a = c.get(0);

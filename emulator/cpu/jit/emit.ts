@@ -12,6 +12,7 @@ import {
   type Mode,
 } from '../layout.ts';
 import { RUNTIME } from '../runtime.ts';
+import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, I64, i64, k32, k64, V128, v128, type Expr } from '../wasm/expr.ts';
 
@@ -57,9 +58,11 @@ export interface RegionContext {
   edge(offset: number): void;
   /** Stays within the region if the linear address is one of its blocks that can be jumped to; else goes on. */
   jump(target: Expr): void;
+  /** The x87 stack, if the region uses it and has it in locals. */
+  x87: X87Stack | undefined;
 }
 
-/** Instructions that write no register but their first operand, and read each operand once or twice. */
+/** Instructions that write no register but their first operand, last of all, and read each operand once or twice. */
 const READS_IN_PLACE = /^(mov|movsx|movsxd|movzx|add|sub|and|or|xor|cmp|test|push)$/;
 
 /** Stands for a register that the region does not use; emitting it gives an invalid module. */
@@ -102,7 +105,14 @@ export function newContext(
     fault: { depth: 0 },
     edge: () => undefined,
     jump: () => undefined,
+    x87: undefined,
   };
+}
+
+/** Goes to the common exit. */
+export function leave(c: RegionContext): void {
+  c.x87?.exiting();
+  c.f.br(c.exit);
 }
 
 /** Registers to memory, before a helper and at the exit. */
@@ -147,14 +157,11 @@ export class JitEmit extends Emit {
     super(c.f, insn, c.state);
   }
 
-  /** Registers of operands that the instruction leaves alone are read in place. */
+  /** Operands of most instructions are read in place. */
   override get(k: number): Expr {
     const o = this.operand(k);
-    if (o.kind !== 'reg' || o.cls !== 'gpr' || o.size < 4 || !READS_IN_PLACE.test(this.insn.def.name))
-      return super.get(k);
-    const first = this.operand(0);
-    const written = this.insn.def.access !== 'r' && first.kind === 'reg' && first.cls === 'gpr' && first.reg === o.reg;
-    return written ? super.get(k) : this.regAt(k);
+    const inPlace = o.kind === 'reg' && o.cls === 'gpr' && o.size >= 4 && READS_IN_PLACE.test(this.insn.def.name);
+    return inPlace ? this.regAt(k) : super.get(k);
   }
 
   /** Notes a register's use; outside discovery it must have been found before. */
@@ -309,7 +316,16 @@ export class JitEmit extends Emit {
     this.f.brIf(i32.eqz(ok), this.c.fault);
   }
 
+  /** Leaves this instruction to the interpreter; nothing may have changed yet. */
+  retreat(): void {
+    this.beforeFault();
+    this.f.store(4, this.state + S.FAULT_FLAGS, k32(this.slowInfo >>> 16));
+    this.f.drop(this.callImport('retreat', this.record()));
+    this.leaveFaulted();
+  }
+
   protected beforeFault(): void {
+    this.c.x87?.exiting();
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;
     // Regions must not go on after their own code has changed: the slow path is told that a region asks.
@@ -374,7 +390,7 @@ export class JitEmit extends Emit {
     this.f.set(this.c.exitTarget, target);
     this.settleFlags();
     this.f.set(this.c.exitRecord, k32(EXIT_FAR));
-    this.f.br(this.c.exit);
+    leave(this.c);
   }
 
   private goRel(): void {
@@ -415,7 +431,7 @@ export class JitEmit extends Emit {
     this.c.jump(t);
     if (this.insn.bits === 64)
       this.f.if(this.notCanonical(t), () => {
-        this.f.set(this.c.fuel, i32.add(this.c.fuel.get, k32(this.blockLength)));
+        takeFuel(this.c, -this.blockLength);
         back?.();
         this.raise(Vector.GP, 0);
       });
@@ -424,6 +440,7 @@ export class JitEmit extends Emit {
   }
 
   runHelper(): void {
+    this.c.x87?.sync();
     this.settleFlags();
     spill(this.c);
     this.f.if(this.callImport('helper', this.record()), () => this.f.return());

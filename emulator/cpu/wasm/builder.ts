@@ -74,8 +74,7 @@ export class FunctionBuilder {
 
   set(local: Local, x: Expr): void {
     emitExpr(this.w, x);
-    this.w.u8(0x21);
-    this.w.u32(local.index);
+    this.w.localSet(local.index);
   }
 
   /** Evaluates and throws the value away. */

@@ -402,6 +402,7 @@ export function emitExpr(w: Writer, x: Expr): void {
     w.u8(0x0b);
     return;
   }
+  if (op === OP_LOCAL_GET) return w.localGet(x.k as number);
   const args = x.args;
   for (let i = 0; i < args.length; i++) emitExpr(w, args[i]!);
   if (op < 0x100) {
@@ -416,7 +417,7 @@ export function emitExpr(w: Writer, x: Expr): void {
       w.u8(0); // alignment hint: none
       w.u32(x.k as number);
     } else if (op === OP_CALL) w.functionIndex(x.k as number);
-    else if (op === OP_LOCAL_GET || op === OP_LOCAL_TEE || op === OP_GLOBAL_GET) w.u32(x.k as number);
+    else if (op === OP_LOCAL_TEE || op === OP_GLOBAL_GET) w.u32(x.k as number);
     return;
   }
   const sub = op & 0xfff;

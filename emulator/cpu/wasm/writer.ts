@@ -57,6 +57,31 @@ export class Writer {
     this.raw(data);
   }
 
+  /** Of the last `local.set`, while nothing follows it: where its opcode stands, its end, and the local. */
+  setAt = -1;
+  setEnd = -1;
+  setIndex = -1;
+
+  /** `local.set`. */
+  localSet(index: number): void {
+    this.setAt = this.length;
+    this.setIndex = index;
+    this.u8(0x21);
+    this.u32(index);
+    this.setEnd = this.length;
+  }
+
+  /** `local.get`; right after a `local.set` of the same local the two are one `local.tee`. */
+  localGet(index: number): void {
+    if (this.length === this.setEnd && index === this.setIndex) {
+      this.bytes[this.setAt] = 0x22;
+      this.setEnd = -1;
+      return;
+    }
+    this.u8(0x20);
+    this.u32(index);
+  }
+
   /** Where function indices stand that the module builder fills in when it knows them: position, function, … */
   readonly relocations: number[] = [];
 
