@@ -1,0 +1,534 @@
+import 'fake-indexeddb/auto';
+import { IDBFactory } from 'fake-indexeddb';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { BlockCache } from '../../emulator/disk/cache.ts';
+import { sha256Hex } from '../../emulator/disk/hash.ts';
+import type { BaseIdentity } from '../../emulator/disk/identity.ts';
+import type { DiskManifest } from '../../emulator/disk/manifest.ts';
+import { MemorySource } from '../../emulator/disk/memory.ts';
+import { MemoryStore, Overlay } from '../../emulator/disk/overlay.ts';
+import { writeDiff, writeImage } from '../../emulator/storage/diff.ts';
+import { IdbStore, type IdbStoreOptions } from '../../emulator/storage/idb-store.ts';
+import { SnapshotReader } from '../../emulator/storage/reader.ts';
+import { deleteStorage, exportStorage, listStorage, StorageError } from '../../src/storage.ts';
+import { LinuxVM, type LinuxVMOptions } from '../../src/vm.ts';
+import { FakeWorker } from '../fakes/machine.ts';
+
+const SIZE = 64 * 4096;
+const base: BaseIdentity = { id: 'chunks:one', name: 'debian', size: SIZE };
+
+function pattern(length: number, seed: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  let x = seed;
+  for (let i = 0; i < length; i++) bytes[i] = (x = (x * 1103515245 + 12345) >>> 0) >>> 16;
+  return bytes;
+}
+
+async function code(work: Promise<unknown>): Promise<string> {
+  const error = await work.then(
+    () => undefined,
+    (cause: unknown) => cause,
+  );
+  expect(error).toBeInstanceOf(StorageError);
+  return (error as StorageError).code;
+}
+
+const opened: { close(): void }[] = [];
+
+async function openStore(changes: Partial<IdbStoreOptions> = {}): Promise<IdbStore> {
+  const store = await IdbStore.open({ key: 'work', base, ...changes });
+  opened.push(store);
+  return store;
+}
+
+async function openOverlay(store: IdbStore): Promise<Overlay> {
+  return Overlay.open(new BlockCache(new MemorySource(pattern(SIZE, 1))), store, { dirtyLimit: 4 * 4096 });
+}
+
+beforeEach(() => {
+  globalThis.indexedDB = new IDBFactory();
+});
+afterEach(() => {
+  for (const store of opened.splice(0)) store.close();
+  vi.restoreAllMocks();
+});
+
+describe('store', () => {
+  test('random writes, discards and flushes are there after it was closed and opened again', async () => {
+    const expected = pattern(SIZE, 1);
+    let x = 3;
+    const random = (n: number): number => (x = (x * 1103515245 + 12345) & 0x7fffffff) % n;
+    for (let round = 0; round < 3; round++) {
+      const store = await openStore();
+      const overlay = await openOverlay(store);
+      expect(Buffer.compare(await overlay.read(0, SIZE), expected)).toBe(0);
+      for (let i = 0; i < 80; i++) {
+        const offset = random(SIZE - 1);
+        const length = 1 + random(Math.min(20000, SIZE - offset));
+        const kind = random(10);
+        if (kind < 6) {
+          const data = kind ? pattern(length, i) : new Uint8Array(length);
+          await overlay.write(offset, data);
+          expected.set(data, offset);
+        } else if (kind < 7) {
+          overlay.discard(offset, length);
+          const from = Math.ceil(offset / 4096) * 4096;
+          const to = Math.floor((offset + length) / 4096) * 4096;
+          if (to > from) expected.fill(0, from, to);
+        } else if (kind < 9)
+          expect(Buffer.compare(await overlay.read(offset, length), expected.subarray(offset, offset + length))).toBe(
+            0,
+          );
+        else await overlay.flush();
+      }
+      await overlay.flush();
+      overlay.close();
+    }
+    const store = await openStore();
+    const held = [...(await store.open())];
+    const data = await store.read(held);
+    expect(store.storedBytes).toBe(data.filter((bytes) => bytes !== null).length * 4096);
+    expect(data.some((bytes) => bytes === null)).toBe(true);
+  });
+
+  test('what was written before a flush is committed strictly when it returns, in one transaction', async () => {
+    const transactions = vi.spyOn(IDBDatabase.prototype, 'transaction');
+    const overlay = await openOverlay(await openStore());
+    for (let i = 0; i < 4; i++) await overlay.write(i * 4096, pattern(4096, i));
+    transactions.mockClear();
+    await overlay.flush();
+    const writing = transactions.mock.calls.filter(([names]) => names.includes('map'));
+    expect(writing.map(([, mode, options]) => [mode, options?.durability])).toEqual([['readwrite', 'strict']]);
+    // The other tab's view, with nothing closed.
+    const reader = await SnapshotReader.open('work');
+    expect([...reader.blocks()]).toEqual([0, 1, 2, 3]);
+    reader.close();
+  });
+
+  test('a flush after writes that went out unasked makes these strict too', async () => {
+    const overlay = await openOverlay(await openStore());
+    await overlay.write(0, pattern(4096, 1));
+    const reader = await overlay.snapshot();
+    reader.close();
+    const transactions = vi.spyOn(IDBDatabase.prototype, 'transaction');
+    await overlay.flush();
+    await overlay.flush();
+    expect(transactions.mock.calls.filter(([, , options]) => options?.durability === 'strict').length).toBe(1);
+  });
+
+  test('what nobody flushes is written after a while', async () => {
+    const store = await openStore();
+    const overlay = await openOverlay(store);
+    await overlay.write(0, pattern(4096, 1));
+    expect(store.generation).toBe(0);
+    await vi.waitFor(() => expect(store.generation).toBe(1), { timeout: 5000 });
+    expect(overlay.dirtyBytes).toBe(0);
+  });
+
+  test('a transaction that fails half way keeps nothing; a full store refuses writes until there is space again', async () => {
+    const store = await openStore();
+    const errors: string[] = [];
+    const overlay = await Overlay.open(new BlockCache(new MemorySource(pattern(SIZE, 1))), store, {
+      dirtyLimit: 4 * 4096,
+      onError: (error) => errors.push(error.message),
+    });
+    await overlay.write(0, pattern(4096, 50));
+    await overlay.flush();
+    const put = IDBObjectStore.prototype.put;
+    let room = 2;
+    const full = vi.spyOn(IDBObjectStore.prototype, 'put').mockImplementation(function (
+      this: IDBObjectStore,
+      value: unknown,
+      key?: IDBValidKey,
+    ) {
+      if (this.name === 'blocks' && room-- <= 0) throw new DOMException('full', 'QuotaExceededError');
+      return put.call(this, value, key);
+    });
+    for (let i = 0; i < 4; i++) await overlay.write(i * 4096, pattern(4096, 60 + i));
+    await expect(overlay.flush()).rejects.toThrow(/no more space.*what was written before is safe/s);
+    expect(errors.length).toBe(1);
+    const before = await SnapshotReader.open('work');
+    expect([...before.blocks()]).toEqual([0]);
+    expect(Buffer.compare((await before.read([0]))[0]!, pattern(4096, 50))).toBe(0);
+    before.close();
+    // Memory does not fill up instead, and what was answered can still be read.
+    let refused = 0;
+    for (let i = 4; i < 40; i++)
+      await Promise.resolve(overlay.write(i * 4096, pattern(4096, 60 + i))).catch(() => refused++);
+    expect(refused).toBeGreaterThan(25);
+    expect(overlay.dirtyBytes).toBeLessThan(12 * 4096);
+    expect(Buffer.compare(await overlay.read(2 * 4096, 4096), pattern(4096, 62))).toBe(0);
+    full.mockRestore();
+    await overlay.flush();
+    await overlay.write(40 * 4096, pattern(4096, 100));
+    const after = await overlay.snapshot();
+    expect(Buffer.compare((await after.read([40]))[0]!, pattern(4096, 100))).toBe(0);
+    after.close();
+  });
+
+  test('a second owner shuts the first one out, and loses nothing of what that had flushed', async () => {
+    const lost: string[] = [];
+    const first = await openStore({ onLost: (error) => lost.push(error.code) });
+    const overlay = await openOverlay(first);
+    await overlay.write(0, pattern(4096, 7));
+    await overlay.flush();
+    await overlay.write(0, pattern(4096, 8));
+    const second = await openStore({ takeOver: true });
+    await expect(overlay.flush()).rejects.toThrow(/took over/);
+    expect(lost).toEqual(['storage-taken']);
+    expect(Buffer.compare((await second.read([0]))[0]!, pattern(4096, 7))).toBe(0);
+  });
+
+  test('a reader sees the disk as it was, whatever is written, discarded or dropped afterwards', async () => {
+    const store = await openStore();
+    const overlay = await openOverlay(store);
+    for (let i = 0; i < 4; i++) await overlay.write(i * 4096, pattern(4096, i));
+    await overlay.flush();
+    const early = await SnapshotReader.open('work');
+    await overlay.write(0, pattern(4096, 10));
+    overlay.discard(4096, 4096);
+    await overlay.flush();
+    const late = await SnapshotReader.open('work');
+    await overlay.write(0, pattern(4096, 11));
+    await overlay.write(10 * 4096, pattern(4096, 12));
+    await overlay.flush();
+    const is = async (reader: SnapshotReader, blocks: number[], seeds: (number | null)[]): Promise<void> => {
+      expect([...reader.blocks()]).toEqual(blocks);
+      const found = await reader.read(blocks);
+      expect(found.map((b, i) => (b ? Buffer.compare(b, pattern(4096, seeds[i] ?? -1)) : b))).toEqual(
+        seeds.map((seed) => (seed === null ? null : 0)),
+      );
+    };
+    await is(early, [0, 1, 2, 3], [0, 1, 2, 3]);
+    await is(late, [0, 1, 2, 3], [10, null, 2, 3]);
+    await overlay.halt();
+    await store.replace(store.stagedSet, [], 0);
+    await is(early, [0, 1, 2, 3], [0, 1, 2, 3]);
+    for (const reader of [early, late]) reader.close();
+    expect([...(await (await SnapshotReader.open('work')).blocks())]).toEqual([]);
+  });
+});
+
+describe('base image', () => {
+  const other: BaseIdentity = { id: 'chunks:two', name: 'debian 2', size: SIZE };
+  const manifest = { name: 'debian' } as DiskManifest;
+
+  async function written(): Promise<void> {
+    const store = await openStore({ manifest });
+    const overlay = await openOverlay(store);
+    await overlay.write(0, pattern(4096, 1));
+    await overlay.flush();
+    overlay.close();
+  }
+
+  test('changes are never put over another base: the user is asked, with what can be done', async () => {
+    await written();
+    const work = IdbStore.open({ key: 'work', base: other, reachable: async (stored) => stored.id === base.id });
+    expect(await code(work)).toBe('storage-base-changed');
+    expect(await work.catch((error: StorageError) => error.details)).toEqual({
+      key: 'work',
+      stored: base,
+      current: other,
+      storedBytes: 4096,
+      canKeep: true,
+    });
+  });
+
+  test('kept: the old base comes back, and is not asked about again until there is yet another', async () => {
+    await written();
+    const kept = await openStore({ base: other, onBaseChange: 'keep' });
+    expect([kept.base, kept.manifest]).toEqual([base, manifest]);
+    kept.close();
+    const again = await openStore({ base: other });
+    expect([...(await again.open())]).toEqual([0]);
+    again.close();
+    expect(await code(IdbStore.open({ key: 'work', base: { ...other, id: 'chunks:three' } }))).toBe(
+      'storage-base-changed',
+    );
+  });
+
+  test('reset: nothing of the changes is left, and it belongs to the new base', async () => {
+    await written();
+    const fresh = await openStore({ base: other, onBaseChange: 'reset' });
+    expect([...(await fresh.open()), fresh.storedBytes, fresh.base]).toEqual([0, other]);
+    await vi.waitFor(async () => {
+      const database = await new Promise<IDBDatabase>((resolve) => {
+        const request = indexedDB.open('linux-vm:work');
+        request.onsuccess = () => resolve(request.result);
+      });
+      const count = await new Promise((resolve) => {
+        const request = database.transaction('blocks').objectStore('blocks').count();
+        request.onsuccess = () => resolve(request.result);
+      });
+      database.close();
+      expect(count).toBe(0);
+    });
+  });
+
+  test('storage that was never written takes the new base without a question', async () => {
+    (await openStore()).close();
+    expect((await openStore({ base: other })).base).toEqual(other);
+  });
+});
+
+// Through the API, with a machine that is none.
+
+const image = pattern(SIZE, 1);
+const kernel = new Uint8Array([0x7f, 0x45, 0x4c, 0x46]);
+
+async function start(options: Partial<LinuxVMOptions> = {}): Promise<{ vm: LinuxVM; worker: FakeWorker }> {
+  const worker = new FakeWorker();
+  const vm = await LinuxVM.start({ kernel, disk: image, worker: worker.factory, storageKey: 'work', ...options });
+  return { vm, worker };
+}
+const device = (worker: FakeWorker): Overlay => worker.machine.parts.disk!.device;
+const all = async (stream: ReadableStream<Uint8Array>): Promise<Blob> =>
+  new Response(stream as ReadableStream<Uint8Array<ArrayBuffer>>).blob();
+const bytesOf = async (blob: Blob): Promise<Uint8Array> => new Uint8Array(await blob.arrayBuffer());
+
+describe('machine', () => {
+  test('what it wrote is there at its next start, flushed or not', async () => {
+    const first = await start();
+    await device(first.worker).write(4096, pattern(4096, 9));
+    await first.vm.stop();
+    const second = await start();
+    expect(Buffer.compare(await device(second.worker).read(4096, 4096), pattern(4096, 9))).toBe(0);
+    await second.vm.stop();
+    const ephemeral = await start({ storageKey: undefined });
+    expect(Buffer.compare(await device(ephemeral.worker).read(4096, 4096), image.subarray(4096, 8192))).toBe(0);
+    await ephemeral.vm.stop();
+  });
+
+  test('tells how it stands, and stays ephemeral where nothing can be stored', async () => {
+    const { vm, worker } = await start();
+    await device(worker).write(0, pattern(8192, 2));
+    await vm.disk.flush();
+    expect(await vm.disk.status()).toMatchObject({ mode: 'exclusive', storedBytes: 8192, dirtyBytes: 0 });
+    await vm.stop();
+    vi.spyOn(indexedDB, 'open').mockImplementation(() => {
+      throw new DOMException('no', 'SecurityError');
+    });
+    const blocked = await start();
+    const status = await blocked.vm.disk.status();
+    expect([status?.mode, /does not let this page store/.test(status?.reason ?? '')]).toEqual(['ephemeral', true]);
+    await device(blocked.worker).write(0, pattern(8192, 2));
+    await blocked.vm.stop();
+  });
+
+  test('read-only: sees what is stored, may write, and keeps nothing of it', async () => {
+    const first = await start();
+    await device(first.worker).write(0, pattern(4096, 3));
+    await first.vm.disk.flush();
+    const reader = await start({ storageMode: 'read-only' });
+    expect(Buffer.compare(await device(reader.worker).read(0, 4096), pattern(4096, 3))).toBe(0);
+    await device(reader.worker).write(0, pattern(4096, 4));
+    await device(reader.worker).flush();
+    expect(Buffer.compare(await device(reader.worker).read(0, 4096), pattern(4096, 4))).toBe(0);
+    expect((await reader.vm.disk.status())?.mode).toBe('read-only');
+    await reader.vm.stop();
+    expect(Buffer.compare(await device(first.worker).read(0, 4096), pattern(4096, 3))).toBe(0);
+    await first.vm.stop();
+  });
+
+  test('the loser of a take-over stops with the reason', async () => {
+    const first = await start();
+    await device(first.worker).write(0, pattern(4096, 3));
+    await first.vm.disk.flush();
+    const second = await start({ storageMode: 'take-over' });
+    await device(first.worker).write(0, pattern(4096, 4));
+    await first.vm.disk.flush().catch(() => undefined);
+    const exit = await first.vm.exited;
+    expect([exit.reason, (exit.error as StorageError).code]).toEqual(['error', 'storage-taken']);
+    expect(Buffer.compare(await device(second.worker).read(0, 4096), pattern(4096, 3))).toBe(0);
+    await second.vm.stop();
+  });
+
+  test('another image under the same key is a question that reaches the page with its details', async () => {
+    const first = await start();
+    await device(first.worker).write(0, pattern(4096, 3));
+    await first.vm.stop();
+    const asked = start({ disk: pattern(SIZE, 77) });
+    expect(await code(asked)).toBe('storage-base-changed');
+    expect(await asked.catch((error: StorageError) => error.details)).toMatchObject({ storedBytes: 4096 });
+    const dropped = await start({ disk: pattern(SIZE, 77), storageBase: 'reset' });
+    expect(device(dropped.worker).heldBytes).toBe(0);
+    await dropped.vm.stop();
+  });
+});
+
+describe('suspended machine', () => {
+  test('goes on where it was while the disk is as it was', async () => {
+    const first = await start({ memory: 128 });
+    await device(first.worker).write(0, pattern(4096, 3));
+    await first.vm.suspend();
+    expect((await first.vm.exited).reason).toBe('suspended');
+    for (let i = 0; i < 2; i++) {
+      const again = await start({ memory: 256, resume: true });
+      expect(again.worker.machine.restored).toBe('RAM and devices');
+      expect(again.worker.machine.parts.spec.memory).toBe(128);
+      expect(await again.vm.disk.status()).toMatchObject({ resume: 'resumed', suspendedBytes: 15 });
+      await again.vm.stop();
+    }
+    const cold = await start();
+    expect(cold.worker.machine.restored).toBe('');
+    await cold.vm.stop();
+  });
+
+  test('is dropped when the disk was written after it', async () => {
+    const first = await start();
+    await device(first.worker).write(0, pattern(4096, 3));
+    await first.vm.suspend({ keepRunning: true });
+    expect(first.worker.machine.running).toBe(true);
+    await device(first.worker).write(0, pattern(4096, 4));
+    await first.vm.stop();
+    const again = await start({ resume: true });
+    expect(again.worker.machine.restored).toBe('');
+    expect((await again.vm.disk.status())?.resume).toBe('none');
+    await again.vm.stop();
+  });
+
+  test('boots when the state cannot be used, and says why', async () => {
+    const first = await start();
+    await first.vm.suspend();
+    const worker = new FakeWorker();
+    const { create } = worker;
+    worker.create = async (parts, events) => {
+      const machine = await create(parts, events);
+      machine.restore = () => Promise.reject(new Error('it was saved by another version'));
+      return machine;
+    };
+    const vm = await LinuxVM.start({ kernel, disk: image, worker: worker.factory, storageKey: 'work', resume: true });
+    expect(worker.machines.map((machine) => [machine.started, machine.disposed])).toEqual([
+      [false, true],
+      [true, false],
+    ]);
+    expect((await vm.disk.status())?.resume).toMatch(/another version/);
+    await vm.stop();
+  });
+
+  test('needs a key', async () => {
+    const { vm } = await start({ storageKey: undefined });
+    await expect(vm.suspend()).rejects.toThrow(/storage key/);
+    await vm.stop();
+  });
+});
+
+describe('export and import', () => {
+  test('a diff put over the same base reads the same; the export is of one moment', async () => {
+    const { vm, worker } = await start();
+    const disk = device(worker);
+    await disk.write(0, pattern(3 * 4096, 3));
+    disk.discard(8 * 4096, 4096);
+    const expected = await disk.read(0, SIZE);
+    const diff = vm.disk.exportDiff().getReader();
+    const parts = [(await diff.read()).value!];
+    const whole = vm.disk.exportImage();
+    const imageReader = whole.getReader();
+    const firstOfImage = (await imageReader.read()).value!;
+    await disk.write(0, pattern(4096, 99));
+    await disk.flush();
+    for (;;) {
+      const { done, value } = await diff.read();
+      if (done) break;
+      parts.push(value);
+    }
+    const rest = [firstOfImage];
+    for (;;) {
+      const { done, value } = await imageReader.read();
+      if (done) break;
+      rest.push(value);
+    }
+    expect(Buffer.compare(await bytesOf(new Blob(rest as BlobPart[])), expected)).toBe(0);
+    await vm.stop();
+    const file = new Blob(parts as BlobPart[]);
+
+    for (const storageKey of [undefined, 'other']) {
+      const copy = await start({ storageKey, diff: file });
+      expect(Buffer.compare(await device(copy.worker).read(0, SIZE), expected)).toBe(0);
+      await copy.vm.stop();
+    }
+    expect(await code(start({ storageKey: 'other', diff: file }))).toBe('storage-not-empty');
+
+    const third = await start({ storageKey: 'third' });
+    await device(third.worker).write(20 * 4096, pattern(4096, 5));
+    await third.vm.disk.importDiff(file);
+    expect((await third.vm.exited).reason).toBe('stopped');
+    const imported = await start({ storageKey: 'third' });
+    expect(Buffer.compare(await device(imported.worker).read(0, SIZE), expected)).toBe(0);
+    await imported.vm.disk.reset();
+    await imported.vm.exited;
+    const reset = await start({ storageKey: 'third' });
+    expect(Buffer.compare(await device(reset.worker).read(0, SIZE), image)).toBe(0);
+    await reset.vm.stop();
+  });
+
+  test.each<[string, (good: Blob) => Promise<Blob>, string]>([
+    ['a cut file', async (good) => good.slice(0, good.size - 20), 'storage-damaged'],
+    [
+      'a changed file',
+      async (good) => {
+        const bytes = await bytesOf(good);
+        bytes[bytes.length - 6]! ^= 1;
+        return new Blob([bytes as Uint8Array<ArrayBuffer>]);
+      },
+      'storage-damaged',
+    ],
+    ['another file', async () => new Blob(['hello']), 'storage-damaged'],
+    [
+      'a diff of another base',
+      async () => all(writeDiff({ id: 'chunks:9', name: 'x', size: SIZE }, await new MemoryStore().snapshot())),
+      'storage-base-changed',
+    ],
+  ])('%s changes nothing, and the machine goes on', async (_, make, expected) => {
+    const { vm, worker } = await start();
+    await device(worker).write(0, pattern(4096, 3));
+    const good = await all(vm.disk.exportDiff());
+    await device(worker).write(0, pattern(4096, 4));
+    expect(await code(vm.disk.importDiff(await make(good)))).toBe(expected);
+    expect(worker.machine.running).toBe(true);
+    await device(worker).write(4096, pattern(4096, 5));
+    await vm.stop();
+    const again = await start();
+    expect(Buffer.compare(await device(again.worker).read(0, 4096), pattern(4096, 4))).toBe(0);
+    expect(Buffer.compare(await device(again.worker).read(4096, 4096), pattern(4096, 5))).toBe(0);
+    await again.vm.stop();
+  });
+
+  test('an image has the overlay over the base where blocks and chunks meet', async () => {
+    const store = new MemoryStore(4096);
+    const source = new MemorySource(pattern(3 * 65536 + 512, 1));
+    const overlay = await Overlay.open(new BlockCache(source), store);
+    for (const [offset, length] of [
+      [65536 - 100, 200],
+      [3 * 65536 + 10, 400],
+      [131072, 65536],
+    ] as const)
+      await overlay.write(offset, pattern(length, offset));
+    const written = await all(writeImage(source, await overlay.snapshot()));
+    expect(await sha256Hex(await bytesOf(written))).toBe(await sha256Hex(await overlay.read(0, source.size)));
+  });
+});
+
+describe('what is stored', () => {
+  test('is listed with sizes, exported without a machine, and deleted', async () => {
+    for (const [storageKey, seed] of [
+      ['a', 1],
+      ['b', 2],
+    ] as const) {
+      const { vm, worker } = await start({ storageKey });
+      await device(worker).write(0, pattern(seed * 4096, 40 + seed));
+      await vm.suspend();
+    }
+    const listed = (await listStorage()).sort((a, b) => a.key.localeCompare(b.key));
+    expect(listed.map(({ key, storedBytes, suspendedBytes }) => [key, storedBytes, suspendedBytes])).toEqual([
+      ['a', 4096, 15],
+      ['b', 8192, 15],
+    ]);
+    const copy = await start({ storageKey: 'c', diff: await all(exportStorage('b')) });
+    expect(Buffer.compare(await device(copy.worker).read(0, 8192), pattern(8192, 42))).toBe(0);
+    await copy.vm.stop();
+    await deleteStorage('a');
+    expect((await listStorage()).map(({ key }) => key).sort()).toEqual(['b', 'c']);
+    expect(await code(all(exportStorage('a')))).toBe('storage-lost');
+  });
+});
