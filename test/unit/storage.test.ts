@@ -97,7 +97,7 @@ describe('store', () => {
     for (let i = 0; i < 4; i++) await overlay.write(i * 4096, pattern(4096, i));
     transactions.mockClear();
     await overlay.flush();
-    const writing = transactions.mock.calls.filter(([names]) => names.includes('map'));
+    const writing = transactions.mock.calls.filter(([names]) => [...names].includes('map'));
     expect(writing.map(([, mode, options]) => [mode, options?.durability])).toEqual([['readwrite', 'strict']]);
     // The other tab's view, with nothing closed.
     const reader = await SnapshotReader.open('work');
