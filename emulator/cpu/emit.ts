@@ -63,6 +63,8 @@ export type Import =
   | 'link'
   /** hot(record): the block that starts the current run is hot. */
   | 'hot'
+  /** retreat(record): the interpreter is to run this instruction, and the region is left. */
+  | 'retreat'
   /** float(op, record) → 1, or 0 after a fault: `exactFloat` of float/exact.ts, with operands and result in TEMP. */
   | 'float';
 

@@ -25,6 +25,7 @@ export const IMPORTS: Record<Import, FunctionType> = {
   lookup: i(0),
   link: i(2),
   hot: i(1),
+  retreat: i(1),
   float: i(2),
 };
 export const IMPORT_NAMES = Object.keys(IMPORTS) as Import[];

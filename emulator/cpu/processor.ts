@@ -158,6 +158,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         this.jit.hot(record!);
         return 0;
       },
+      retreat: (record) => {
+        this.rewind(record!);
+        this.retreat();
+        return 0;
+      },
     };
     this.code = new CodeCache(this);
     this.code.onMark = (physical) => this.mmu.protectPhysical(physical);
@@ -250,6 +255,31 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   }
   /** The next block is run by the interpreter even where the compiler is forced. */
   private interpretOnce = false;
+
+  /** The next instruction is one that a compiled region has left to the interpreter. */
+  private retreated = false;
+  /** Times that compiled code of a page may leave an x87 instruction to the interpreter before it is compiled anew. */
+  retreatLimit = 100;
+  /** How often that happened, by physical page. */
+  private readonly retreats = new Map<number, number>();
+
+  /** Code on which regions retreat again and again is compiled anew without what they retreat from. */
+  private retreat(): void {
+    this.retreated = true;
+    let page: number;
+    try {
+      page = this.fetchPage(this.ripLow(), this.ripHigh());
+    } catch (e) {
+      // The mapping has changed meanwhile; running the instruction will tell.
+      if (!(e instanceof GuestFault)) throw e;
+      return;
+    }
+    const count = (this.retreats.get(page) ?? 0) + 1;
+    this.retreats.set(page, count);
+    if (count < this.retreatLimit || this.code.plainX87.has(page)) return;
+    this.code.plainX87.add(page);
+    this.code.written(page, 4096);
+  }
 
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number {
     if (unit === 'x87') return this.cr0 & (CR0_TS | CR0_EM) ? 7 : 0;
@@ -522,7 +552,15 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           break;
         }
         if (this.i32[fuelAt]! <= 0) break;
-        if (flags & TF || shadowed || this.mmu.watching || this.stepping || hasCodeBreakpoints(this)) {
+        if (
+          this.retreated ||
+          flags & TF ||
+          shadowed ||
+          this.mmu.watching ||
+          this.stepping ||
+          hasCodeBreakpoints(this)
+        ) {
+          this.retreated = false;
           this.step();
           continue;
         }

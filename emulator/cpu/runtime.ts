@@ -14,6 +14,7 @@ import { X87_COMPARE } from './x87/compare.ts';
 import { X87_CONVERT } from './x87/convert.ts';
 import { X87_ROUND } from './x87/round.ts';
 import { X87_STACK } from './x87/stack.ts';
+import { X87_VALUES } from './x87/values.ts';
 
 export interface RuntimeFunction {
   readonly name: string;
@@ -30,6 +31,7 @@ export const RUNTIME: readonly RuntimeFunction[] = [
   ...X87_CONVERT,
   ...X87_COMPARE,
   ...X87_STACK,
+  ...X87_VALUES,
   ...SETTLE_RUNTIME,
   ...SLOW_RUNTIME,
 ];

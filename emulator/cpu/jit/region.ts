@@ -27,6 +27,7 @@ import {
 import {
   EXIT_FAR,
   JitEmit,
+  leave,
   liveFlags,
   newContext,
   reload,
@@ -36,6 +37,8 @@ import {
   type Registers,
 } from './emit.ts';
 import { buildGraph, type Node } from './graph.ts';
+import { planX87 } from './x87-plan.ts';
+import { X87Stack } from './x87.ts';
 
 /** A region's function takes the selector of its entry. */
 export const REGION: FunctionType = { params: [I32], results: [] };
@@ -135,6 +138,8 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
   reload(c);
   f.set(c.vpc, i64.load(k32(state + S.VPC)));
   f.set(selector, f.param(0));
+  const plan = blocks.some((b) => code.plainX87.has(b.page.physical)) ? undefined : planX87(blocks, successors);
+  if (plan) c.x87 = new X87Stack(c, plan);
   region.entries.forEach((b, k) => {
     const base = region.bases.get(b)!;
     if (base !== 0) f.if(i32.eq(selector.get, k32(k)), () => f.set(c.vpc, i64.sub(c.vpc.get, k64(base))));
@@ -163,6 +168,7 @@ function jumpCacheEntry(mode: RegionContext['mode'], target: Expr): Expr {
 function writeExit(c: RegionContext): void {
   const { f, state, link } = c;
   spill(c);
+  c.x87?.writeExit();
   const record = c.exitRecord.get;
   const out = i32.le_s(i32.load(k32(state + S.FUEL)), 0);
   f.if(i32.gt_s(record, 0), () => {
@@ -308,8 +314,9 @@ class Structure {
   }
 
   private node(n: Node): void {
-    const { f } = this.c;
+    const { f, x87 } = this.c;
     if (n.kind === 'block') return this.block(n, n.block!);
+    if (x87) x87.state = undefined;
     if (n.kind === 'indirect') return this.indirect(n);
     const route = (r: Node['routes'][number]): void => {
       if (r.last) f.set(this.selector, k32(-1));
@@ -328,13 +335,23 @@ class Structure {
 
   /** Control flow from one node to another inside the region. */
   private branch(from: Node, to: Node): void {
+    const { x87 } = this.c;
+    const state = x87?.state;
+    x87?.edge(to.kind === 'block' ? to.block : undefined, () =>
+      new JitEmit(this.c, NO_INSN, to.block!.offset, to.block!.record, 0).retreat(),
+    );
+    this.go(from, to);
+    if (x87) x87.state = state;
+  }
+
+  private go(from: Node, to: Node): void {
     const { f } = this.c;
     if (to.order <= from.order) {
       // Round a loop: let the run loop in when the fuel is used up.
       const target = to.block ?? to.header?.block;
       f.if(i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0), () => {
         f.set(this.c.exitRecord, k32(target ? target.record : EXIT_FAR));
-        f.br(this.c.exit);
+        leave(this.c);
       });
       f.br(this.loopLabels.get(to)!);
     } else if (to.forwardIn > 1) f.br(this.mergeLabels.get(to)!);
@@ -398,7 +415,7 @@ class Structure {
       if (this.graph.allowed(n, to)) this.branch(n, to);
       else {
         f.set(this.c.exitRecord, k32(b.record));
-        f.br(this.c.exit);
+        leave(this.c);
       }
     };
     nest(0);
@@ -419,14 +436,17 @@ class Structure {
     let offset = this.region.bases.get(b)! + b.offset;
     c.edge = (to) => this.edge(n, to);
     c.jump = (target) => this.jump(n, target);
+    c.x87?.enter(b);
     for (let k = 0; k < b.count; k++) {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
       const written = flagsWritten(insn);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
       const mark = f.mark();
-      if (insn.def.emit) insn.def.emit(e);
-      else e.runHelper();
+      if (!c.x87?.emit(e, b, k)) {
+        if (insn.def.emit) insn.def.emit(e);
+        else e.runHelper();
+      }
       f.release(mark);
       offset += insn.len;
       if (e.done) return;
@@ -481,7 +501,7 @@ class Structure {
           this.settle();
           f.set(c.exitTarget, target);
           f.set(c.exitRecord, k32(EXIT_FAR));
-          f.br(c.exit);
+          leave(c);
         });
         f.store(8, c.state + S.VPC, this.wrap(i64.add(c.vpc.get, k64(base))));
       }
@@ -495,7 +515,7 @@ class Structure {
         f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
         f.set(c.exitRecord, k32(EXIT_FAR));
       } else f.set(c.exitRecord, k32(this.code.stub(n.block!.page, offset - base)));
-      f.br(c.exit);
+      leave(c);
     }
     c.pending = saved;
   }

@@ -12,7 +12,7 @@ import { buildHandler, declareImports, FAR, IMPORT_NAMES } from '../../../emulat
 import { GPR_NAMES, R, RECORDS, S, STATE_BASE } from '../../../emulator/cpu/layout.ts';
 import { RUNTIME } from '../../../emulator/cpu/runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from '../../../emulator/cpu/wasm/builder.ts';
-import { callExpr } from '../../../emulator/cpu/wasm/expr.ts';
+import { callExpr, I32 } from '../../../emulator/cpu/wasm/expr.ts';
 
 defineX87();
 defineX87Rare();
@@ -110,7 +110,7 @@ export class X87Machine {
       return 0;
     };
     const m = new ModuleBuilder();
-    declareImports(m, false);
+    const { imports } = declareImports(m, false);
     const index = new Map<string, number>();
     const builders = RUNTIME.map((r) => {
       const f = new FunctionBuilder(r.signature);
@@ -119,7 +119,11 @@ export class X87Machine {
     });
     RUNTIME.forEach((r, k) =>
       r.build(builders[k]!, (name, ...args) =>
-        callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index.get(name)!, args),
+        callExpr(
+          RUNTIME.find((x) => x.name === name)?.signature.results[0] ?? I32,
+          index.get(name) ?? imports[name]!,
+          args,
+        ),
       ),
     );
     m.element(0, [m.add(new FunctionBuilder(HANDLER))]);
