@@ -45,6 +45,22 @@ const DISK: Readonly<Record<string, readonly [title: string, next: string]>> = {
   ],
 };
 
+/** By the `code` of a StorageError; those that are questions are asked elsewhere. */
+const STORAGE: Readonly<Record<string, readonly [title: string, next: string]>> = {
+  'storage-full': [
+    'This browser has no room left',
+    'Free some: delete snapshots or offline copies here, or data of other sites in the browser’s settings. Then try again.',
+  ],
+  'storage-damaged': [
+    'The files that were kept here are damaged',
+    'Nothing was changed. Turn off “Keep files in this browser” in the settings to start without them.',
+  ],
+  'storage-version': [
+    'The files that were kept here are from a newer version',
+    'Reload the page; it may be an old one from a cache.',
+  ],
+};
+
 const OUT_OF_MEMORY =
   /out of memory|could not allocate memory|allocation failed|invalid (typed )?array(buffer)? length/i;
 const OTHER_BUILD =
@@ -68,6 +84,8 @@ export function explainFailure(
       text: support.message,
       next: 'Update the browser, or open this page in one of these.',
     };
+  const storage = STORAGE[code];
+  if (storage) return { title: storage[0], text, next: storage[1] };
   const disk = DISK[code];
   if (disk) return { title: disk[0], text, next: disk[1] };
   if (error instanceof RangeError || OUT_OF_MEMORY.test(text))

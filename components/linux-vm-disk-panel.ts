@@ -8,7 +8,6 @@ import { bytesText, messageOf, percentText } from './format.ts';
 import { icons } from './icons.ts';
 import type { LinuxVMElement } from './linux-vm.ts';
 import { Panel } from './panel.ts';
-import { diskOf, storageOf } from './storage-text.ts';
 
 const INTERVAL = 1000;
 
@@ -90,12 +89,11 @@ export class LinuxVMDiskPanel extends Panel {
   }
 
   private async export(kind: 'image' | 'diff', vm: LinuxVM): Promise<void> {
-    const disk = diskOf(vm);
-    if (!disk) return;
+    const { disk } = vm;
     const name = `${vmName(this.element)}.${kind === 'image' ? 'ext2' : 'diff'}`;
     await this.attempt('Exporting the disk', async (tell) => {
       const controller = new AbortController();
-      const held = storageOf(vm)?.storedBytes ?? this.stats?.disk?.overlayBytes ?? 0;
+      const held = vm.storage?.storedBytes ?? this.stats?.disk?.overlayBytes ?? 0;
       await saveStream(name, () => (kind === 'image' ? disk.exportImage() : disk.exportDiff()), {
         // A whole image goes straight to a file: it may be larger than what fits into memory.
         size: kind === 'image' ? Infinity : held,
@@ -114,10 +112,9 @@ export class LinuxVMDiskPanel extends Panel {
     this.asking = undefined;
     const [file] = await chooseFiles();
     const { vm } = this;
-    const disk = vm && diskOf(vm);
-    if (!file || !disk) return;
+    if (!file || !vm) return;
     await this.attempt(`Importing ${file.name}`, async () => {
-      await disk.importDiff(file);
+      await vm.disk.importDiff(file);
       await vm.exited;
       await this.element?.start();
       this.note = `The machine was started with the disk of ${file.name}.`;
@@ -127,10 +124,9 @@ export class LinuxVMDiskPanel extends Panel {
   private async reset(): Promise<void> {
     this.asking = undefined;
     const { vm } = this;
-    const disk = vm && diskOf(vm);
-    if (!disk) return;
+    if (!vm) return;
     await this.attempt('Resetting the disk', async () => {
-      await disk.reset();
+      await vm.disk.reset();
       await vm.exited;
       await this.element?.start();
       this.note = 'The disk is as it was delivered, and the machine was started anew.';
@@ -211,7 +207,7 @@ export class LinuxVMDiskPanel extends Panel {
   }
 
   private renderStorage(): TemplateResult | typeof nothing {
-    const storage = storageOf(this.vm);
+    const storage = this.vm?.storage;
     if (!storage) return nothing;
     return html`<h3>Kept in this browser</h3>
       <p class="dim">
@@ -245,7 +241,6 @@ export class LinuxVMDiskPanel extends Panel {
   protected override render(): TemplateResult {
     const { vm } = this;
     const disk = this.stats?.disk;
-    const calls = vm && diskOf(vm);
     const idle = this.work === undefined && vm !== undefined && vm.state !== 'stopped' && vm.state !== 'error';
     return html`
       ${
@@ -262,7 +257,7 @@ export class LinuxVMDiskPanel extends Panel {
               <dt>Written by the guest</dt>
               <dd>${bytesText(disk.writtenBytes)}</dd>
               <dt>Differs from the delivered disk</dt>
-              <dd>${bytesText(Math.max(disk.overlayBytes, storageOf(vm)?.storedBytes ?? 0))}</dd>
+              <dd>${bytesText(Math.max(disk.overlayBytes, vm?.storage?.storedBytes ?? 0))}</dd>
             </dl>`
           : html`<p class="dim">What the disk does can be seen while the machine runs.</p>`
       }
@@ -274,7 +269,7 @@ export class LinuxVMDiskPanel extends Panel {
           : nothing
       }
       ${
-        calls
+        vm
           ? html`<h3>Export and import</h3>
               <div class="row">
                 <button class="plain" ?disabled=${!idle} @click=${() => this.export('diff', vm)}>

@@ -40,6 +40,11 @@ export class LinuxVMHint extends LitElement {
           monospace;
         white-space: nowrap;
       }
+      @media (pointer: coarse) {
+        .keys {
+          display: none;
+        }
+      }
     `,
   ];
 
@@ -49,8 +54,10 @@ export class LinuxVMHint extends LitElement {
       <ul>
         <li>A real 64-bit machine, and you are its root: try <code>python3</code> or <code>apt list</code>.</li>
         <li>Drop files here to put them in; the files panel gets them out.</li>
-        <li><kbd>Ctrl+Shift+Enter</kbd> opens another console.</li>
-        <li><kbd>Shift+F6</kbd> takes the keyboard out of the terminal, where <kbd>Tab</kbd> belongs to programs.</li>
+        <li class="keys"><kbd>Ctrl+Shift+Enter</kbd> opens another console.</li>
+        <li class="keys">
+          <kbd>Shift+F6</kbd> takes the keyboard out of the terminal, where <kbd>Tab</kbd> belongs to programs.
+        </li>
       </ul>
       <button @click=${() => this.dispatchEvent(new CustomEvent('hint-done'))}>Got it</button>
     `;

@@ -61,6 +61,7 @@ export class LinuxVMInspectorPanel extends Panel {
   @reactive() private view: View = 'Processes';
   @reactive() private table: Table | undefined;
   @reactive() private processes: readonly GuestProcess[] = [];
+  @reactive() private kernelThreads = false;
   /** Whose environment is shown. */
   @reactive() private pid = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
@@ -156,8 +157,9 @@ export class LinuxVMInspectorPanel extends Panel {
       return `${Math.min(100, Math.max(0, Math.round((100_000 * (cpuSeconds - before)) / (at - last.at))))} %`;
     };
     const rows = [...processes]
-      // The kernel's threads come last: they are many and seldom looked for.
-      .sort((a, b) => Number(a.command.startsWith('[')) - Number(b.command.startsWith('[')) || a.pid - b.pid)
+      // The kernel's threads are many and seldom looked for.
+      .filter(({ command }) => this.kernelThreads || !command.startsWith('['))
+      .sort((a, b) => a.pid - b.pid)
       .map((one) => [`${one.pid}`, one.state, share(one), bytesText(one.resident), one.command]);
     this.last = { at, cpu: new Map(processes.map(({ pid, cpuSeconds }) => [pid, cpuSeconds])) };
     return { columns: ['PID', 'State', 'CPU', 'Memory', 'Command'], rows };
@@ -196,6 +198,20 @@ export class LinuxVMInspectorPanel extends Panel {
                     html`<option value=${pid} ?selected=${pid === this.pid}>${pid} ${command.slice(0, 40)}</option>`,
                 )}
               </select></label
+            >`
+          : nothing
+      }
+      ${
+        view === 'Processes'
+          ? html`<label class="check"
+              ><input
+                type="checkbox"
+                .checked=${this.kernelThreads}
+                @change=${(event: Event) => {
+                  this.kernelThreads = (event.target as HTMLInputElement).checked;
+                  this.begin();
+                }}
+              />Kernel threads, too</label
             >`
           : nothing
       }

@@ -103,7 +103,8 @@ export class LinuxVMStatus extends LitElement {
         :host {
           gap: 12px;
         }
-        .graph {
+        .graph,
+        .disk {
           display: none;
         }
       }

@@ -81,6 +81,8 @@ export class LinuxVMWorkbench extends LitElement {
       }
       linux-vm-consoles {
         grid-area: main;
+        /* Terminals have layers of their own. */
+        isolation: isolate;
       }
       aside {
         grid-area: aside;
@@ -122,7 +124,7 @@ export class LinuxVMWorkbench extends LitElement {
         width: 40px;
         min-height: 40px;
       }
-      nav button[aria-expanded='true'] {
+      nav button.icon[aria-expanded='true'] {
         color: var(--_accent);
         background: var(--_raised);
       }
@@ -136,11 +138,18 @@ export class LinuxVMWorkbench extends LitElement {
         grid-area: status;
       }
       .notices {
-        position: absolute;
-        inset: auto 56px 40px auto;
+        grid-area: main;
+        z-index: 2;
+        align-self: end;
+        justify-self: end;
         display: grid;
         gap: 8px;
-        max-width: min(26rem, calc(100% - 72px));
+        max-width: min(26rem, 100%);
+        padding: 12px;
+        pointer-events: none;
+      }
+      .notices > * {
+        pointer-events: auto;
       }
       .notice {
         display: flex;
@@ -162,6 +171,7 @@ export class LinuxVMWorkbench extends LitElement {
       }
       .drop {
         position: absolute;
+        z-index: 3;
         inset: 8px;
         display: grid;
         place-items: center;
@@ -194,10 +204,6 @@ export class LinuxVMWorkbench extends LitElement {
         nav button:last-of-type {
           margin-top: 0;
         }
-        .notices {
-          inset: auto 8px 84px;
-          max-width: none;
-        }
       }
       @container workbench (max-height: 400px) {
         linux-vm-status {
@@ -225,6 +231,8 @@ export class LinuxVMWorkbench extends LitElement {
   private readonly touch = globalThis.matchMedia?.('(pointer: coarse)');
   private readonly observer = new ResizeObserver(() => (this.narrow = this.clientWidth <= NARROW));
   private unlisten: (() => void) | undefined;
+  private problem: string | undefined;
+  private warned = false;
   private offline: { url: string; disk: Promise<OfflineDisk | undefined> } | undefined;
 
   /** The machine's element, once it is in the slot. */
@@ -347,10 +355,27 @@ export class LinuxVMWorkbench extends LitElement {
       this.unlisten?.();
       this.unlisten = undefined;
       this.machine = element.vm;
-      this.storage = storageText(this.machine);
-      this.unlisten = this.machine?.on('storage', () => (this.storage = storageText(this.machine)));
+      this.onStorage();
+      this.unlisten = this.machine?.on('storage', this.onStorage);
     }
     this.shown ??= element.terminal;
+  };
+
+  private readonly onStorage = (): void => {
+    const status = this.machine?.storage;
+    this.storage = storageText(status);
+    const { problem } = status ?? {};
+    if (problem && problem.message !== this.problem)
+      this.tell({
+        text: problem.message,
+        bad: true,
+        action: { label: 'Disk', run: () => this.show('disk') },
+      });
+    this.problem = problem?.message;
+    if (status?.reason && !this.warned) {
+      this.warned = true;
+      this.tell({ text: `Files are not kept: ${status.reason}` });
+    }
   };
 
   private readonly onLeave = (event: Event): void => {
@@ -517,7 +542,10 @@ export class LinuxVMWorkbench extends LitElement {
               </button>`,
           )}
         </nav>
-        <linux-vm-key-bar ?hidden=${!this.touch?.matches} .terminal=${this.shown}></linux-vm-key-bar>
+        <linux-vm-key-bar
+          ?hidden=${!this.touch?.matches || (this.narrow && this.open !== undefined)}
+          .terminal=${this.shown}
+        ></linux-vm-key-bar>
         <linux-vm-status
           role="group"
           aria-label="Machine status"
@@ -526,18 +554,18 @@ export class LinuxVMWorkbench extends LitElement {
           .storage=${this.storage.text}
           ?trouble=${this.storage.trouble}
         ></linux-vm-status>
-      </div>
-      <div class="notices" role="status">
-        ${
-          this.progress
-            ? html`<div class="notice">
-                <span>${this.progress.text}</span
-                ><progress aria-label=${this.progress.text} max="1" value=${this.progress.done ?? nothing}></progress>
-              </div>`
-            : nothing
-        }
-        ${this.notices.map((notice) => this.renderNotice(notice))}
-        ${hint ? html`<linux-vm-hint @hint-done=${() => this.settings.update({ hintSeen: true })}></linux-vm-hint>` : nothing}
+        <div class="notices" role="status">
+          ${
+            this.progress
+              ? html`<div class="notice">
+                  <span>${this.progress.text}</span
+                  ><progress aria-label=${this.progress.text} max="1" value=${this.progress.done ?? nothing}></progress>
+                </div>`
+              : nothing
+          }
+          ${this.notices.map((notice) => this.renderNotice(notice))}
+          ${hint ? html`<linux-vm-hint @hint-done=${() => this.settings.update({ hintSeen: true })}></linux-vm-hint>` : nothing}
+        </div>
       </div>
       <linux-vm-link-dialog></linux-vm-link-dialog>
       ${this.dragging ? html`<div class="drop">Drop files to put them into the machine</div>` : nothing}

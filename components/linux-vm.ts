@@ -30,6 +30,23 @@ export interface VmStateDetail {
  * @fires vm-state each change of state (`CustomEvent<VmStateDetail>`); bubbles
  * @fires vm-console what the guest prints (`CustomEvent<Uint8Array>`); bubbles
  * @fires vm-storage how it stands with the changes to the disk (`CustomEvent<StorageStatus>`); bubbles
+ *
+ * @slot start - what the start button says instead of "Start Linux"
+ *
+ * @csspart terminal - the `<linux-vm-terminal>`
+ * @csspart cover - what lies over the terminal before the start, while it loads and after a failure
+ * @csspart card - the box in the cover
+ * @csspart start - the start button
+ * @csspart bar - the line below the terminal, when there is something to say
+ *
+ * @cssprop --linux-vm-background - of the terminal and all around it
+ * @cssprop --linux-vm-panel - of cards and bars
+ * @cssprop --linux-vm-raised - of what stands out from these
+ * @cssprop --linux-vm-border - lines
+ * @cssprop --linux-vm-text - text; keep a contrast of 4.5 to the three above
+ * @cssprop --linux-vm-dim - less important text; the same
+ * @cssprop --linux-vm-accent - buttons and progress
+ * @cssprop --linux-vm-on-accent - text on buttons
  */
 @customElement('linux-vm')
 export class LinuxVMElement extends LitElement {
@@ -422,12 +439,12 @@ export class LinuxVMElement extends LitElement {
     if (this.current === 'idle')
       return this.autostart
         ? nothing
-        : html`<div class="cover">
-            <button @click=${this.onStart}>Start Linux</button>
+        : html`<div class="cover" part="cover">
+            <button part="start" @click=${this.onStart}><slot name="start">Start Linux</slot></button>
           </div>`;
     if (this.current === 'loading')
-      return html`<div class="cover">
-        <div class="card">
+      return html`<div class="cover" part="cover">
+        <div class="card" part="card">
           <h2>Loading</h2>
           <p>${progressText(this.progress)}</p>
           ${this.progress?.trouble ? html`<p class="bad">Trying again: ${this.progress.trouble}</p>` : nothing}
@@ -435,16 +452,18 @@ export class LinuxVMElement extends LitElement {
         </div>
       </div>`;
     if (this.current === 'error' && this.failure && asksAboutStorage(this.failure))
-      return html`<div class="cover">
-        <div class="card" role="alert">${renderStorageChoice(this.failure, this.storageKey ?? '', this.onChoice)}</div>
+      return html`<div class="cover" part="cover">
+        <div class="card" part="card" role="alert">
+          ${renderStorageChoice(this.failure, this.storageKey ?? '', this.onChoice)}
+        </div>
       </div>`;
     if (this.current === 'error' && this.failure) {
       const { title, text, next } = explainFailure(this.failure, {
         began: this.machine !== undefined,
         memory: this.memory,
       });
-      return html`<div class="cover">
-        <div class="card" role="alert">
+      return html`<div class="cover" part="cover">
+        <div class="card" part="card" role="alert">
           <h2 class="bad">${title}</h2>
           <p>${text}</p>
           <p class="dim">${next}</p>
@@ -458,18 +477,18 @@ export class LinuxVMElement extends LitElement {
   private renderBar(): TemplateResult | typeof nothing {
     if (this.current === 'stopped') {
       const bad = this.exit?.reason === 'panic' || this.exit?.reason === 'triple-fault';
-      return html`<div class="bar">
+      return html`<div class="bar" part="bar">
         <span class=${bad ? 'bad' : ''}>${this.endText}</span>
         <button @click=${this.onStart}>Restart</button>
       </div>`;
     }
     if (this.diskError)
-      return html`<div class="bar" role="alert">
+      return html`<div class="bar" part="bar" role="alert">
         <span class="bad">The disk could not be read, and the guest was told so: ${this.diskError.message}</span>
         <button class="plain" @click=${() => (this.diskError = undefined)}>Dismiss</button>
       </div>`;
     if (this.current === 'booting')
-      return html`<div class="bar over">
+      return html`<div class="bar over" part="bar">
         <span>${progressText(this.progress)}</span>
         <progress aria-label="Starting" max="1" value=${progressValue(this.progress) ?? nothing}></progress>
       </div>`;

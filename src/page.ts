@@ -66,7 +66,7 @@ function storageKey({ kernel, initrd, cmdline, state, storage }: Link, disk: str
   if (url.origin !== location.origin) return undefined;
   const here = new URL('.', document.baseURI).pathname;
   const path = url.pathname.startsWith(here) ? url.pathname.slice(here.length) : url.pathname;
-  return `page-${path.replace(/\/manifest\.json$/, '').replace(/[^\w.-]+/g, '-')}`.slice(0, 64);
+  return `page-${path.replace(/\/manifest\.json$/, '').replace(/[^\w.-]+/g, '-')}`.slice(0, 200);
 }
 
 /** The page's own background, before and around the workbench. */
