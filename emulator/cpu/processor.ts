@@ -34,7 +34,18 @@ import {
   TLB_USER_READ,
   TLB_USER_WRITE,
 } from './layout.ts';
-import { codeBreakpoint, dataBreak, hasCodeBreakpoints, pendingTrap, singleStepTrap } from './system/debug.ts';
+import type { Insn } from './insn.ts';
+import {
+  clearsTrapFlag,
+  codeBreakpoint,
+  dataBreak,
+  endIteration,
+  hasCodeBreakpoints,
+  loadsStackSegment,
+  pendingTrap,
+  singleStepTrap,
+  startIteration,
+} from './system/debug.ts';
 import { enterState, restoreCpu, saveCpu } from './reset.ts';
 import { fillTables } from './tables.ts';
 import { deliverException, deliverInterrupt } from './system/interrupts.ts';
@@ -196,21 +207,31 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     return super.nonCanonical();
   }
 
-  /** Whether the instruction at RIP, of `length` bytes, accesses the stack segment: by its operand, or else by itself. */
-  private usesStack(length: number): boolean {
+  /** The instruction at RIP, of at most `length` bytes, or undefined where there is none. */
+  private decodeHere(length: number): Insn | undefined {
     const bytes = new Uint8Array(16);
     const lo = this.ripLow();
+    const cr2 = (this.state + S.CR2) >> 3;
+    const saved = this.u64[cr2]!;
     for (let i = 0; i < length; i++) {
       const at = (lo + i) | 0;
       const carry = at >>> 0 < lo >>> 0 && this.code64 ? 1 : 0;
       try {
         bytes[i] = this.u8[RAM_BASE + this.fetchPage(at, (this.ripHigh() + carry) | 0) + (at & 0xfff)]!;
       } catch {
-        return false;
+        // It may be shorter than what was asked for.
+        this.u64[cr2] = saved;
+        break;
       }
     }
     const insn = decode(bytes, 0, 16, modeBits(this.mode));
-    if (typeof insn === 'string') return false;
+    return typeof insn === 'string' ? undefined : insn;
+  }
+
+  /** Whether the instruction at RIP, of `length` bytes, accesses the stack segment: by its operand, or else by itself. */
+  private usesStack(length: number): boolean {
+    const insn = this.decodeHere(length);
+    if (!insn) return false;
     const own = STACK_INSTRUCTIONS.test(insn.def.name);
     if (!insn.mem || insn.mem.seg === SS) return own || insn.mem !== undefined;
     if (!own) return false;
@@ -586,7 +607,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     const fuelAt = (this.state + S.FUEL) >> 2;
     const lo = this.ripLow();
     const hi = this.ripHigh();
-    const traced = (this.i32[flagsAt]! & TF) !== 0;
+    let traced = (this.i32[flagsAt]! & TF) !== 0;
     if (!(this.i32[flagsAt]! & RF) && codeBreakpoint(this, lo, hi)) {
       this.fault(1);
       this.faulted = true;
@@ -605,6 +626,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       this.faulted = true;
       return;
     }
+    const insn = traced || this.mmu.watching ? this.decodeHere(15) : undefined;
+    const iteration = insn && startIteration(this, insn);
     const fuel = this.i32[fuelAt]!;
     this.i32[fuelAt] = 1;
     // What is held back is not retired: `instructions`, and so the clock, must not run ahead meanwhile.
@@ -612,10 +635,14 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.enterCode(record);
     this.stolen = 0;
     this.i32[fuelAt] = this.faulted ? fuel : fuel - 1;
+    if (insn && iteration && endIteration(this, insn, iteration, this.faulted)) this.setRip(lo, hi);
     if (this.faulted) return;
     // RF holds for one instruction.
     this.i32[flagsAt]! &= ~RF;
+    // MOV SS and POP SS hold back what is due, until the instruction after them (SDM vol. 3, 6.8.3).
+    if (insn && loadsStackSegment(insn)) return;
     const trap = pendingTrap(this);
+    if (insn && clearsTrapFlag(insn) && !(this.i32[flagsAt]! & TF)) traced = false;
     if (traced) singleStepTrap(this);
     if (traced || trap) {
       this.fault(1);

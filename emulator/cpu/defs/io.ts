@@ -2,12 +2,16 @@
 import type { Width } from '../../bus.ts';
 import type { Cpu } from '../cpu.ts';
 import { defHelper, type DefOptions, type Insn } from '../insn.ts';
-import { DS, ES, RAX, RCX, RDI, RDX, RSI } from '../layout.ts';
+import { DS, ES, RAX, RCX, RDI, RDX, RSI, S } from '../layout.ts';
 import { portBreak } from '../system/debug.ts';
 import { checkPort } from '../system/tss.ts';
 
 const DF = 0x400;
-/** A repeated string transfer comes up for air after this many elements; its RIP stays at it until it is done. */
+const IF = 0x200;
+/**
+ * A repeated string transfer comes up for air after this many elements, each as dear as an instruction; its RIP stays at
+ * it until it is done.
+ */
 const BURST = 4096;
 
 function input(cpu: Cpu, port: number, width: Width): number {
@@ -82,10 +86,13 @@ function string(cpu: Cpu, insn: Insn, isInput: boolean): void {
   for (let n = 0; ; n++) {
     const count = pointer(cpu, RCX, insn.addressSize);
     if (count === 0 && cpu.eaHigh === 0) return;
-    if (n === BURST) {
+    // An interrupt that the device asked for comes between two elements.
+    const interrupted = n > 0 && cpu.i32[(cpu.state + S.PENDING) >> 2] !== 0 && (cpu.rflags & IF) !== 0;
+    if (n === BURST || interrupted) {
       // Go on at this same instruction after the run loop has had its turn.
       const [lo, hi] = cpu.add64(cpu.ripLow(), cpu.ripHigh(), -insn.len, -1);
       cpu.setRip(lo, insn.bits === 64 ? hi : 0);
+      cpu.i32[(cpu.state + S.FUEL) >> 2]! -= n;
       cpu.leave();
       return;
     }

@@ -72,7 +72,8 @@ function repeated(
   const { f } = c;
   const step = stepOf(c, size);
   const count = c.temp(I64);
-  f.set(count, readIndex(c, RCX));
+  const before = c.let(readIndex(c, RCX));
+  f.set(count, before);
   const indices = registers.map((n) => {
     const local = c.temp(I64);
     f.set(local, readIndex(c, n));
@@ -112,6 +113,9 @@ function repeated(
       f.brIf(pieces.get, again);
     });
   });
+  // A line of the cache is as dear as an instruction: a slice has only so much time.
+  const lines = i32.wrap(i64.shr_u(i64.sub(before, count.get), 6 - Math.log2(size)));
+  c.setState(S.FUEL, 4, i32.sub(c.state32(S.FUEL), lines));
   c.repeatIf(i64.ne(count.get, 0));
 }
 
@@ -309,8 +313,9 @@ function repeatedHelper(kind: 'lods' | 'cmps' | 'scas', until: 'count' | 'equal'
     const keepFlags = (): void => {
       if (compared) compareFlags(cpu, unsigned(aLow, aHigh, size), unsigned(bLow, bHigh, size), size);
     };
+    let done = 0;
     try {
-      for (let i = 0; i < HELPER_ELEMENTS && !finished; i++) {
+      for (; done < HELPER_ELEMENTS && !finished; done++) {
         if (kind === 'lods') {
           const lo = readElement(cpu, insn, RSI, seg, size);
           if (size === 8) cpu.setPair(RAX, lo, cpu.mmu.high);
@@ -348,6 +353,8 @@ function repeatedHelper(kind: 'lods' | 'cmps' | 'scas', until: 'count' | 'equal'
       // Also at a fault: the elements before it were compared.
       keepFlags();
     }
+    // Elements cost time, of which a slice has only so much.
+    cpu.i32[(cpu.state + S.FUEL) >> 2]! -= done;
     if (!finished) cpu.rip -= BigInt(insn.len);
   };
 }

@@ -1,6 +1,8 @@
 /** Debug registers and the #DB exceptions that come of them (SDM vol. 3, chapter 18). */
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
+import { ZF, type Insn } from '../insn.ts';
+import { RCX, SS } from '../layout.ts';
 
 const CR4_DE = 1 << 3;
 const GD = 1 << 13;
@@ -28,8 +30,9 @@ export function updateBreakpoints(cpu: Cpu): void {
   for (let n = 0; n < 4; n++)
     if (enabled(control, n)) {
       const type = typeOf(control, n);
-      if (type === EXECUTE) code = true;
-      else if (type !== IO) data = true;
+      // Ports are watched one instruction at a time, too: #DB follows the access at once.
+      if (type === EXECUTE || type === IO) code = true;
+      else data = true;
     }
   cpu.sys.codeBreakpoints = code;
   if (data !== cpu.mmu.watching) {
@@ -107,6 +110,55 @@ export function singleStepTrap(cpu: Cpu): void {
   cpu.dr[6] = cpu.dr[6]! | BigInt(BS) | BigInt(DR6_ONES >>> 0);
   cpu.dr[7] = cpu.dr[7]! & ~BigInt(GD);
 }
+
+const STRING = /^(movs|cmps|stos|lods|scas|ins[bv]|outs[bv])$/;
+
+/** RCX before one iteration of a repeated string instruction, and the count that it held. */
+interface Iteration {
+  rcx: bigint;
+  count: bigint;
+}
+
+const countBits = (insn: Insn): number => insn.addressSize * 8;
+const prefixOf = (insn: Insn): string => (insn.rep ? insn.rep.toString(16) : insn.def.prefix);
+
+/**
+ * Before a step: lets a repeated string instruction do one iteration, after which traps come (SDM vol. 3, 18.3.1.4).
+ * @returns what `endIteration` wants, or undefined for other instructions and a count of 0
+ */
+export function startIteration(cpu: Cpu, insn: Insn): Iteration | undefined {
+  if (!/^f[23]$/.test(prefixOf(insn)) || !STRING.test(insn.def.name)) return undefined;
+  const rcx = cpu.big(RCX);
+  const count = BigInt.asUintN(countBits(insn), rcx);
+  if (count === 0n) return undefined;
+  cpu.setBig(RCX, withCount(rcx, insn, 1n));
+  return { rcx, count };
+}
+
+/** RCX with another count: 32-bit counts clear the upper half, 16-bit ones leave it. */
+function withCount(rcx: bigint, insn: Insn, count: bigint): bigint {
+  return insn.addressSize === 2 ? (rcx & ~0xffffn) | count : count;
+}
+
+/** After the step: whether the instruction is to be executed again. */
+export function endIteration(cpu: Cpu, insn: Insn, { rcx, count }: Iteration, faulted: boolean): boolean {
+  cpu.setBig(RCX, faulted ? rcx : withCount(rcx, insn, count - 1n));
+  if (faulted || count === 1n) return false;
+  if (!/^(cmps|scas)$/.test(insn.def.name)) return true;
+  return ((cpu.rflags & ZF) !== 0) === (prefixOf(insn) === 'f3');
+}
+
+/** MOV SS and POP SS. */
+export function loadsStackSegment(insn: Insn): boolean {
+  const o = insn.operands[0];
+  return (
+    insn.def.pattern === 'pop 17' ||
+    (insn.def.pattern.startsWith('mov 8e') && o?.kind === 'reg' && o.cls === 'seg' && o.reg === SS)
+  );
+}
+
+/** Instructions that are not followed by a single step if they have cleared TF: they clear it before they are done. */
+export const clearsTrapFlag = (insn: Insn): boolean => /^(int|int3|into|int1|syscall)$/.test(insn.def.name);
 
 /** The debug register that a MOV names. @throws #UD for DR4 and DR5 under CR4.DE, #DB under DR7.GD */
 function register(cpu: Cpu, n: number): number {
