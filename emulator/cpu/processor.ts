@@ -41,6 +41,7 @@ import {
   dataBreak,
   endIteration,
   hasCodeBreakpoints,
+  isRepeated,
   loadsStackSegment,
   pendingTrap,
   singleStepTrap,
@@ -601,6 +602,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     return reason;
   }
 
+  private repeats(): boolean {
+    const insn = this.decodeHere(15);
+    return insn !== undefined && isRepeated(insn);
+  }
+
   /** Runs one instruction, then the traps that follow it. */
   step(): void {
     const flagsAt = (this.state + S.EFLAGS) >> 2;
@@ -626,6 +632,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       this.faulted = true;
       return;
     }
+    // RF holds for one instruction; IRET may set it for the next.
+    const resumed = (this.i32[flagsAt]! & RF) !== 0;
+    this.i32[flagsAt]! &= ~RF;
     const insn = traced || this.mmu.watching ? this.decodeHere(15) : undefined;
     const iteration = insn && startIteration(this, insn);
     const fuel = this.i32[fuelAt]!;
@@ -637,8 +646,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.i32[fuelAt] = this.faulted ? fuel : fuel - 1;
     if (insn && iteration && endIteration(this, insn, iteration, this.faulted)) this.setRip(lo, hi);
     if (this.faulted) return;
-    // RF holds for one instruction.
-    this.i32[flagsAt]! &= ~RF;
+    // A repeated instruction that is not done yet is the same one still.
+    if (resumed && this.ripLow() === lo && this.ripHigh() === hi && this.repeats()) this.i32[flagsAt]! |= RF;
     // MOV SS and POP SS hold back what is due, until the instruction after them (SDM vol. 3, 6.8.3).
     if (insn && loadsStackSegment(insn)) return;
     const trap = pendingTrap(this);

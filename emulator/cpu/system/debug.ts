@@ -122,12 +122,15 @@ interface Iteration {
 const countBits = (insn: Insn): number => insn.addressSize * 8;
 const prefixOf = (insn: Insn): string => (insn.rep ? insn.rep.toString(16) : insn.def.prefix);
 
+/** A string instruction with a repeat prefix. */
+export const isRepeated = (insn: Insn): boolean => /^f[23]$/.test(prefixOf(insn)) && STRING.test(insn.def.name);
+
 /**
  * Before a step: lets a repeated string instruction do one iteration, after which traps come (SDM vol. 3, 18.3.1.4).
  * @returns what `endIteration` wants, or undefined for other instructions and a count of 0
  */
 export function startIteration(cpu: Cpu, insn: Insn): Iteration | undefined {
-  if (!/^f[23]$/.test(prefixOf(insn)) || !STRING.test(insn.def.name)) return undefined;
+  if (!isRepeated(insn)) return undefined;
   const rcx = cpu.big(RCX);
   const count = BigInt.asUintN(countBits(insn), rcx);
   if (count === 0n) return undefined;
