@@ -164,6 +164,10 @@ export class LinuxVMElement extends LitElement {
   @property() initrd?: string;
   /** Kernel command line instead of the manifest's. */
   @property() cmdline?: string;
+  /** `cold` boots from the kernel on, even where the disk has a snapshot to go on from. */
+  @property() boot: 'auto' | 'cold' = 'auto';
+  /** The guest's host name, instead of the disk's. */
+  @property() hostname?: string;
   /** RAM in MiB. */
   @property({ type: Number }) memory = 512;
   /** Start as soon as the element is in the page. */
@@ -195,6 +199,7 @@ export class LinuxVMElement extends LitElement {
   @reactive() private exit: VmExit | undefined;
   @reactive() private progress: Progress | undefined;
   @reactive() private diskError: Error | undefined;
+  @reactive() private memoryTrouble: Error | undefined;
   /** Its console, once it has been rendered. */
   @query('linux-vm-terminal') readonly terminal!: LinuxVMTerminal;
 
@@ -286,6 +291,7 @@ export class LinuxVMElement extends LitElement {
     this.exit = undefined;
     this.failure = undefined;
     this.diskError = undefined;
+    this.memoryTrouble = undefined;
     this.progress = undefined;
     this.terminal.reset();
     const { choice } = this;
@@ -312,6 +318,8 @@ export class LinuxVMElement extends LitElement {
             kernel: this.kernel,
             initrd: this.initrd,
             cmdline: this.cmdline,
+            boot: this.boot,
+            hostname: this.hostname,
             memory: this.memory,
             storageKey: this.storageKey || undefined,
             storageMode: choice.mode ?? this.storageMode,
@@ -343,6 +351,7 @@ export class LinuxVMElement extends LitElement {
       return this.terminal.write(bytes);
     });
     vm.on('disk-error', (error) => (this.diskError = error));
+    vm.on('memory-trouble', (error) => (this.memoryTrouble = error));
     vm.on('storage', (status) => this.tellStorage(status));
     if (vm.storage) this.tellStorage(vm.storage);
     this.hiding.watch(vm, () => this.suspend);
@@ -482,6 +491,12 @@ export class LinuxVMElement extends LitElement {
         <button @click=${this.onStart}>Restart</button>
       </div>`;
     }
+    if (this.memoryTrouble)
+      return html`<div class="bar" role="alert">
+        <span class="bad">
+          A part of the machine's memory could not be fetched; it waits and tries again: ${this.memoryTrouble.message}
+        </span>
+      </div>`;
     if (this.diskError)
       return html`<div class="bar" part="bar" role="alert">
         <span class="bad">The disk could not be read, and the guest was told so: ${this.diskError.message}</span>

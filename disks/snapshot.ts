@@ -62,7 +62,11 @@ class Bench {
   }
 
   static async create(directory: string, manifest: DiskManifest, disk: OpenDisk, kernel: boolean): Promise<Bench> {
-    const attach = { console: (_: Uint8Array) => undefined as void, agent: (_: Uint8Array) => undefined as void };
+    const nobody = (): undefined => undefined;
+    const attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void } = {
+      console: nobody,
+      agent: nobody,
+    };
     const file = (name: string): Uint8Array => new Uint8Array(readFileSync(join(directory, name)));
     const machine = await Machine.create({
       createProcessor,

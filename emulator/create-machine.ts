@@ -3,7 +3,7 @@ import { Machine, type MachineExit } from './machine.ts';
 import { readState, writeState } from './state-stream.ts';
 import type { PlainExit } from '../src/protocol.ts';
 import { plainError } from '../src/protocol.ts';
-import type { MachineEvents, MachineParts, WorkerMachine } from './worker.ts';
+import { machineMemory, type MachineEvents, type MachineParts, type WorkerMachine } from './worker.ts';
 
 /** Makes the PC for a worker: one console out of hvc0 and the serial port, and endings in the words of the protocol. */
 export async function createMachine(parts: MachineParts, events: MachineEvents): Promise<WorkerMachine> {
@@ -13,8 +13,7 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
   let disposed = false;
   const machine = await Machine.create({
     createProcessor,
-    // RAM is mapped by large pages of 2 MiB.
-    memory: Math.floor(spec.memory / 2) * 2 * 2 ** 20,
+    memory: machineMemory(spec),
     kernel: parts.kernel,
     initrd: parts.initrd,
     cmdline: parts.cmdline,
@@ -30,6 +29,8 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
         if (!hvc) events.output('console', bytes);
       },
       agent: (bytes) => events.output('agent', bytes),
+      memoryTrouble: (error) => events.memoryTrouble?.(error),
+      memoryComplete: (waited) => events.memoryComplete?.(waited),
     },
   });
   void machine.stopped.then((exit) => {
@@ -53,6 +54,12 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
       machine.restore(await readState(state));
       hvc = true;
     },
+    resumeFrom: (state, read) => {
+      machine.resumeFrom(state, read);
+      hvc = true;
+    },
+    fetchRest: () => machine.fetchRest(),
+    memory: () => machine.stats().memory,
     dispose: () => {
       disposed = true;
       machine.stop();

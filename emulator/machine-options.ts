@@ -29,8 +29,11 @@ export interface MachineEvents {
   status?(status: MachineStatus, exit?: MachineExit): void;
   /** The guest was given an I/O error because of this. */
   diskError?(error: unknown): void;
-  /** A part of a resumed machine's RAM could not be had. It is tried again; meanwhile the machine may stand still. */
-  memoryError?(error: unknown): void;
+  /**
+   * A part of a resumed machine's RAM could not be had. It is tried again; meanwhile the machine may stand still.
+   * Undefined: all is well again.
+   */
+  memoryTrouble?(error: unknown): void;
   /** All of a resumed machine's RAM is here. `waited`: guest time that stood still for it, in milliseconds. */
   memoryComplete?(waited: number): void;
 }

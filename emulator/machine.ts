@@ -608,7 +608,7 @@ export class Machine {
 
   /**
    * As `restore`, with the pages of RAM still to come: those that the guest touches are read when it does, the others once
-   * `fetchRest` is called. A page that cannot be had is a `memoryError` and is tried again.
+   * `fetchRest` is called. A page that cannot be had is a `memoryTrouble` and is tried again.
    */
   resumeFrom(state: PagedState, read: ChunkReader): void {
     this.check(state);
@@ -620,7 +620,7 @@ export class Machine {
         for (const transport of this.transports) transport.pagesArrived();
         this.wake();
       },
-      failed: (error) => this.events.memoryError?.(error),
+      trouble: (error) => this.events.memoryTrouble?.(error),
       complete: () => this.events.memoryComplete?.(this.waitedMs),
     });
     this.restoreParts(state);
@@ -645,7 +645,9 @@ export class Machine {
     const { devices } = this;
     const other = devices.findIndex((device, i) => device !== state.devices[i]);
     if (other >= 0)
-      throw new Error(`the saved machine has the device "${state.devices[other]}" where this one has "${devices[other]}"`);
+      throw new Error(
+        `the saved machine has the device "${state.devices[other]}" where this one has "${devices[other]}"`,
+      );
   }
 
   private restoreParts(state: MachineState | PagedState): void {

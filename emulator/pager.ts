@@ -17,8 +17,11 @@ export type ChunkReader = (chunk: number) => Promise<Uint8Array>;
 export interface PagerEvents {
   /** Pages have come. */
   arrived(): void;
-  /** A chunk could not be had. It is asked for again; while the guest needs it, the machine stands still. */
-  failed(error: unknown): void;
+  /**
+   * A chunk could not be had. It is asked for again; while the guest needs it, the machine stands still. Undefined: all is
+   * well again.
+   */
+  trouble(error: unknown): void;
   /** All pages are here. */
   complete(): void;
 }
@@ -49,6 +52,8 @@ export class Pager {
   private next = 0;
   private inBackground = false;
   private running = 0;
+  /** Chunks that could not be had and have not come since. */
+  private failing = 0;
   private closed = false;
   private readonly timers = new Set<ReturnType<typeof setTimeout>>();
   private settle!: () => void;
@@ -155,6 +160,7 @@ export class Pager {
         this.running--;
         if (this.closed) return;
         if (bytes.length < this.bytesOf(chunk)) return this.again(chunk, failures, damaged());
+        if (failures && --this.failing === 0) this.events.trouble(undefined);
         this.place(chunk, bytes);
         this.pump();
       },
@@ -167,7 +173,8 @@ export class Pager {
 
   private again(chunk: number, failures: number, error: unknown): void {
     if (this.closed) return;
-    this.events.failed(error);
+    if (!failures) this.failing++;
+    this.events.trouble(error);
     const timer = setTimeout(
       () => {
         this.timers.delete(timer);

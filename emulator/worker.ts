@@ -5,8 +5,10 @@ import type {
   FromWorker,
   Location,
   MachineSpec,
+  Origin,
   PlainExit,
   Progress,
+  SnapshotStats,
   ToWorker,
   VmStats,
 } from '../src/protocol.ts';
@@ -18,8 +20,11 @@ import { hashedUrl } from './disk/hashed-url.ts';
 import type { DiskManifest, ManifestFile } from './disk/manifest.ts';
 import { openDisk, type OpenDisk } from './disk/open.ts';
 import { BlockError } from './disk/types.ts';
+import type { PagedState } from './machine-state.ts';
+import type { ChunkReader } from './pager.ts';
 import type { ProcessorStats } from './processor.ts';
 import { readSaved, writeSaved } from './saved-state.ts';
+import { misfit, SnapshotSource } from './snapshot.ts';
 import { StorageError } from './storage/error.ts';
 import { DiskStorage } from './storage/session.ts';
 
@@ -43,6 +48,11 @@ export interface WorkerMachine {
   /** The state at this moment, once the disk requests under way have ended. The machine is paused. */
   save(): Promise<AsyncIterable<Uint8Array>>;
   restore(state: ReadableStream<Uint8Array>): Promise<void>;
+  /** Goes on from a snapshot, whose pages are read when they are touched. @throws Error when it does not fit */
+  resumeFrom?(state: PagedState, read: ChunkReader): void;
+  /** Reads all other pages, too, in the background. */
+  fetchRest?(): void;
+  memory?(): { chunks: number; demanded: number; complete: boolean } | undefined;
   /** Ends it for good. */
   dispose(): void;
 }
@@ -59,6 +69,9 @@ export interface MachineEvents {
   /** The bytes belong to the receiver. */
   output(channel: 'console' | 'agent', bytes: Uint8Array): void;
   stopped(exit: PlainExit): void;
+  /** As those of `Machine`. */
+  memoryTrouble?(error: unknown): void;
+  memoryComplete?(waited: number): void;
 }
 
 export type MachineFactory = (parts: MachineParts, events: MachineEvents) => Promise<WorkerMachine>;
@@ -74,6 +87,8 @@ export interface WorkerEnvironment {
 const MOST_UNREAD = 1 << 20;
 const PROGRESS_INTERVAL = 100;
 const LARGEST_KERNEL = 1 << 28;
+/** Milliseconds after a resume in which nothing is fetched but what the guest waits for. */
+const HEAD_START = 1500;
 
 /** Serves one machine to the page at the other end of `port`. */
 export function serve(port: Port<ToWorker, FromWorker>, environment: WorkerEnvironment): void {
@@ -101,6 +116,7 @@ class Session {
   /** Before the machine is there: what was typed, and the size of the terminal. */
   private early: Extract<ToWorker, { type: 'input' | 'resize' }>[] = [];
   private readonly fileBytes = new Map<string, { loaded: number; total?: number }>();
+  private snapshot: SnapshotSource | undefined;
 
   constructor(
     private readonly port: Port<ToWorker, FromWorker>,
@@ -170,6 +186,8 @@ class Session {
     this.spec = spec;
     await this.openDisk(spec);
     if (this.stopped || (await this.resumeSuspended(spec))) return;
+    const { resumed, note } = await this.resumeSnapshot(spec);
+    if (resumed) return;
     const manifest = this.disk?.manifest;
     const kernelFile = this.bootFile(spec.kernel, manifest?.kernel);
     if (!kernelFile)
@@ -185,7 +203,42 @@ class Session {
     const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
     // What is here already when the guest asks changes the order of its events.
     if (!spec.deterministic) this.prefetch(manifest);
-    await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec });
+    await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec }, { from: 'boot', note });
+  }
+
+  /** Goes on from the disk's snapshot. @returns whether it does, or why not, where there is one that somebody may expect */
+  private async resumeSnapshot(spec: MachineSpec): Promise<{ resumed: boolean; note?: string }> {
+    const { disk } = this;
+    const snapshot = disk?.manifest?.snapshot;
+    if (!disk || !snapshot || disk.url === undefined || spec.boot === 'cold') return { resumed: false };
+    const changed = (['kernel', 'initrd', 'cmdline', 'append'] as const).find((name) => spec[name] !== undefined);
+    let note = misfit(snapshot, machineMemory(spec));
+    if (changed) note = `the disk's snapshot was made without the option "${changed}"`;
+    else if (spec.deterministic || spec.readOnly) note = "the disk's snapshot is neither deterministic nor read-only";
+    else if (disk.device.stats.overlayBytes > 0) note = 'the disk has been written to since its snapshot was made';
+    if (note !== undefined) return { resumed: false, note };
+    const source = new SnapshotSource(disk.manifest!, snapshot, disk.url, {
+      policy: this.policy,
+      signal: this.controller.signal,
+    });
+    this.snapshot = source;
+    source.prefetch();
+    try {
+      const { state, overlay, console } = await source.state();
+      await this.createMachine({ cmdline: '', disk, spec }, { from: 'snapshot' }, (machine) => {
+        if (!machine.resumeFrom) throw new Error('this kind of machine knows no snapshots');
+        machine.resumeFrom(state, (chunk) => source.chunk(chunk));
+        disk.device.importState(overlay);
+      });
+      if (this.stopped) return { resumed: true };
+      this.output('console', console);
+      setTimeout(() => this.machine?.fetchRest?.(), HEAD_START);
+      return { resumed: true };
+    } catch (cause) {
+      if (this.stopped) return { resumed: true };
+      this.snapshot = undefined;
+      return { resumed: false, note: `the disk's snapshot could not be used: ${plainError(cause).message}` };
+    }
   }
 
   private async restore(changes: Partial<MachineSpec>, state: Blob): Promise<void> {
@@ -211,20 +264,31 @@ class Session {
         `this machine was saved with a disk of ${header.diskSize} bytes, and this one has ${this.disk.device.size}`,
       );
     if (overlay) this.disk?.device.importState(overlay);
-    await this.createMachine({ cmdline: '', disk: this.disk, spec }, machine);
+    await this.createMachine({ cmdline: '', disk: this.disk, spec }, { from: 'state' }, (m) => m.restore(machine));
   }
 
-  private async createMachine(parts: MachineParts, state?: ReadableStream<Uint8Array>): Promise<void> {
+  /** @param restore puts its state into the machine, unless that begins with a kernel */
+  private async createMachine(
+    parts: MachineParts,
+    origin: Origin,
+    restore?: (machine: WorkerMachine) => void | Promise<void>,
+  ): Promise<void> {
     if (this.stopped) return;
     this.progress.phase = 'machine';
     this.tellProgress();
     const machine = await this.environment.createMachine(parts, {
       output: (channel, bytes) => this.output(channel, bytes),
       stopped: (exit) => this.stop(exit),
+      memoryTrouble: (error) => {
+        if (!this.stopped) this.port.post({ type: 'memory-trouble', error: error ? plainError(error) : undefined });
+      },
+      memoryComplete: (waited) => {
+        if (!this.stopped) this.port.post({ type: 'memory-complete', waited });
+      },
     });
     if (this.stopped) return machine.dispose();
     try {
-      if (state) await machine.restore(state);
+      await restore?.(machine);
     } catch (cause) {
       machine.dispose();
       throw cause;
@@ -234,7 +298,7 @@ class Session {
     machine.resize(parts.spec.columns, parts.spec.rows);
     for (const message of this.early.splice(0)) this.handle(message);
     this.progress.phase = 'boot';
-    this.port.post({ type: 'started' });
+    this.port.post({ type: 'started', origin });
     this.tellProgress();
     machine.start();
     this.throttle();
@@ -285,7 +349,9 @@ class Session {
     const { memory, deterministic } = suspended.record;
     try {
       this.spec = { ...spec, memory, deterministic };
-      await this.createMachine({ cmdline: '', disk: this.disk, spec: this.spec }, suspended.stream);
+      await this.createMachine({ cmdline: '', disk: this.disk, spec: this.spec }, { from: 'state' }, (machine) =>
+        machine.restore(suspended.stream),
+      );
       this.storage?.resumed();
       return true;
     } catch (cause) {
@@ -459,7 +525,14 @@ class Session {
       busySeconds: this.machine.busySeconds?.(),
       disk: this.disk?.device.stats,
       kernelBytes,
+      snapshot: this.snapshotStats(),
     };
+  }
+
+  private snapshotStats(): SnapshotStats | undefined {
+    const { snapshot, machine } = this;
+    const memory = machine?.memory?.();
+    return snapshot && memory ? { fetchedBytes: snapshot.fetchedBytes, ...memory } : undefined;
   }
 
   private tellProgress(): void {
@@ -509,4 +582,9 @@ class Session {
     if (last) void last.then(end);
     else end();
   }
+}
+
+/** Bytes of RAM: it is mapped by large pages of 2 MiB. */
+export function machineMemory(spec: MachineSpec): number {
+  return Math.floor(spec.memory / 2) * 2 * 2 ** 20;
 }

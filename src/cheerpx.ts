@@ -135,13 +135,13 @@ export interface MountPointConfiguration {
 }
 
 /** Beyond CheerpX's own options, all of LinuxVM's but those that the mounts say. */
-export interface LinuxOptions extends Omit<LinuxVMOptions, 'disk' | 'storageKey'> {
+export interface LinuxOptions extends Omit<LinuxVMOptions, 'disk' | 'storageKey' | 'boot'> {
   mounts?: MountPointConfiguration[];
   /**
    * Manifest whose kernel, initramfs and command line boot a raw image; CheerpX needs none, a whole machine does. Default:
    * `manifest.json` beside the image.
    */
-  boot?: string | URL;
+  bootFrom?: string | URL;
 }
 
 export interface RunOptions {
@@ -193,7 +193,7 @@ export class Linux {
    * @throws TypeError when the mounts are not to be had; Error in words otherwise
    */
   static async create(options: LinuxOptions = {}): Promise<Linux> {
-    const { mounts = [], boot, ...rest } = options;
+    const { mounts = [], bootFrom, ...rest } = options;
     const root = mounts.find(({ path }) => path === '/');
     if (!(root?.dev instanceof BlockDevice))
       throw new TypeError('mounts has no block device at "/": give an HttpBytesDevice, GitHubDevice or OverlayDevice');
@@ -205,7 +205,7 @@ export class Linux {
         throw new TypeError(`the device at "${path}" is no directory: give a DataDevice or an IDBDevice`);
     }
     const { disk, storageKey } = root.dev;
-    const vm = await LinuxVM.start({ ...(await bootFiles(disk, boot, rest)), ...rest, disk, storageKey });
+    const vm = await LinuxVM.start({ ...(await bootFiles(disk, bootFrom, rest)), ...rest, disk, storageKey });
     try {
       await vm.ready;
       for (const { path, dev } of directories) await (dev as CheerpOSDevice).mount(vm, path);
@@ -343,14 +343,14 @@ export class Linux {
 /** What boots a raw image. A manifest's own kernel is found by the machine itself. */
 async function bootFiles(
   disk: string,
-  boot: string | URL | undefined,
+  from: string | URL | undefined,
   { kernel, signal }: LinuxOptions,
 ): Promise<Pick<LinuxVMOptions, 'kernel' | 'initrd' | 'cmdline'>> {
-  if (kernel !== undefined || (/\.json$/.test(new URL(disk).pathname) && boot === undefined)) return {};
-  const url = boot === undefined ? new URL('manifest.json', disk).href : absolute(boot);
+  if (kernel !== undefined || (/\.json$/.test(new URL(disk).pathname) && from === undefined)) return {};
+  const url = from === undefined ? new URL('manifest.json', disk).href : absolute(from);
   const manifest = await fetchManifest(url, { signal }).catch((cause: unknown) => {
     throw new Error(
-      `${disk} needs a kernel to boot, and there is no manifest that names one at ${url}: give Linux.create a "boot" or a ` +
+      `${disk} needs a kernel to boot, and there is no manifest that names one at ${url}: give Linux.create a "bootFrom" or a ` +
         '"kernel"',
       { cause },
     );

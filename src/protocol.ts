@@ -27,6 +27,8 @@ export interface MachineSpec {
   cache: number;
   columns: number;
   rows: number;
+  /** `cold`: from the kernel on, even where the disk has a snapshot to go on from. */
+  boot?: 'cold';
   /** Where the changes to the disk are kept; absent: in memory. */
   storage?: StorageSpec;
 }
@@ -62,7 +64,11 @@ export type CallResult = VmStats | StorageStatus | Blob | Uint8Array | number | 
 export type FromWorker =
   | { type: 'progress'; progress: Progress }
   /** The processor runs. */
-  | { type: 'started' }
+  | { type: 'started'; origin: Origin }
+  /** Why a part of a resumed machine's memory could not be fetched; it is tried again. Without an error: all is well. */
+  | { type: 'memory-trouble'; error?: PlainError }
+  /** All of it is here; for so many milliseconds the guest's clock stood still. */
+  | { type: 'memory-complete'; waited: number }
   | { type: 'output'; channel: Channel; bytes: Uint8Array }
   | { type: 'result'; id: number; value: CallResult }
   | { type: 'failure'; id: number; error: PlainError }
@@ -71,6 +77,14 @@ export type FromWorker =
   | { type: 'storage'; status: StorageStatus }
   /** The last message. */
   | { type: 'stopped'; exit: PlainExit; stats?: VmStats };
+
+/** What a machine began with. */
+export interface Origin {
+  /** The kernel, the disk's snapshot, or a state that was saved (or suspended) before. */
+  from: 'boot' | 'snapshot' | 'state';
+  /** For people: why it is not the snapshot that the disk has. */
+  note?: string;
+}
 
 /** How far loading and booting have come. */
 export interface Progress {
@@ -120,6 +134,17 @@ export interface VmStats {
   disk?: DiskStats;
   /** Bytes fetched for the kernel and the initramfs. */
   kernelBytes: number;
+  /** Of a machine that went on from the disk's snapshot. */
+  snapshot?: SnapshotStats;
+}
+
+export interface SnapshotStats {
+  /** Bytes that crossed the network. */
+  fetchedBytes: number;
+  /** Chunks of memory that have come, those of them that the guest had to wait for, and whether that is all. */
+  chunks: number;
+  demanded: number;
+  complete: boolean;
 }
 
 /** A file in words for the worker: where it is and what is known of it. */

@@ -2,6 +2,7 @@ import type { Tier } from '../emulator/processor.ts';
 import {
   AgentClient,
   type FileSystem,
+  type Identity,
   type Inspector,
   type Process,
   type RunOptions,
@@ -15,6 +16,7 @@ import type {
   FromWorker,
   Location,
   MachineSpec,
+  Origin,
   PlainError,
   PlainExit,
   Progress,
@@ -70,6 +72,13 @@ export interface LinuxVMOptions {
   resume?: boolean;
   /** Changes to begin with, as `disk.exportDiff()` gave them, over a disk without any. */
   diff?: Blob;
+  /**
+   * `cold` boots from the kernel on. `auto` (the default) goes on from the snapshot in the disk's manifest where that fits:
+   * see `origin`.
+   */
+  boot?: 'auto' | 'cold';
+  /** The guest's host name; the disk's unless told. */
+  hostname?: string;
   /** Most memory for disk blocks that were read, in MiB. Default 64. */
   cache?: number;
   /** First size of the console. Default 80 × 24. */
@@ -112,6 +121,11 @@ export interface VmEvents {
   progress: Progress;
   /** A disk access failed after all retries; the guest saw an I/O error. */
   'disk-error': Error;
+  /**
+   * A part of the memory of a machine that goes on from a snapshot could not be fetched, and is being tried again; the
+   * machine may stand still meanwhile. Undefined: all is well again.
+   */
+  'memory-trouble': Error | undefined;
   /** How it stands with the changes to the disk, at most once a second. */
   storage: StorageStatus;
 }
@@ -150,9 +164,12 @@ export class LinuxVM {
     state: new Set(),
     progress: new Set(),
     'disk-error': new Set(),
+    'memory-trouble': new Set(),
     storage: new Set(),
   };
   private readonly calls = new Map<number, { resolve(value: CallResult): void; reject(error: Error): void }>();
+  private begunFrom: Origin = { from: 'boot' };
+  private identity: Identity | undefined;
   private storageStatus: StorageStatus | undefined;
   private persisted: boolean | undefined;
   private askedToPersist = false;
@@ -199,7 +216,7 @@ export class LinuxVM {
       (call) => this.call(call),
       () => this.syncGuest(),
     );
-    this.ready = this.whileAlive(this.agent.ready.then(() => undefined));
+    this.ready = this.whileAlive(this.agent.ready.then(() => this.becomeItself()));
     this.ready.then(
       () => this.setState('running'),
       () => undefined,
@@ -249,16 +266,39 @@ export class LinuxVM {
   private static async begin(options: LinuxVMOptions, message: ToWorker): Promise<LinuxVM> {
     options.signal?.throwIfAborted();
     const vm = new LinuxVM((options.worker ?? defaultWorker)(), options.signal);
+    // A deterministic machine gets nothing from outside that is not asked for.
+    if (!options.deterministic) vm.identity = newIdentity(options.hostname);
     if (options.storageKey !== undefined) vm.patience = LAST_WRITE;
     void vm.exited.then(machineRuns());
     if (options.onProgress) vm.on('progress', options.onProgress);
     const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
     vm.post(message);
     await started;
-    // The real-time clock knows whole seconds only, and a restored guest's clock stood still since it was saved. An
-    // agent that is not there cannot put it right.
-    if (!options.deterministic) vm.ready.then(() => vm.agent.setTime(Date.now())).catch(() => undefined);
     return vm;
+  }
+
+  /**
+   * The real-time clock knows whole seconds only, and a restored guest's clock stood still since it was saved. Machines
+   * that go on from one snapshot would also have the same random numbers and names.
+   */
+  private async becomeItself(): Promise<void> {
+    const { identity } = this;
+    if (!identity) return;
+    const { from } = this.begunFrom;
+    // Who goes on from a state of their own keeps their names, and the network its address.
+    const { seed, mac, ...names } = identity;
+    const own = { seed, ...(from !== 'state' && names), ...(from === 'snapshot' && { mac }) };
+    try {
+      await this.agent.refresh(Date.now(), own);
+    } catch {
+      // The agent of an older disk knows how to set the clock only.
+      await this.agent.setTime(Date.now()).catch(() => undefined);
+    }
+  }
+
+  /** What the machine began with, from the time its processor runs. */
+  get origin(): Origin {
+    return this.begunFrom;
   }
 
   /** `loading`, `booting` from the first instruction, `running` from the agent's first answer or the first prompt. */
@@ -419,6 +459,7 @@ export class LinuxVM {
         this.emit('progress', message.progress);
         break;
       case 'started':
+        this.begunFrom = message.origin;
         this.setState('booting');
         this.settleStart?.resolve();
         this.settleStart = undefined;
@@ -437,6 +478,14 @@ export class LinuxVM {
       case 'failure':
         this.calls.get(message.id)?.reject(revive(message.error));
         this.calls.delete(message.id);
+        break;
+      case 'memory-trouble':
+        this.emit('memory-trouble', message.error && revive(message.error));
+        break;
+      case 'memory-complete':
+        // The wall clock stood still as well.
+        if (message.waited > 100 && this.identity)
+          this.ready.then(() => this.agent.setTime(Date.now())).catch(() => undefined);
         break;
       case 'disk-error':
         this.emit('disk-error', revive(message.error));
@@ -516,6 +565,21 @@ export function describeExit(exit: Pick<VmExit, 'reason' | 'message'>): string {
   return exit.message ? `${words[exit.reason]}: ${exit.message}` : words[exit.reason];
 }
 
+/** sethostname(2) takes 64 bytes; names begin and end with a letter or a digit (RFC 1123, 2.1). */
+const HOSTNAME = /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/i;
+
+function newIdentity(hostname: string | undefined): Identity {
+  const random = crypto.getRandomValues(new Uint8Array(64 + 16 + 4));
+  const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return {
+    seed: random.subarray(0, 64),
+    machineId: hex(random.subarray(64, 80)),
+    // Locally administered.
+    mac: Uint8Array.of(0x02, 0x4c, ...random.subarray(80)),
+    hostname,
+  };
+}
+
 async function commonSpec(options: LinuxVMOptions): Promise<Partial<MachineSpec>> {
   const spec: Partial<MachineSpec> = {};
   for (const name of ['disk', 'kernel', 'initrd'] as const) {
@@ -524,6 +588,11 @@ async function commonSpec(options: LinuxVMOptions): Promise<Partial<MachineSpec>
   }
   if (options.cmdline !== undefined) spec.cmdline = options.cmdline;
   if (options.append !== undefined) spec.append = options.append;
+  if (options.boot !== undefined && !['auto', 'cold'].includes(options.boot))
+    throw new TypeError(`boot is "${String(options.boot)}"; it can be auto or cold`);
+  if (options.boot === 'cold') spec.boot = 'cold';
+  if (options.hostname !== undefined && !HOSTNAME.test(options.hostname))
+    throw new TypeError(`hostname is "${options.hostname}"; it can be 1 to 63 letters, digits, dots and hyphens`);
   const { storageKey: key, storageMode: mode = 'exclusive', storageBase: base, resume = false, diff } = options;
   if (!['exclusive', 'read-only', 'take-over'].includes(mode))
     throw new TypeError(`storageMode is "${String(mode)}"; it can be exclusive, read-only or take-over`);

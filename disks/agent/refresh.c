@@ -70,11 +70,11 @@ int refresh(struct reader *reader) {
   const uint8_t *seed = reader->at, *mac = seed + SEED_BYTES;
   reader->at += SEED_BYTES + 6;
   const char *id = read_string(reader), *name = read_string(reader);
-  if (reader->broken || strlen(id) != 32) return EINVAL;
+  if (reader->broken || (*id && strlen(id) != 32)) return EINVAL;
   // Each of them is done whatever becomes of the others.
   int error = add_entropy(seed);
   if (clock_settime(CLOCK_REALTIME, &time) && !error) error = errno;
-  int more = set_machine_id(id);
+  int more = *id ? set_machine_id(id) : 0;
   if (!error) error = more;
   if (*name && sethostname(name, strlen(name)) && !error) error = errno;
   if (memcmp(mac, none, 6) && (more = set_address(mac)) && !error) error = more;

@@ -60,8 +60,8 @@ export interface RunResult extends ExitStatus {
 export interface Identity {
   /** 64 bytes. */
   seed: Uint8Array;
-  /** 32 hexadecimal digits. A disk with an id of its own keeps that. */
-  machineId: string;
+  /** 32 hexadecimal digits; nothing changes unless told. A disk with an id of its own keeps that. */
+  machineId?: string;
   /** Six bytes; the network card keeps its address unless told. */
   mac?: Uint8Array;
   /** The disk's unless told. */
@@ -208,7 +208,7 @@ export class AgentClient {
       .number(nanoseconds, 4)
       .bytes(identity.seed)
       .bytes(identity.mac ?? new Uint8Array(6))
-      .string(identity.machineId)
+      .string(identity.machineId ?? '')
       .string(identity.hostname ?? '')
       .finish();
     await this.call('make the machine its own', Operation.Refresh, body);
