@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import type { MachineState } from '../../emulator/machine-state.ts';
+import { type MachineState, STATE_VERSION } from '../../emulator/machine-state.ts';
 import { decode, encode, readState, StateError, writeState } from '../../emulator/state-stream.ts';
 
 /** A state as far as the stream looks into it. */
@@ -8,7 +8,12 @@ function state(count = 300): MachineState {
   const blocks = [];
   for (let left = count; left > 0; left -= 256) blocks.push(new Uint8Array(Math.min(left, 256) * 4096).fill(left));
   const processor = { msr: 2n ** 63n };
-  return { version: 1, now: 1.5, processor, memory: { size: 4 << 20, pages, blocks } } as unknown as MachineState;
+  return {
+    version: STATE_VERSION,
+    now: 1.5,
+    processor,
+    memory: { size: 4 << 20, pages, blocks },
+  } as unknown as MachineState;
 }
 
 async function bytesOf(stream: ReadableStream<Uint8Array>): Promise<Uint8Array> {
@@ -50,7 +55,7 @@ describe('the stream of a state', () => {
       copy[at] = value;
       return streamOf(copy);
     };
-    await expect(readState(changed(16, 2))).rejects.toThrow(/format 2, this program reads format 1/);
+    await expect(readState(changed(16, 99))).rejects.toThrow(/format 99, this program reads format \d/);
     await expect(readState(changed(0, 0))).rejects.toThrow(/not a saved machine/);
     await expect(readState(changed(23, 0xff))).rejects.toThrow(/impossibly long/);
     await expect(readState(changed(bytes.length - 3000, 9))).rejects.toThrow(/checksum/);
