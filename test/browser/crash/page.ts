@@ -1,0 +1,60 @@
+import { BlockCache } from '../../../emulator/disk/cache.ts';
+import { identifyBytes } from '../../../emulator/disk/identity.ts';
+import { MemorySource } from '../../../emulator/disk/memory.ts';
+import { Overlay } from '../../../emulator/disk/overlay.ts';
+import { writeDiff } from '../../../emulator/storage/diff.ts';
+import { IdbStore } from '../../../emulator/storage/idb-store.ts';
+import { deleteStorage } from '../../../src/storage.ts';
+import type { Trace } from './trace.ts';
+
+/** What runs in the page of the crash test: the disk over IndexedDB, without a guest, fed from a trace. */
+declare global {
+  interface Window {
+    /** The test is told which event is over. */
+    flushed?(event: number): void;
+  }
+}
+
+async function fetchBytes(path: string): Promise<Uint8Array> {
+  return new Uint8Array(await (await fetch(path)).arrayBuffer());
+}
+
+async function openDisk(key: string): Promise<{ store: IdbStore; disk: Overlay }> {
+  const scratch = await fetchBytes('/scratch');
+  const store = await IdbStore.open({ key, base: await identifyBytes(scratch) });
+  // Small, so that much is written without being flushed.
+  const disk = await Overlay.open(new BlockCache(new MemorySource(scratch)), store, { dirtyLimit: 256 << 10 });
+  return { store, disk };
+}
+
+/** Sends the changes that are stored to the test. */
+export async function dump(key: string): Promise<void> {
+  const { store, disk } = await openDisk(key);
+  const diff = writeDiff(store.base, await disk.snapshot());
+  await fetch('/diff', {
+    method: 'POST',
+    body: await new Response(diff as ReadableStream<Uint8Array<ArrayBuffer>>).blob(),
+  });
+  disk.close();
+}
+
+/** Does the events from one on, until the browser is killed. */
+export async function replay(key: string, from: number): Promise<void> {
+  const trace = (await (await fetch('/trace')).json()) as Trace;
+  const data = await fetchBytes('/data');
+  const { disk } = await openDisk(key);
+  for (let i = from; i < trace.events.length; i++) {
+    const event = trace.events[i]!;
+    if (event.kind === 'write') await disk.write(event.offset, data.subarray(event.at, event.at + event.length));
+    else if (event.kind === 'discard') disk.discard(event.offset, event.length);
+    else {
+      await disk.flush();
+      window.flushed?.(i);
+    }
+  }
+  await disk.flush();
+  window.flushed?.(trace.events.length);
+  disk.close();
+}
+
+export const remove = deleteStorage;
