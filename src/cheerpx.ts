@@ -135,7 +135,7 @@ export interface MountPointConfiguration {
 }
 
 /** Beyond CheerpX's own options, all of LinuxVM's but those that the mounts say. */
-export interface LinuxOptions extends Omit<LinuxVMOptions, 'disk' | 'storageKey' | 'boot'> {
+export interface LinuxOptions extends Omit<LinuxVMOptions, 'disk' | 'storageKey'> {
   mounts?: MountPointConfiguration[];
   /**
    * Manifest whose kernel, initramfs and command line boot a raw image; CheerpX needs none, a whole machine does. Default:

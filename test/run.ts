@@ -35,6 +35,12 @@ const steps: Step[] = [
     skip: () => (chromium() ? undefined : 'no Chromium: apt-get install chromium'),
     limit: 300,
   },
+  {
+    name: 'package',
+    command: ['tsx', 'test/package.ts'],
+    count: (output) => counts([...output.matchAll(/^(\d+ passed, \d+ failed)$/gm)].at(-1)?.[1]),
+    limit: 600,
+  },
   { name: 'build', command: ['tsx', 'src/cli/start.ts', '--build-only', 'debian', 'debian-dev'], limit: 3600 },
   {
     name: 'guest',

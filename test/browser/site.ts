@@ -4,6 +4,8 @@ import { resolve } from 'node:path';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { createStaticServer, listen, type Mount } from '../../src/cli/serve.ts';
 
+export { check, journey } from '../checks.ts';
+
 /** What every journey needs: the built site on a plain static server, a browser, the screen, and a count of checks. */
 export const SITE = resolve(process.env['SITE'] ?? 'dist');
 export const DISK = resolve('build/disks/debian');
@@ -21,31 +23,6 @@ export const CHROMIUM_ARGS = [
   '--disable-component-update',
   '--disable-sync',
 ];
-
-const counts = { passed: 0, failed: 0 };
-
-/** One check: counted, timed and told on a line. What it throws is its failure. */
-export async function check(name: string, work: () => Promise<void>): Promise<void> {
-  const began = performance.now();
-  try {
-    await work();
-    counts.passed++;
-    process.stdout.write(`ok   ${name} (${((performance.now() - began) / 1000).toFixed(1)} s)\n`);
-  } catch (error) {
-    counts.failed++;
-    process.stdout.write(`FAIL ${name}: ${error instanceof Error ? error.message : String(error)}\n`);
-  }
-}
-
-/** Runs a journey and ends the process with its outcome. */
-export async function journey(main: () => Promise<void>): Promise<never> {
-  await main().catch((error: unknown) => {
-    counts.failed++;
-    process.stdout.write(`FAIL ${error instanceof Error ? error.message : String(error)}\n`);
-  });
-  process.stdout.write(`${counts.passed} passed, ${counts.failed} failed\n`);
-  process.exit(counts.failed ? 1 : 0);
-}
 
 export interface Host {
   server: Server;
