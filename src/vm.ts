@@ -24,6 +24,7 @@ import type {
   VmStats,
 } from './protocol.ts';
 import { machineRuns } from './offline/running.ts';
+import { SpaceGuard } from './space-guard.ts';
 import {
   askToPersist,
   StorageError,
@@ -173,6 +174,7 @@ export class LinuxVM {
   private storageStatus: StorageStatus | undefined;
   private persisted: boolean | undefined;
   private askedToPersist = false;
+  private readonly space = new SpaceGuard(this);
   /** How long a worker that is told to stop may take, in milliseconds. */
   private patience = 1000;
   private nextCall = 1;
@@ -440,6 +442,7 @@ export class LinuxVM {
         if (this.storageStatus && !this.exit) this.keepStatus(this.storageStatus);
       });
     }
+    this.space.update(this.storageStatus);
     this.emit('storage', this.storageStatus);
   }
 

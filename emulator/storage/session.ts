@@ -151,6 +151,7 @@ export class DiskStorage {
       key: spec.key,
       mode: store ? 'exclusive' : spec.key !== undefined && spec.mode === 'read-only' ? 'read-only' : 'ephemeral',
       reason: this.reason,
+      diskBytes: this.disk?.device.size,
       storedBytes: store ? store.storedBytes : (this.disk?.device.heldBytes ?? 0),
       dirtyBytes: store ? (this.disk?.device.dirtyBytes ?? 0) : 0,
       writtenBytes: store?.writtenBytes ?? 0,

@@ -22,6 +22,8 @@ export interface StorageStatus {
   mode: 'exclusive' | 'read-only' | 'ephemeral';
   /** Why the changes are not kept although they should be: the browser stores nothing for this page. */
   reason?: string;
+  /** Of the disk, in bytes. */
+  diskBytes?: number;
   /** Bytes of changes that are kept, and that are still on their way. */
   storedBytes: number;
   dirtyBytes: number;
