@@ -1,7 +1,7 @@
 /**
  * `npm run disk -- NAME…` builds disks into build/disks/NAME: manifest.json, chunks/, kernel, initramfs and the raw image.
- * Options: --reuse takes the last run's packages instead of asking the archive again, --output=DIRECTORY instead of
- * build/disks, --list names the recipes.
+ * Options: --reuse takes the last run's packages instead of asking the archive again, --snapshot makes only the snapshot of
+ * a built disk anew, --output=DIRECTORY instead of build/disks, --list names the recipes.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -18,6 +18,7 @@ import { bzImagePayload, INITRAMFS_MODULES, stripToLoaded } from './kernel.ts';
 import { bootChunks, placementOrder, readProfile } from './profile.ts';
 import { CMDLINE, EPOCH, type Recipe, RECIPES } from './recipes.ts';
 import { bootstrap, compile, rootEntries } from './rootfs.ts';
+import { addSnapshot } from './snapshot.ts';
 import { readTar } from './tar.ts';
 
 const CHUNK_SIZE = 128 * 1024;
@@ -140,25 +141,33 @@ async function build(recipe: Recipe, output: string, reuse: boolean): Promise<vo
 async function main(): Promise<void> {
   const names = process.argv.slice(2).filter((argument) => !argument.startsWith('--'));
   const flags = process.argv.slice(2).filter((argument) => argument.startsWith('--'));
-  const known = RECIPES.map(({ name }) => name).join(', ');
+  const recipeNames = RECIPES.map(({ name }) => name).join(', ');
   const output = flags.find((flag) => flag.startsWith('--output='))?.slice('--output='.length);
-  const wrongFlag = flags.find((flag) => flag !== '--reuse' && flag !== '--list' && !flag.startsWith('--output='));
-  if (wrongFlag) throw new Error(`${wrongFlag} is not an option; there are --reuse, --output=DIRECTORY and --list`);
+  const known = ['--reuse', '--snapshot', '--list'];
+  const wrongFlag = flags.find((flag) => !known.includes(flag) && !flag.startsWith('--output='));
+  if (wrongFlag) throw new Error(`${wrongFlag} is not an option; there are ${known.join(', ')} and --output=DIRECTORY`);
   if (flags.includes('--list')) {
-    console.log(known);
+    console.log(recipeNames);
     return;
   }
   const recipes = (names.length ? names : ['debian']).map((name) => {
     const recipe = RECIPES.find((each) => each.name === name);
-    if (!recipe) throw new Error(`there is no recipe "${name}"; there are ${known}`);
+    if (!recipe) throw new Error(`there is no recipe "${name}"; there are ${recipeNames}`);
     return recipe;
   });
-  needTools();
-  for (const recipe of recipes)
-    await build(recipe, output ? resolve(output) : STANDARD_OUTPUT, flags.includes('--reuse'));
+  const directory = output ? resolve(output) : STANDARD_OUTPUT;
+  if (!flags.includes('--snapshot')) needTools();
+  for (const recipe of recipes) {
+    if (!flags.includes('--snapshot')) await build(recipe, directory, flags.includes('--reuse'));
+    say(`${recipe.name}: the machine at its prompt`);
+    say(`${recipe.name}: ${await addSnapshot(join(directory, recipe.name))}`);
+  }
 }
 
-main().catch((error: unknown) => {
-  say(error instanceof Error ? error.message : String(error));
-  process.exitCode = 1;
-});
+main().then(
+  () => process.exit(),
+  (error: unknown) => {
+    say(error instanceof Error ? error.message : String(error));
+    process.exit(1);
+  },
+);

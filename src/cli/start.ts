@@ -1,7 +1,9 @@
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import type { DiskManifest } from '../../emulator/disk/manifest.ts';
+import { SNAPSHOT_FORMAT } from '../../emulator/snapshot.ts';
 import { createStaticServer, listen } from './serve.ts';
 
 /**
@@ -22,9 +24,14 @@ async function main(): Promise<void> {
     allowPositionals: true,
   });
   for (const recipe of positionals.length ? positionals : ['debian']) {
-    if (!stale(join(DISKS, recipe, 'manifest.json'), ['disks'])) continue;
-    say(`building the disk "${recipe}" (a few minutes, once)`);
-    await run('npm', ['run', '--silent', 'disk', '--', recipe]);
+    const manifest = join(DISKS, recipe, 'manifest.json');
+    if (stale(manifest, ['disks'])) {
+      say(`building the disk "${recipe}" (a few minutes, once)`);
+      await run('npm', ['run', '--silent', 'disk', '--', recipe]);
+    } else if (snapshotFormat(manifest) !== SNAPSHOT_FORMAT) {
+      say(`making the snapshot of the disk "${recipe}"`);
+      await run('npm', ['run', '--silent', 'disk', '--', '--snapshot', recipe]);
+    }
   }
   const sources = ['index.html', 'vite.config.ts', 'package.json', 'public', 'src', 'components', 'emulator', 'sw'];
   if (stale(join(SITE, 'index.html'), [...sources, 'examples'])) {
@@ -43,6 +50,10 @@ async function main(): Promise<void> {
 
 function say(text: string): void {
   process.stdout.write(`${text}\n`);
+}
+
+function snapshotFormat(manifest: string): string | undefined {
+  return (JSON.parse(readFileSync(manifest, 'utf8')) as Partial<DiskManifest>).snapshot?.format;
 }
 
 /** Whether `product` is absent or older than anything under `sources`. */
