@@ -198,6 +198,30 @@ export function quotient(
   );
 }
 
+/** out = √a. `root` gives the root of hi:lo and what is left of it. */
+export function squareRoot(
+  f: FunctionBuilder,
+  out: ValueLocals,
+  status: Status,
+  a: Value,
+  root: (hi: Expr, lo: Expr) => { hi: Expr; lo: Expr },
+  rare: () => void,
+): void {
+  unless(
+    f,
+    (label) => {
+      f.brIf(i32.eqz(i32.and(isNormal(a), i32.eqz(a.sign))), label);
+      // BIAS is odd: numbers with an odd exponent field have an even exponent.
+      const even = f.let(i64.extend_u(i32.and(a.exponent, 1)));
+      const lo = i64.shl(i64.and(a.significand, even), 63);
+      const r = root(i64.shr_u(a.significand, even), lo);
+      const e = f.let(i32.add(i32.shr_s(i32.sub(a.exponent, BIAS), 1), BIAS));
+      finish(f, out, status, label, k32(0), e, r.hi, r.lo);
+    },
+    rare,
+  );
+}
+
 /**
  * A double or single (its bits in an i64) into `out`: normal numbers and zeros; for others `rare` is run, which is to set
  * `out` or mark it special.

@@ -16,6 +16,7 @@ import {
   narrow,
   product,
   quotient,
+  squareRoot,
   sum,
   valueOf,
   widen,
@@ -295,6 +296,12 @@ export class X87Stack implements Status {
     f.set(out.sign, i32.load(k32(state + VALUE + 12)));
   }
 
+  /** Calls a function that returns a significand and leaves the rest in VALUE. */
+  private withRest(e: JitEmit, name: string, x: Expr, y: Expr): { hi: Expr; lo: Expr } {
+    const { f, state } = this.c;
+    return { hi: f.let(this.call(e, name, x, y)), lo: f.let(i64.load(k32(state + VALUE))) };
+  }
+
   private operation(e: JitEmit, op: X87Op): void {
     const { f } = this.c;
     switch (op.kind) {
@@ -371,12 +378,23 @@ export class X87Stack implements Status {
         f.set(x.sign, op.change ? i32.xor(x.sign.get, SIGN) : k32(0));
         return this.setC1(k32(0));
       }
-      case 'root':
-      case 'whole': {
-        if (op.kind === 'root') this.ordinary(e);
+      case 'root': {
+        this.ordinary(e);
         const a = this.value(0);
-        this.slow(e, this.change(0), op.kind === 'root' ? 'x87_value_root' : 'x87_value_whole', ...this.parts(a));
+        const out = this.change(0);
+        squareRoot(
+          f,
+          out,
+          this,
+          a,
+          (hi, lo) => this.withRest(e, 'x87_value_root64', hi, lo),
+          () => this.slow(e, out, 'x87_value_root', ...this.parts(a)),
+        );
         return;
+      }
+      case 'whole': {
+        const a = this.value(0);
+        return this.slow(e, this.change(0), 'x87_value_whole', ...this.parts(a));
       }
       case 'status': {
         const top = i32.and(i32.add(this.base.get, this.state!.top), 7);
@@ -410,7 +428,7 @@ export class X87Stack implements Status {
     other: Value,
     bits: { bits: Expr; double: boolean } | undefined,
   ): void {
-    const { f, state } = this.c;
+    const { f } = this.c;
     const swap = operation === 5 || operation === 7;
     const [a, b] = swap ? [other, st] : [st, other];
     const code =
@@ -423,18 +441,7 @@ export class X87Stack implements Status {
     };
     if (code === ValueOp.MUL) product(f, out, this, a, b, rare);
     else if (code === ValueOp.DIV)
-      quotient(
-        f,
-        out,
-        this,
-        a,
-        b,
-        (x, y) => ({
-          hi: f.let(this.call(e, 'x87_value_quotient', x, y)),
-          lo: f.let(i64.load(k32(state + VALUE))),
-        }),
-        rare,
-      );
+      quotient(f, out, this, a, b, (x, y) => this.withRest(e, 'x87_value_quotient', x, y), rare);
     else sum(f, out, this, a, b, code === ValueOp.SUB, rare);
   }
 

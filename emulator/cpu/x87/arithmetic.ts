@@ -5,7 +5,7 @@
  */
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder, Local } from '../wasm/builder.ts';
-import { F64, I32, I64, f64, i32, i64, k32, k64, kf64, select, type Expr } from '../wasm/expr.ts';
+import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import {
   BIAS,
   Fsw,
@@ -23,7 +23,7 @@ import {
   storeRegister,
 } from './common.ts';
 import { shiftRightSticky } from './round.ts';
-import { divideSignificands, multiplyHigh } from './significand.ts';
+import { divideSignificands, multiplyHigh, rootSignificand } from './significand.ts';
 
 /** An operand taken apart. `exponent` and `significand` may be changed (normalised). */
 interface Parts {
@@ -321,63 +321,7 @@ export const X87_ARITHMETIC: readonly RuntimeFunction[] = [
       f.set(lo, i64.shl(hi.get, 63));
       f.set(hi, i64.shr_u(hi.get, 1));
     });
-    const root = f.temp(I64);
-    const restHigh = f.temp(I64);
-    const restLow = f.temp(I64);
-    // rest = hi:lo − root², signed.
-    const remainder = (): void => {
-      f.set(restLow, i64.sub(lo.get, i64.mul(root.get, root.get)));
-      f.set(
-        restHigh,
-        i64.sub(i64.sub(hi.get, multiplyHigh(f, root.get, root.get)), i64.extend_u(i64.lt_u(lo.get, restLow.get))),
-      );
-    };
-    // 52 bits from the f64 root, the rest by one Newton step, then the last unit.
-    const estimate = f.temp(F64);
-    f.set(estimate, f64.mul(f64.sqrt(f64.convert_i64_u(hi.get)), kf64(2 ** 32)));
-    f.set(root, i64.trunc_sat_f64_u(estimate.get));
-    remainder();
-    f.set(
-      root,
-      i64.add(
-        root.get,
-        i64.trunc_sat_f64_s(
-          f64.div(
-            f64.add(f64.mul(f64.convert_i64_s(restHigh.get), kf64(2 ** 64)), f64.convert_i64_u(restLow.get)),
-            f64.add(estimate.get, estimate.get),
-          ),
-        ),
-      ),
-    );
-    remainder();
-    f.loop((again) => {
-      f.if(i64.lt_s(restHigh.get, 0), () => {
-        f.set(root, i64.sub(root.get, 1));
-        remainder();
-        f.br(again);
-      });
-    });
-    // rest > 2 root: the root is too small. rest is below 2^66 here.
-    f.loop((again) => {
-      f.if(
-        i32.or(
-          i64.gt_u(restHigh.get, i64.shr_u(root.get, 63)),
-          i32.and(i64.eq(restHigh.get, i64.shr_u(root.get, 63)), i64.gt_u(restLow.get, i64.shl(root.get, 1))),
-        ),
-        () => {
-          f.set(root, i64.add(root.get, 1));
-          remainder();
-          f.br(again);
-        },
-      );
-    });
-    const rest = f.let(
-      select(
-        i64.eqz(i64.or(restHigh.get, restLow.get)),
-        k64(0),
-        select(i32.or(i64.ne(restHigh.get, 0), i64.gt_u(restLow.get, root.get)), k64(0xc000000000000000n), k64(1)),
-      ),
-    );
-    f.return(call('f80_round', state, dst, k32(0), i32.add(i32.shr_s(unbiased, 1), BIAS), root.get, rest, flags.get));
+    const root = rootSignificand(f, hi.get, lo.get);
+    f.return(call('f80_round', state, dst, k32(0), i32.add(i32.shr_s(unbiased, 1), BIAS), root.hi, root.lo, flags.get));
   }),
 ];

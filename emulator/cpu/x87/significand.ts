@@ -1,6 +1,6 @@
-/** Multiplication and division of 64-bit significands. */
+/** Multiplication, division and square root of 64-bit significands. */
 import type { FunctionBuilder } from '../wasm/builder.ts';
-import { I64, i32, i64, k64, select, type Expr } from '../wasm/expr.ts';
+import { F64, I64, f64, i32, i64, k64, kf64, select, type Expr } from '../wasm/expr.ts';
 
 /** A 128-bit significand in two i64 locals. */
 export interface Wide {
@@ -37,21 +37,17 @@ export function divideSignificands(f: FunctionBuilder, a: Expr, divisor: Expr): 
   const dl = f.let(i64.and(divisor, LOW));
   const digit = (next: Expr): Expr => {
     const q = f.temp(I64);
-    const r = f.temp(I64);
     f.set(q, i64.div_u(high.get, dh));
-    f.set(r, i64.sub(high.get, i64.mul(q.get, dh)));
-    f.block((leave) =>
-      f.loop((again) => {
-        f.brIf(
-          i32.eqz(i32.or(i64.gt_u(q.get, LOW), i64.gt_u(i64.mul(q.get, dl), i64.or(i64.shl(r.get, 32), next)))),
-          leave,
-        );
-        f.set(q, i64.sub(q.get, 1));
-        f.set(r, i64.add(r.get, dh));
-        f.brIf(i64.le_u(r.get, LOW), again);
-      }),
-    );
-    f.set(high, i64.sub(i64.or(i64.shl(high.get, 32), next), i64.mul(q.get, divisor)));
+    const take = f.let(i64.mul(q.get, dl));
+    const from = f.let(i64.or(i64.shl(i64.sub(high.get, i64.mul(q.get, dh)), 32), next));
+    f.set(high, i64.sub(from, take));
+    // The digit is at most two too large. Without branches: they could not be foreseen.
+    const first = f.let(i64.sub(0, i64.extend_u(i64.lt_u(from, take))));
+    f.set(q, i64.add(q.get, first));
+    f.set(high, i64.add(high.get, i64.and(divisor, first)));
+    const second = f.let(i64.and(first, i64.sub(0, i64.extend_u(i64.ge_u(high.get, divisor)))));
+    f.set(q, i64.add(q.get, second));
+    f.set(high, i64.add(high.get, i64.and(divisor, second)));
     return q.get;
   };
   const q1 = digit(f.let(i64.shr_u(low.get, 32)));
@@ -65,4 +61,68 @@ export function divideSignificands(f: FunctionBuilder, a: Expr, divisor: Expr): 
     ),
   );
   return { quotient: { hi: f.let(i64.or(i64.shl(q1, 32), q0)), lo }, longer };
+}
+
+/**
+ * Square root of hi:lo, hi at least 2^62: its 64 bits, and a `lo` that says only whether the rest is 0, below or above half.
+ */
+export function rootSignificand(f: FunctionBuilder, hi: Expr, lo: Expr): Wide {
+  const set = (x: Expr): Expr => f.let(x);
+  // An f64 gives 53 bits; the rest is the remainder by twice the root.
+  const estimate = f.temp(F64);
+  f.set(estimate, f64.convert_i64_s(i64.shr_u(hi, 1)));
+  f.set(estimate, f64.mul(f64.sqrt(f64.add(estimate.get, estimate.get)), kf64(2 ** 31)));
+  const first = set(i64.shl(i64.trunc_sat_f64_s(estimate.get), 1));
+  const inverse = f.temp(F64);
+  f.set(inverse, f64.div(kf64(0.25), estimate.get));
+  const high = set(i64.shr_u(first, 32));
+  const low = set(i64.and(first, LOW));
+  const middle = set(i64.mul(high, low));
+  const middleLow = set(i64.shl(middle, 33));
+  const squareLow = set(i64.add(i64.mul(low, low), middleLow));
+  const squareHigh = i64.add(
+    i64.add(i64.mul(high, high), i64.shr_u(middle, 31)),
+    i64.extend_u(i64.lt_u(squareLow, middleLow)),
+  );
+  const restHigh = f.temp(I64);
+  const restLow = f.temp(I64);
+  f.set(restHigh, i64.sub(i64.sub(hi, squareHigh), i64.extend_u(i64.lt_u(lo, squareLow))));
+  f.set(restLow, i64.sub(lo, squareLow));
+  const halfLow = f64.convert_i64_s(i64.shr_u(restLow.get, 1));
+  const rest = f64.add(f64.mul(f64.convert_i64_s(restHigh.get), kf64(2 ** 64)), f64.mul(halfLow, kf64(2)));
+  // Below 2^13 in magnitude, and right but for an error of far less than one.
+  const more = set(i64.trunc_sat_f64_s(f64.floor(f64.mul(rest, inverse.get))));
+  const root = f.temp(I64);
+  f.set(root, i64.add(first, more));
+  // rest − more × (2 × first + more)
+  const t = set(i64.mul(more, low));
+  const u = set(i64.add(i64.mul(more, high), i64.shr_s(t, 32)));
+  const square = set(i64.mul(more, more));
+  const takeLow = set(i64.add(i64.or(i64.shl(u, 33), i64.shl(i64.and(t, LOW), 1)), square));
+  const takeHigh = i64.add(i64.shr_s(u, 31), i64.extend_u(i64.lt_u(takeLow, square)));
+  f.set(restHigh, i64.sub(i64.sub(restHigh.get, takeHigh), i64.extend_u(i64.lt_u(restLow.get, takeLow))));
+  f.set(restLow, i64.sub(restLow.get, takeLow));
+  f.if(i64.lt_s(restHigh.get, 0), () => {
+    // + 2 × root + 1 with the root one less
+    f.set(root, i64.sub(root.get, 1));
+    const add = f.let(i64.or(i64.shl(root.get, 1), 1));
+    f.set(restLow, i64.add(restLow.get, add));
+    f.set(restHigh, i64.add(i64.add(restHigh.get, i64.shr_u(root.get, 63)), i64.extend_u(i64.lt_u(restLow.get, add))));
+  });
+  const top = i64.shr_u(root.get, 63);
+  const twice = i64.shl(root.get, 1);
+  f.if(i32.or(i64.gt_u(restHigh.get, top), i32.and(i64.eq(restHigh.get, top), i64.gt_u(restLow.get, twice))), () => {
+    const take = f.let(i64.or(twice, 1));
+    f.set(restHigh, i64.sub(i64.sub(restHigh.get, top), i64.extend_u(i64.lt_u(restLow.get, take))));
+    f.set(restLow, i64.sub(restLow.get, take));
+    f.set(root, i64.add(root.get, 1));
+  });
+  const fraction = f.let(
+    select(
+      i64.eqz(i64.or(restHigh.get, restLow.get)),
+      k64(0),
+      select(i32.or(i64.ne(restHigh.get, 0), i64.gt_u(restLow.get, root.get)), k64(0xc000000000000000n), k64(1)),
+    ),
+  );
+  return { hi: root.get, lo: fraction };
 }

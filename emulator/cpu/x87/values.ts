@@ -19,7 +19,7 @@ import {
   SIGN,
   storeRegister,
 } from './common.ts';
-import { divideSignificands } from './significand.ts';
+import { divideSignificands, rootSignificand } from './significand.ts';
 
 /**
  * Exponent of a zero. Small enough that a sum takes the other operand's exponent and a product's is out of range, also that of
@@ -221,6 +221,18 @@ export const X87_VALUES: readonly RuntimeFunction[] = [
       const { quotient } = divideSignificands(f, f.param(1), f.param(2));
       f.store(8, f.param(0), quotient.lo, VALUE);
       f.return(quotient.hi);
+    },
+    I64,
+  ),
+
+  /** x87_value_root64(state, hi, lo): the 64 bits of the square root of hi:lo; the rest as above. */
+  runtime(
+    'x87_value_root64',
+    [I32, I64, I64],
+    (f) => {
+      const root = rootSignificand(f, f.param(1), f.param(2));
+      f.store(8, f.param(0), root.lo, VALUE);
+      f.return(root.hi);
     },
     I64,
   ),
