@@ -3,9 +3,11 @@ import { decode } from '../../emulator/cpu/decoder.ts';
 import { AF, ARITH, CF, DEFS, OF, PF, SF, ZF, type Def, type Insn } from '../../emulator/cpu/insn.ts';
 import { RBP, RSP } from '../../emulator/cpu/layout.ts';
 import { encode, unaskable } from './forms.ts';
+import { WINDOW } from './native.ts';
 import type { Random } from './random.ts';
 
 export interface Program {
+  readonly bits: 64 | 32;
   readonly entry: number;
   readonly exit: number;
   readonly bytes: Uint8Array;
@@ -15,11 +17,17 @@ export interface Program {
   readonly undefinedAtEnd: number;
 }
 
-/** Registers that hold addresses and loop counts; no other instruction writes them. */
-const BASE2 = 13;
+/**
+ * Registers that hold addresses and loop counts; no other instruction writes them. 32-bit code has none to spare for
+ * the counts: they are in memory.
+ */
 const COUNTERS = [14, 15] as const;
-const RESERVED: readonly number[] = [RSP, RBP, BASE2, ...COUNTERS];
+/** The second base register. */
+export const secondBase = (bits: 64 | 32): number => (bits === 64 ? 13 : RBX);
 const RCX = 1;
+const RBX = 3;
+/** Beyond what the base registers reach. */
+const COUNTS_IN_MEMORY = WINDOW + 0x1f00;
 /** Where the base registers point, and how far displacements reach. */
 export const REACH = 0xc00;
 
@@ -28,6 +36,10 @@ const EXCLUDED =
   /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|rdtsc|rdpmc|rdrand|rdseed|cpuid|rcp|rsqrt|maskmov|wrfs|wrgs|l[defgs]s$|lar|lsl|ver[rw]|bound)/;
 
 interface Families {
+  /** CMP, ADD, SUB and NEG, after which all flags are defined. */
+  defining: Def[];
+  /** Leave all flags alone. */
+  flagless: Def[];
   integer: Def[];
   flags: Def[];
   shifts: Def[];
@@ -38,14 +50,24 @@ interface Families {
   helpers: Def[];
 }
 
-let families: Families | undefined;
-function familiesOf(): Families {
-  if (families) return families;
-  const f: Families = { integer: [], flags: [], shifts: [], vector: [], x87: [], mmx: [], helpers: [] };
+const families: Partial<Record<32 | 64, Families>> = {};
+function familiesOf(bits: 64 | 32): Families {
+  if (families[bits]) return families[bits];
+  const f: Families = {
+    integer: [],
+    flags: [],
+    shifts: [],
+    vector: [],
+    x87: [],
+    mmx: [],
+    helpers: [],
+    defining: [],
+    flagless: [],
+  };
   for (const d of DEFS) {
-    if (unaskable(d, 64) || d.privileged || d.ends || EXCLUDED.test(d.name) || d.validRegisters >= 0) {
+    if (unaskable(d, bits) || d.privileged || d.ends || EXCLUDED.test(d.name) || d.validRegisters >= 0) {
       // BT and relatives with an immediate are well behaved; so is CMPXCHG in memory.
-      if (/^bt/.test(d.name) && d.specs[1] === 'Ib' && !unaskable(d, 64)) f.flags.push(d);
+      if (/^bt/.test(d.name) && d.specs[1] === 'Ib' && !unaskable(d, bits)) f.flags.push(d);
       continue;
     }
     if (!d.emit) f.helpers.push(d);
@@ -56,7 +78,9 @@ function familiesOf(): Families {
     else if (d.reads & ARITH) f.flags.push(d);
     else f.integer.push(d);
   }
-  return (families = f);
+  f.defining = f.integer.filter((d) => /^(cmp|add|sub|neg)$/.test(d.name) && d.hasModrm);
+  f.flagless = f.integer.filter((d) => !(d.writes & ARITH));
+  return (families[bits] = f);
 }
 
 /** Flags that are undefined after the instruction when `before` were. Undefined: the instruction must not be used. */
@@ -76,6 +100,12 @@ function undefinedAfter(insn: Insn, before: number): number | undefined {
     case 'btr':
     case 'btc':
       return (before & ZF) | OF | SF | AF | PF;
+    case 'daa':
+    case 'das':
+      return before & (AF | CF) ? undefined : OF;
+    case 'aaa':
+    case 'aas':
+      return before & AF ? undefined : OF | SF | ZF | PF;
     case 'shl':
     case 'shr':
     case 'sar':
@@ -103,11 +133,18 @@ function undefinedAfter(insn: Insn, before: number): number | undefined {
   }
 }
 
+interface Use {
+  at: number;
+  size: 1 | 4;
+  /** The address itself, not the distance to it. */
+  absolute: boolean;
+}
+
 interface Label {
   at: number;
   /** Undefined flags of the jumps to it. */
   undefinedFlags: number;
-  uses: { at: number; size: 1 | 4 }[];
+  uses: Use[];
 }
 
 export class ProgramMaker {
@@ -117,6 +154,9 @@ export class ProgramMaker {
   private readonly view = new DataView(new ArrayBuffer(16));
   /** Registers that drawn instructions may name: often few, so that others are touched by implication only. */
   private readonly named: readonly number[];
+  private readonly bases: readonly number[];
+  private readonly reserved: readonly number[];
+  private readonly f: Families;
   /** It rewrites itself: slow, so not all do. */
   private readonly rewrites: boolean;
   /** Offsets of instructions that may be rewritten, and the stores that do. */
@@ -127,9 +167,23 @@ export class ProgramMaker {
     private readonly r: Random,
     private readonly entry: number,
     private readonly mix: 'integer' | 'all',
+    private readonly bits: 64 | 32,
   ) {
     this.rewrites = r.oneIn(8);
-    this.named = r.oneIn(2) ? [r.below(13), r.below(13), r.below(13)] : [];
+    this.bases = [RBP, secondBase(bits)];
+    this.reserved = [RSP, ...this.bases, ...(bits === 64 ? COUNTERS : [])];
+    this.f = familiesOf(bits);
+    const name = (): number => (bits === 64 ? r.below(13) : this.free());
+    this.named = r.oneIn(2) ? [name(), name(), name()] : [];
+  }
+
+  /** REX.W, which 32-bit code does not have. */
+  private rexW(): number[] {
+    return this.bits === 64 ? [0x48] : [];
+  }
+  /** Registers of the first eight that instructions made by hand may write. */
+  private free(): number {
+    return this.r.pick(this.bits === 64 ? [0, 1, 2, 3, 6, 7] : [0, 1, 2, 6, 7]);
   }
 
   private put(bytes: readonly number[], removable = false): void {
@@ -145,14 +199,14 @@ export class ProgramMaker {
     this.undefinedFlags |= l.undefinedFlags;
     for (const u of l.uses) this.patch(l, u);
   }
-  private patch(l: Label, u: { at: number; size: 1 | 4 }): void {
-    const distance = l.at - (u.at + u.size);
+  private patch(l: Label, u: Use): void {
+    const distance = u.absolute ? this.entry + l.at : l.at - (u.at + u.size);
     this.view.setInt32(0, distance, true);
     for (let i = 0; i < u.size; i++) this.bytes[u.at + i] = this.view.getUint8(i);
     if (u.size === 1 && (distance < -128 || distance > 127)) throw new RangeError('short branch too long');
   }
-  private use(l: Label): void {
-    const u = { at: this.bytes.length, size: 4 as const };
+  private use(l: Label, absolute = false): void {
+    const u = { at: this.bytes.length, size: 4 as const, absolute };
     this.bytes.push(0, 0, 0, 0);
     this.list[this.list.length - 1]!.length += 4;
     l.undefinedFlags |= this.undefinedFlags;
@@ -166,7 +220,7 @@ export class ProgramMaker {
     for (let attempt = 0; attempt < (this.named.length ? 150 : 20); attempt++) {
       const d = r.pick(list);
       const at = this.entry + this.bytes.length;
-      const code = encode(d, r.below(64), r, at, 64, at, { bases: [RBP, BASE2], reach: REACH });
+      const code = encode(d, r.below(64), r, at, this.bits, at, { bases: this.bases, reach: REACH });
       if (!code) continue;
       const { insn } = code;
       if (insn.lock && !r.oneIn(4)) continue;
@@ -174,8 +228,9 @@ export class ProgramMaker {
         (o, k) =>
           o.kind === 'reg' &&
           o.cls === 'gpr' &&
-          RESERVED.includes(o.reg) &&
-          !o.high &&
+          this.reserved.includes(o.reg) &&
+          // AH to BH are of the first four registers, of which 32-bit code reserves one.
+          (!o.high || o.reg === RBX) &&
           !(k > 0 && /^(mov|add|sub|cmp|and|or|adc|sbb|cmov)/.test(d.name)),
       );
       if (writable) continue;
@@ -187,7 +242,7 @@ export class ProgramMaker {
             o.kind === 'reg' &&
             (o.cls === 'gpr' || o.cls === 'xmm') &&
             !named.includes(o.reg) &&
-            !(o.cls === 'gpr' && RESERVED.includes(o.reg)),
+            !(o.cls === 'gpr' && this.reserved.includes(o.reg)),
         )
       )
         continue;
@@ -204,22 +259,20 @@ export class ProgramMaker {
 
   private anyInstruction(): void {
     const { r } = this;
-    const f = familiesOf();
     const n = r.below(100);
     if (this.mix === 'integer' || n < 70) {
       const k = r.below(10);
-      this.draw(k < 5 ? f.integer : k < 8 ? f.flags : f.shifts);
-    } else if (n < 76) this.draw(f.helpers);
-    else if (n < 90) this.draw(f.vector);
-    else if (n < 96) this.draw(f.x87);
-    else this.draw(f.mmx);
+      this.draw(k < 5 ? this.f.integer : k < 8 ? this.f.flags : this.f.shifts);
+    } else if (n < 76) this.draw(this.f.helpers);
+    else if (n < 90) this.draw(this.f.vector);
+    else if (n < 96) this.draw(this.f.x87);
+    else this.draw(this.f.mmx);
   }
 
   /** CMP, TEST, ADD or SUB of drawn registers: all flags are defined afterwards, but for AF of TEST. */
   private defineFlags(): void {
-    const f = familiesOf();
-    const list = f.integer.filter((d) => /^(cmp|add|sub|neg)$/.test(d.name) && d.hasModrm);
-    while (this.undefinedFlags & ~AF) if (!this.draw(list)) throw new Error('no instruction to define the flags');
+    while (this.undefinedFlags & ~AF)
+      if (!this.draw(this.f.defining)) throw new Error('no instruction to define the flags');
   }
 
   private condition(): number {
@@ -257,10 +310,10 @@ export class ProgramMaker {
       case 12: {
         if (!this.rewrites) break;
         // An instruction that others rewrite: ADD, SUB or CMP of a register and an imm32.
-        const reg = r.pick([0, 1, 2, 3, 6, 7]);
+        const reg = this.free();
         this.rewritten.push(this.bytes.length);
         this.put([
-          0x48,
+          ...this.rexW(),
           0x81,
           0xc0 | (r.pick([0, 5, 7]) << 3) | reg,
           r.below(256),
@@ -276,7 +329,8 @@ export class ProgramMaker {
         break;
       case 14:
         // Rarely: a page that is not there.
-        if (r.oneIn(30)) this.put([0x48, r.pick([0x8b, 0x89, 0x03]), 0x85 | (r.below(4) << 3), 0, 0x40, 0, 0], true);
+        if (r.oneIn(30))
+          this.put([...this.rexW(), r.pick([0x8b, 0x89, 0x03]), 0x85 | (r.below(4) << 3), 0, 0x40, 0, 0], true);
         break;
       case 0: {
         // Forward branch over a few items.
@@ -318,8 +372,8 @@ export class ProgramMaker {
         break;
       case 5: {
         // PUSH and POP with something between; not of the stack pointer.
-        const from = r.below(16);
-        const to = r.pick([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12]);
+        const from = r.below(this.bits === 64 ? 16 : 8);
+        const to = this.bits === 64 && r.oneIn(2) ? 8 + r.below(5) : this.free();
         this.put([...(from >= 8 ? [0x41] : []), 0x50 + (from & 7)]);
         for (let i = r.below(3); i > 0; i--) this.anyInstruction();
         this.put([...(to >= 8 ? [0x41] : []), 0x58 + (to & 7)]);
@@ -330,14 +384,13 @@ export class ProgramMaker {
         this.defineAll();
         for (let i = r.below(3); i > 0; i--) {
           const keep = this.undefinedFlags;
-          const f = familiesOf();
-          this.draw(f.integer.filter((d) => !(d.writes & ARITH)));
+          this.draw(this.f.flagless);
           if (this.undefinedFlags !== keep) throw new Error('a flag changed');
         }
         if (r.oneIn(2)) this.put([0x9f]);
         else {
           this.put([0x9c]);
-          this.put([0x58 + r.pick([0, 1, 2, 3, 6, 7])]);
+          this.put([0x58 + this.free()]);
         }
         break;
       }
@@ -353,29 +406,31 @@ export class ProgramMaker {
       }
       case 8: {
         // A string instruction in the window.
-        this.put([0x48, 0x8d, 0xbd, r.below(256), r.below(8), 0, 0]); // lea disp32(%rbp), %rdi
-        this.put([0x49, 0x8d, 0xb5, r.below(256), r.below(8), 0, 0]); // lea disp32(%r13), %rsi
+        this.put([...this.rexW(), 0x8d, 0xbd, r.below(256), r.below(8), 0, 0]); // lea disp32(%rbp), %rdi
+        // lea disp32(%r13), %rsi
+        this.put([...(this.bits === 64 ? [0x49, 0x8d, 0xb5] : [0x8d, 0xb3]), r.below(256), r.below(8), 0, 0]);
         this.movImmediate(RCX, r.below(40));
         const op = r.pick([0xa4, 0xa5, 0xaa, 0xab, 0xa6, 0xa7, 0xae, 0xaf, 0xac, 0xad]);
         const compares = op === 0xa6 || op === 0xa7 || op === 0xae || op === 0xaf;
         if (compares) this.defineFlags(); // a count of 0 leaves them
         const prefix = r.pick([[], [0xf3], [0xf3], compares ? [0xf2] : [0xf3]]);
-        this.put([...prefix, ...(op & 1 && r.oneIn(2) ? [0x48] : []), op], true);
+        this.put([...prefix, ...(op & 1 && r.oneIn(2) ? this.rexW() : []), op], true);
         break;
       }
       case 9: {
         // An indirect jump forward, and DIV that does not overflow.
         const l = this.label();
-        const reg = r.pick([0, 1, 2, 3, 6, 7]);
-        this.put([0x48, 0x8d, 0x05 | (reg << 3)]);
-        this.use(l);
+        const reg = this.free();
+        if (this.bits === 64) this.put([0x48, 0x8d, 0x05 | (reg << 3)]);
+        else this.put([0xb8 + reg]);
+        this.use(l, this.bits === 32);
         this.put([0xff, 0xe0 | reg]);
         this.undefinedFlags = 0;
         this.place(l);
         break;
       }
       case 10: {
-        const wide = r.oneIn(2) ? [0x48] : [];
+        const wide = r.oneIn(2) ? this.rexW() : [];
         this.put([0x31, 0xd2]); // xor %edx, %edx
         this.put([...wide, 0x83, 0xc9, 1 + r.below(100)]); // or $n, %ecx
         this.put([...wide, 0xf7, 0xf1]); // div %ecx
@@ -385,13 +440,14 @@ export class ProgramMaker {
       }
       case 11: {
         // A computed address: an index register of few bits.
-        const index = r.pick([0, 1, 2, 3, 6, 7]);
+        const index = this.free();
         this.put([0x0f, 0xb6, 0xc0 | (index << 3) | r.below(4)]); // movzx
-        const reg = r.pick([0, 1, 2, 3, 6, 7]);
         const op = r.pick([0x8b, 0x89, 0x03, 0x01, 0x33, 0x3b, 0x39, 0x8a, 0x88]);
+        // AL, CL, DL or DH: not BL and BH.
+        const reg = op === 0x8a ? r.pick([0, 1, 2, 6]) : this.free();
         if (op === 0x33) this.undefinedFlags = AF;
         else if (op < 0x80) this.undefinedFlags = 0;
-        const rex = r.oneIn(2) && op !== 0x8a && op !== 0x88 ? [0x48] : [];
+        const rex = r.oneIn(2) && op !== 0x8a && op !== 0x88 ? this.rexW() : [];
         this.put([...rex, op, 0x44 | (reg << 3), (r.below(4) << 6) | (index << 3) | RBP, r.below(64)], true);
         break;
       }
@@ -404,33 +460,39 @@ export class ProgramMaker {
   private rewrite(): void {
     const { r } = this;
     const wide = r.oneIn(2);
-    const what = r.pick([2, 3, 4, 5, 6]);
-    if (wide && what === 3)
+    // Where ModRM is in the instruction that is rewritten.
+    const modrm = this.rexW().length + 1;
+    const what = modrm + r.below(5);
+    if (wide && what === modrm + 1)
       this.put([0x89, 0x05, 0, 0, 0, 0]); // mov %eax, disp32(%rip)
     else
-      this.put([
-        0xc6,
-        0x05,
-        0,
-        0,
-        0,
-        0,
-        what === 2 ? 0xc0 | (r.pick([0, 5, 7]) << 3) | r.pick([0, 1, 2, 3, 6, 7]) : r.below(256),
-      ]);
+      this.put([0xc6, 0x05, 0, 0, 0, 0, what === modrm ? 0xc0 | (r.pick([0, 5, 7]) << 3) | this.free() : r.below(256)]);
     const { offset, length } = this.list[this.list.length - 1]!;
     this.stores.push({ offset, length, what });
   }
 
   private defineAll(): void {
-    const f = familiesOf();
-    const list = f.integer.filter((d) => /^(cmp|add|sub|neg|xadd)$/.test(d.name) && d.hasModrm);
-    while (!this.draw(list) || this.undefinedFlags);
+    while (!this.draw(this.f.defining) || this.undefinedFlags);
+  }
+
+  /** Sets a loop's counter, or takes one off it with DEC or SUB. */
+  private count(how: 'set' | 'dec' | 'sub', depth: number, value = 1): void {
+    const immediate = [value, ...(how === 'set' ? [0, 0, 0] : [])];
+    if (this.bits === 64) {
+      const n = COUNTERS[depth]! & 7;
+      if (how === 'set') this.put([0x41, 0xb8 + n, ...immediate]);
+      else this.put(how === 'dec' ? [0x49, 0xff, 0xc8 | n] : [0x49, 0x83, 0xe8 | n, ...immediate]);
+      return;
+    }
+    const at = COUNTS_IN_MEMORY + depth * 4;
+    const address = [at & 255, (at >> 8) & 255, (at >> 16) & 255, at >>> 24];
+    if (how === 'set') this.put([0xc7, 0x05, ...address, ...immediate]);
+    else this.put(how === 'dec' ? [0xff, 0x0d, ...address] : [0x83, 0x2d, ...address, ...immediate]);
   }
 
   private loop(depth: number, subroutines: readonly { label: Label; undefinedAfter: number }[], ahead: Label[]): void {
     const { r } = this;
-    const counter = COUNTERS[depth]!;
-    if (!r.oneIn(8)) this.movImmediate(counter, 1 + r.below(depth ? 4 : 9));
+    if (!r.oneIn(8)) this.count('set', depth, 1 + r.below(depth ? 4 : 9));
     const start = this.label();
     this.place(start);
     // Coming round, the flags are those of SUB.
@@ -440,10 +502,10 @@ export class ProgramMaker {
       this.item(depth + 1, subroutines, r.oneIn(2) ? [...ahead, leave, skip] : ahead);
     this.place(skip);
     if (r.oneIn(3)) {
-      this.put([0x49, 0xff, 0xc8 | (counter & 7)]); // dec: CF stays
+      this.count('dec', depth); // CF stays
       this.undefinedFlags &= CF;
     } else {
-      this.put([0x49, 0x83, 0xe8 | (counter & 7), 1]);
+      this.count('sub', depth);
       this.undefinedFlags = 0;
     }
     if (this.undefinedFlags & CF) {
@@ -487,23 +549,26 @@ export class ProgramMaker {
     for (const l of ahead) this.place(l);
     if (this.stores.length && !this.rewritten.length) {
       this.rewritten.push(this.bytes.length);
-      this.put([0x48, 0x81, 0xc0, 1, 2, 3, 4]);
+      this.put([...this.rexW(), 0x81, 0xc0, 1, 2, 3, 4]);
       this.undefinedFlags = 0;
     }
     const bytes = Uint8Array.from(this.bytes);
     const all = new DataView(bytes.buffer);
-    for (const { offset, length, what } of this.stores)
-      all.setInt32(offset + 2, r.pick(this.rewritten) + what - (offset + length), true);
+    for (const { offset, length, what } of this.stores) {
+      const to = r.pick(this.rewritten) + what;
+      all.setInt32(offset + 2, this.bits === 64 ? to - (offset + length) : this.entry + to, true);
+    }
     for (const { offset, length } of this.list) {
       const padded = new Uint8Array(32);
       padded.set(bytes.subarray(offset, offset + length));
-      const insn = decode(padded, 0, 32, 64);
+      const insn = decode(padded, 0, 32, this.bits);
       if (typeof insn === 'string' || insn.len !== length)
         throw new Error(
           `the program has a wrong instruction at +${offset}: ${[...bytes.subarray(offset, offset + length)]}`,
         );
     }
     return {
+      bits: this.bits,
       entry: this.entry,
       exit: this.entry + bytes.length,
       bytes,

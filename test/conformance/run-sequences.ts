@@ -1,5 +1,5 @@
 /**
- * `npm run conformance:sequences -- --programs N --seed S [--runners interp,jit,compiled,slices] [--mix integer|all]`:
+ * `npm run conformance:sequences -- --programs N --seed S [--runners interp,jit,compiled,slices] [--mix integer|all] [--bits 64|32]`:
  * random programs against the processor that this runs on.
  */
 import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from 'iced-x86';
@@ -14,6 +14,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     runners: { type: 'string', default: 'interp,jit,compiled,slices' },
     mix: { type: 'string', default: 'all' },
+    bits: { type: 'string', default: '64' },
     size: { type: 'string', default: '900' },
     stop: { type: 'string', default: '20' },
     'no-reduce': { type: 'boolean', default: false },
@@ -25,6 +26,7 @@ const result = sequences({
   seed: Number(values.seed),
   runners: values.runners.split(','),
   mix: values.mix === 'integer' ? 'integer' : 'all',
+  bits: values.bits === '32' ? 32 : 64,
   reduce: !values['no-reduce'],
   size: Number(values.size),
   stopAfter: Number(values.stop),
@@ -36,7 +38,7 @@ for (const f of result.failures) {
   console.log(
     `  ${GPR_NAMES.map((n, i) => `${n}=${view.getBigUint64(IN.GPR + i * 8, true).toString(16)}`).join(' ')} rflags=${view.getUint32(IN.RFLAGS, true).toString(16)}`,
   );
-  const decoder = new Decoder(64, program.bytes, DecoderOptions.None);
+  const decoder = new Decoder(program.bits, program.bytes, DecoderOptions.None);
   decoder.ip = BigInt(program.entry);
   const formatter = new Formatter(FormatterSyntax.Gas);
   let nops = 0;

@@ -7,7 +7,7 @@ import { Emulated, type Outcome } from './emulated.ts';
 import { LEAVE_EMULATED, LEAVE_NATIVE } from './forms.ts';
 import { buildNative, CODE, IN, NO_EXCEPTION, OUT, runNative, WINDOW, WINDOW_BYTES } from './native.ts';
 import { f80, fill16, integer64, type Kind } from './operands.ts';
-import { ProgramMaker, REACH, type Program } from './programs.ts';
+import { ProgramMaker, REACH, secondBase, type Program } from './programs.ts';
 import { Random } from './random.ts';
 import { Comparison, Results } from './results.ts';
 
@@ -35,14 +35,19 @@ function fillProgramInput(r: Random, program: Program, view: DataView, at: numbe
   new Uint8Array(view.buffer, view.byteOffset + at, IN.SIZE).fill(0);
   view.setUint32(at + IN.ENTRY, program.entry, true);
   view.setUint32(at + IN.EXIT, program.exit, true);
-  view.setUint32(at + IN.BITS, 64, true);
+  view.setUint32(at + IN.BITS, program.bits, true);
   const set = (n: number, v: number): void => view.setBigUint64(at + IN.GPR + n * 8, BigInt(v), true);
   for (let n = 0; n < 16; n++) integer64(r, view, at + IN.GPR + n * 8);
   set(RSP, WINDOW + 0x1e00);
   set(RBP, WINDOW + 0x100 + r.below(16) * 16);
-  set(13, WINDOW + 0x1000 - (REACH >> 1));
-  set(14, r.below(4));
-  set(15, r.below(4));
+  set(secondBase(program.bits), WINDOW + 0x1000 - (REACH >> 1));
+  if (program.bits === 64) {
+    set(14, r.below(4));
+    set(15, r.below(4));
+  } else {
+    for (let n = 0; n < 16; n++) view.setUint32(at + IN.GPR + n * 8 + 4, 0, true);
+    new Uint8Array(view.buffer, view.byteOffset + at + IN.GPR + 64, 64).fill(0);
+  }
   view.setBigUint64(at + IN.RFLAGS, BigInt(0x202 | (r.u32() & ARITH)), true);
   const fx = at + IN.FX;
   view.setUint16(fx, 0x37f, true);
@@ -61,7 +66,8 @@ function compareProgram(program: Program, results: Results, i: number, got: Outc
   const c = new Comparison(results.view, results.at(i), got);
   c.exception();
   c.rip(program.entry);
-  c.registers(16, 0, 0);
+  if (program.bits === 64) c.registers(16, 0, 0);
+  else c.registers(8, 0, -1);
   // Flags that the next instruction would have overwritten may be stale when it faults.
   c.flags(c.vector === NO_EXCEPTION ? 0xcd5 & ~program.undefinedAtEnd : 0x400);
   c.field(OUT.FX, 2, 0x1f3f, 'fcw');
@@ -95,7 +101,7 @@ function runTrials(
   for (const { program } of trials) {
     code.set(program.bytes, program.entry - CODE);
     emulated.set(program.bytes, program.entry - CODE);
-    code.set(LEAVE_NATIVE, program.exit - CODE);
+    if (program.bits === 64) code.set(LEAVE_NATIVE, program.exit - CODE);
     emulated[program.exit - CODE] = LEAVE_EMULATED;
   }
   const inputs = Buffer.concat(trials.map((t) => t.inputs.subarray(0, t.count * IN.SIZE)));
@@ -103,6 +109,11 @@ function runTrials(
   const count = trials.reduce((n, t) => n + t.count, 0);
   const output = runNative(native, { code, window, inputs, count });
   const results = new Results(output, inputs, window, count);
+  trials
+    .flatMap((t) => new Array<Program>(t.count).fill(t.program))
+    .forEach((program, i) => {
+      if (program.bits === 32) results.leaveByBreakpoint(i, program.exit);
+    });
   if (machines.length !== 1 || trials.length !== 1)
     for (let i = 0; i < count; i++) if (results.vector(i) === NO_EXCEPTION) finished++;
   const out: { trial: Trial; runner: string; input: number; lines: string[] }[] = [];
@@ -135,6 +146,7 @@ export interface SequenceOptions {
   seed: number;
   runners: readonly string[];
   mix: 'integer' | 'all';
+  bits?: 64 | 32;
   /** Make what fails smaller before it is shown. */
   reduce: boolean;
   /** Bytes of the main part, at most. */
@@ -179,7 +191,9 @@ export function sequences(options: SequenceOptions): SequenceResult {
     for (let i = 0; i < PROGRAMS && programs + trials.length < options.programs; i++) {
       // Some lie across the end of a page.
       const entry = CODE + i * SLOT_BYTES + (r.oneIn(3) ? 4096 - r.below(1024) : r.below(64));
-      const program = new ProgramMaker(r, entry, options.mix).make(20 + r.below(options.size ?? 900));
+      const program = new ProgramMaker(r, entry, options.mix, options.bits ?? 64).make(
+        20 + r.below(options.size ?? 900),
+      );
       if (!program || program.exit > CODE + (i + 1) * SLOT_BYTES - 64) {
         i--;
         continue;
