@@ -147,7 +147,6 @@ async function take(directory: string, manifest: DiskManifest, disk: OpenDisk): 
     await bench.shows(PROMPT, () => machine.start());
     const screen = new Uint8Array(Buffer.concat(bench.raw));
     const agent = bench.connect(1);
-    await sh(agent, 'sync; echo 3 > /proc/sys/vm/drop_caches');
     for (const command of WARM) await sh(agent, command);
     await sh(agent, 'sync');
     await clearFreePages(machine, agent);

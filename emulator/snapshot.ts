@@ -15,6 +15,9 @@ import { decode, encode, StateError } from './state-stream.ts';
 /** Names the form of states and of this file. A snapshot in another form is not used. */
 export const SNAPSHOT_FORMAT = `linux-vm state ${STATE_VERSION}, pages 1`;
 
+/** Chunks under way ahead of their use. Browsers open six connections to an HTTP/1.1 server. */
+const PARALLEL = 6;
+
 export interface Snapshot {
   state: PagedState;
   /** What had been written to the disk by then. */
@@ -52,7 +55,9 @@ export function misfit(snapshot: ManifestSnapshot, memory: number): string | und
 /** Fetches a snapshot's parts. Each chunk is asked for once, and again after it could not be had. */
 export class SnapshotSource {
   private readonly source: ChunkSource;
+  /** Chunks that were fetched before anybody needed them, and those that somebody has asked for. */
   private readonly early = new Map<number, Promise<Uint8Array>>();
+  private readonly asked = new Set<number>();
   private stateBytes = 0;
 
   /** @param url of the manifest, absolute */
@@ -81,17 +86,25 @@ export class SnapshotSource {
     return decodeSnapshot(bytes);
   }
 
-  /** Begins to fetch the chunks that are needed first. */
+  /** Begins to fetch the chunks that are needed first, some at a time and in their order. */
   prefetch(): void {
-    for (let chunk = 0; chunk < this.snapshot.firstChunks; chunk++) {
-      const bytes = this.fetch(chunk);
-      bytes.catch(() => undefined);
-      this.early.set(chunk, bytes);
-    }
+    let next = 0;
+    const lane = async (): Promise<void> => {
+      while (next < this.snapshot.firstChunks) {
+        const chunk = next++;
+        if (this.asked.has(chunk)) continue;
+        const bytes = this.fetch(chunk);
+        this.early.set(chunk, bytes);
+        // Whoever needs it hears of a failure.
+        await bytes.catch(() => undefined);
+      }
+    };
+    for (let i = 0; i < PARALLEL; i++) void lane();
   }
 
   /** A chunk's pages. Rejects after the retries of the policy. */
   chunk(chunk: number): Promise<Uint8Array> {
+    this.asked.add(chunk);
     const early = this.early.get(chunk);
     if (!early) return this.fetch(chunk);
     this.early.delete(chunk);
