@@ -228,7 +228,7 @@ class Session {
       await this.createMachine({ cmdline: '', disk, spec }, { from: 'snapshot' }, (machine) => {
         if (!machine.resumeFrom) throw new Error('this kind of machine knows no snapshots');
         machine.resumeFrom(state, (chunk) => source.chunk(chunk));
-        disk.device.importState(overlay);
+        disk.device.importState(overlay, true);
       });
       if (this.stopped) return { resumed: true };
       this.output('console', console);

@@ -141,6 +141,8 @@ export class Overlay implements BlockDevice {
   private waiting: Promise<void> | undefined;
   private closed = false;
   private halted = false;
+  /** All that is dirty was imported, and is not worth keeping without a write of the guest. */
+  private quiet = false;
   /** Why the store took nothing, and until when it is only asked again by a flush. */
   private refusal: { error: BlockError; until: number } | undefined;
   /** The last unfinished write to a block that first has to read the rest of it. */
@@ -173,7 +175,7 @@ export class Overlay implements BlockDevice {
 
   /** Bytes that the store does not have yet. */
   get dirtyBytes(): number {
-    return (this.dirty.size + this.saving.size) * this.blockSize;
+    return this.quiet ? 0 : (this.dirty.size + this.saving.size) * this.blockSize;
   }
 
   get stats(): DiskStats {
@@ -285,6 +287,7 @@ export class Overlay implements BlockDevice {
   }
 
   private writeNow(offset: number, data: Uint8Array): Promise<void> | void {
+    this.quiet = false;
     const size = this.blockSize;
     const end = offset + data.length;
     let waits: Promise<void>[] | undefined;
@@ -312,12 +315,19 @@ export class Overlay implements BlockDevice {
   /** Gives the store all that has been written so far; later writes are not waited for. */
   private async settle(durable: boolean): Promise<void> {
     await Promise.all(this.partial.values());
+    if (this.quiet) return;
     const wanted = this.dirty.size ? this.batch + 1 : this.batch;
     while (this.saved < wanted && (this.save || this.dirty.size)) await this.startSave(durable);
   }
 
+  /** What was imported goes to the store with the next flush, even if the guest writes nothing. */
+  keepImported(): void {
+    this.quiet = false;
+  }
+
   /** The disk as it is now, whatever is written later. @throws BlockError when the store fails */
   async snapshot(): Promise<OverlaySnapshot> {
+    this.keepImported();
     await this.settle(false);
     return this.store.snapshot();
   }
@@ -330,6 +340,7 @@ export class Overlay implements BlockDevice {
     for (let i = Math.ceil(offset / size); i < end; i++) {
       if (this.partial.has(i)) continue;
       if (this.held.has(i) || !this.base.source.isZero?.(Math.floor((i * size) / this.base.source.blockSize))) {
+        this.quiet = false;
         this.held.add(i);
         this.dirty.set(i, null);
       }
@@ -352,8 +363,12 @@ export class Overlay implements BlockDevice {
     return { blockSize: this.blockSize, blocks };
   }
 
-  /** Puts written blocks over the base, as `exportState` gave them, on an overlay nothing was written to. */
-  importState(state: OverlayState): void {
+  /**
+   * Puts written blocks over the base, as `exportState` gave them, on an overlay nothing was written to.
+   * @param quiet the store gets them only together with the first write of the guest: as long as there is none, the same
+   * blocks can be imported again the next time
+   */
+  importState(state: OverlayState, quiet = false): void {
     if (this.held.size) throw new BlockError('store', 'a saved disk can only be restored over an unwritten one');
     for (const [block, bytes] of state.blocks) {
       const offset = block * state.blockSize;
@@ -365,6 +380,8 @@ export class Overlay implements BlockDevice {
       } else
         throw new BlockError('store', `the saved disk has blocks of ${state.blockSize} bytes, not ${this.blockSize}`);
     }
+    this.quiet = quiet;
+    if (!quiet) this.saveLater();
   }
 
   /** Nothing more is taken, and what the store does not have is forgotten: the store is about to be replaced. */

@@ -191,6 +191,7 @@ export class DiskStorage {
         'storage-unavailable',
         'a machine can only be suspended where the changes to its disk are kept: give it a storage key',
       );
+    disk.device.keepImported();
     await disk.device.flush();
     await saveSuspended(store, state, about);
     void this.tell();

@@ -116,6 +116,21 @@ describe('store', () => {
     expect(transactions.mock.calls.filter(([, , options]) => options?.durability === 'strict').length).toBe(1);
   });
 
+  test('blocks imported quietly are kept with the first write, and not before', async () => {
+    const store = await openStore();
+    const overlay = await openOverlay(store);
+    const imported: [number, Uint8Array][] = [1, 2].map((block) => [block, pattern(4096, block)]);
+    overlay.importState({ blockSize: 4096, blocks: imported }, true);
+    await overlay.flush();
+    expect([store.generation, overlay.dirtyBytes]).toEqual([0, 0]);
+    expect(Buffer.compare(await overlay.read(4096, 8192), Buffer.concat(imported.map(([, bytes]) => bytes)))).toBe(0);
+    await overlay.write(2 * 4096 + 10, new Uint8Array([7]));
+    await overlay.flush();
+    const [first, second] = await store.read([1, 2]);
+    imported[1]![1][10] = 7;
+    expect([Buffer.compare(first!, imported[0]![1]), Buffer.compare(second!, imported[1]![1])]).toEqual([0, 0]);
+  });
+
   test('what nobody flushes is written after a while', async () => {
     const store = await openStore();
     const overlay = await openOverlay(store);
