@@ -15,7 +15,7 @@ export interface CampaignOptions {
   cases: number;
   seed: number;
   /** Only forms whose pattern matches. */
-  only?: RegExp | undefined;
+  only?: string | undefined;
   tiers: readonly Tier[];
   bits?: 64 | 32;
   /** Inputs for each piece of code. */
@@ -34,25 +34,26 @@ export interface Mismatch {
 
 export interface CampaignResult {
   cases: number;
-  /** Forms that ran, of those that could be asked for. */
-  forms: number;
-  advertised: number;
+  /** Patterns of the forms that ran, and of those that could be asked for but did not. */
+  covered: string[];
   missing: string[];
   /** Forms that were answered with nothing but #GP or #UD: what they do was not seen. */
   refused: string[];
-  excluded: Map<string, string>;
+  /** Forms that user mode of the host cannot be asked about, each with the reason. */
+  excluded: [pattern: string, why: string][];
   mismatches: Mismatch[];
 }
 
 /** Forms of the decoder's table that the host can be asked about. */
-export function forms(bits: 64 | 32, only?: RegExp): { askable: Def[]; excluded: Map<string, string> } {
+export function forms(bits: 64 | 32, only?: string): { askable: Def[]; excluded: [string, string][] } {
   if (!DEFS.length) defineAll();
-  const excluded = new Map<string, string>();
+  const wanted = only === undefined ? undefined : new RegExp(only);
+  const excluded: [string, string][] = [];
   const askable: Def[] = [];
   for (const d of DEFS) {
-    if (only && !only.test(d.pattern)) continue;
+    if (wanted && !wanted.test(d.pattern)) continue;
     const why = unaskable(d, bits);
-    if (why) excluded.set(d.pattern, why);
+    if (why) excluded.push([d.pattern, why]);
     else askable.push(d);
   }
   return { askable, excluded };
@@ -153,8 +154,7 @@ export function campaign(options: CampaignOptions): CampaignResult {
   }
   return {
     cases,
-    forms: ran.size,
-    advertised: askable.length,
+    covered: [...ran].map((d) => d.pattern),
     missing: askable.filter((d) => !ran.has(d)).map((d) => d.pattern),
     refused: [...ran].filter((d) => !answered.has(d)).map((d) => d.pattern),
     excluded,

@@ -2,10 +2,8 @@
  * `npm run conformance:sequences -- --programs N --seed S [--runners interp,jit,compiled,slices] [--mix integer|all] [--bits 64|32]`:
  * random programs against the processor that this runs on.
  */
-import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from 'iced-x86';
 import { parseArgs } from 'node:util';
-import { GPR_NAMES } from '../../emulator/cpu/layout.ts';
-import { IN } from './native.ts';
+import { describeFailure } from './describe.ts';
 import { sequences } from './sequences.ts';
 
 const { values } = parseArgs({
@@ -31,32 +29,7 @@ const result = sequences({
   size: Number(values.size),
   stopAfter: Number(values.stop),
 });
-for (const f of result.failures) {
-  const { program } = f;
-  console.log(`---- ${f.runner}, input ${f.inputIndex}: expected ${f.lines.join('\n     expected ')}`);
-  const view = new DataView(f.input.buffer, f.input.byteOffset);
-  console.log(
-    `  ${GPR_NAMES.map((n, i) => `${n}=${view.getBigUint64(IN.GPR + i * 8, true).toString(16)}`).join(' ')} rflags=${view.getUint32(IN.RFLAGS, true).toString(16)}`,
-  );
-  const decoder = new Decoder(program.bits, program.bytes, DecoderOptions.None);
-  decoder.ip = BigInt(program.entry);
-  const formatter = new Formatter(FormatterSyntax.Gas);
-  let nops = 0;
-  while (decoder.canDecode) {
-    const insn = decoder.decode();
-    const offset = Number(insn.ip) - program.entry;
-    const text = formatter.format(insn);
-    if (text === 'nop' && insn.length === 1) nops++;
-    else
-      console.log(
-        `  +${offset.toString(16).padStart(3, '0')}  ${[...program.bytes.subarray(offset, offset + insn.length)]
-          .map((b) => b.toString(16).padStart(2, '0'))
-          .join(' ')
-          .padEnd(32)} ${text}`,
-      );
-  }
-  console.log(`  (${nops} NOPs left out; entry ${program.entry.toString(16)})`);
-}
+for (const f of result.failures) console.log(describeFailure(f));
 console.log(
   `${result.programs} programs of ${(result.instructions / result.programs).toFixed(0)} instructions, ${result.cases} runs (${result.finished} to the end) in each of ${values.runners}, ` +
     `seed ${values.seed}; ${result.regions} regions compiled; ${result.failures.length} mismatches; ${((performance.now() - started) / 1000).toFixed(1)} s`,

@@ -1,50 +1,175 @@
 /**
- * `npm run conformance -- --cases N --seed S [--only PATTERN] [--tier interp|jit|both] [--bits 64|32]`: instruction
- * forms against the processor that this runs on.
+ * `npm run conformance -- [--cases N] [--programs N] [--seed S]`: every instruction form and random programs, 64-bit and
+ * 32-bit, interpreted and compiled, against the processor that this runs on. To look closer: `--only PATTERN` (of
+ * forms), `--tier interp|jit`, `--bits 64|32`, `--inputs N` (for each piece of code), `--verbose`.
  */
+import { fork } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { DEFS } from '../../emulator/cpu/insn.ts';
 import type { Tier } from '../../emulator/processor.ts';
-import { campaign } from './campaign.ts';
+import { formsOfKernels } from '../unit/cpu/system-forms.ts';
+import { forms, type CampaignResult, type Mismatch } from './campaign.ts';
+import { describeFailure } from './describe.ts';
+import type { Job, JobMessage } from './job.ts';
+import { buildNative } from './native.ts';
+import type { SequenceResult } from './sequences.ts';
 
 const { values } = parseArgs({
   options: {
-    cases: { type: 'string', default: '100000' },
+    cases: { type: 'string', default: '2000000' },
+    programs: { type: 'string', default: '3000' },
     seed: { type: 'string', default: '1' },
     only: { type: 'string' },
     tier: { type: 'string', default: 'both' },
-    bits: { type: 'string', default: '64' },
-    inputs: { type: 'string', default: '16' },
+    bits: { type: 'string', default: 'both' },
+    inputs: { type: 'string', default: '32' },
     verbose: { type: 'boolean', default: false },
   },
 });
 const tiers: Tier[] = values.tier === 'both' ? ['interp', 'jit'] : [values.tier as Tier];
-const started = performance.now();
-let tenths = 0;
-const result = campaign({
-  cases: Number(values.cases),
-  seed: Number(values.seed),
-  only: values.only === undefined ? undefined : new RegExp(values.only),
-  tiers,
-  bits: values.bits === '32' ? 32 : 64,
-  inputs: Number(values.inputs),
-  progress: (done) => {
-    if (Math.floor((done * 10) / Number(values.cases)) > tenths)
-      console.error(`${done} cases, ${((performance.now() - started) / 1000).toFixed(0)} s`);
-    tenths = Math.floor((done * 10) / Number(values.cases));
-  },
-});
-result.mismatches.sort((a, b) => (a.pattern < b.pattern ? -1 : a.pattern > b.pattern ? 1 : 0));
-const byExample = new Map<string, string>();
-for (const m of result.mismatches) {
-  console.log(`${m.pattern} [${m.tier}]: ${m.count} mismatches`);
-  if (byExample.get(m.pattern) !== m.example || values.verbose) console.log(`    ${m.example}`);
-  byExample.set(m.pattern, m.example);
+const modes: (64 | 32)[] = values.bits === 'both' ? [64, 32] : [values.bits === '32' ? 32 : 64];
+const seed = Number(values.seed);
+const cases = Number(values.cases);
+const programs = values.only === undefined ? Number(values.programs) : 0;
+
+const built = buildNative();
+if ('reason' in built) {
+  console.error(`There is no processor to compare with: ${built.reason}. The recorded answers are in vectors.bin:`);
+  console.error('npx vitest run test/conformance/vectors.test.ts');
+  process.exit(2);
 }
-if (values.verbose) for (const [pattern, why] of result.excluded) console.log(`not asked: ${pattern}: ${why}`);
-for (const pattern of result.missing) console.log(`not covered: ${pattern}`);
-const total = result.mismatches.reduce((n, m) => n + m.count, 0);
-console.log(
-  `${result.cases} cases in each of ${tiers.join(', ')}, seed ${values.seed}; ${result.forms} of ${result.advertised} forms covered ` +
-    `(${result.excluded.size} not asked); ${total} mismatches in ${byExample.size} forms; ${((performance.now() - started) / 1000).toFixed(1)} s`,
+
+/** Long jobs first; each in 64-bit mode has two thirds of the cases. */
+function jobs(): Job[] {
+  const list: Job[] = [];
+  // A short run does not need two processes for each mode.
+  const parts = cases >= 200_000 ? 2 : 1;
+  modes.forEach((bits, m) => {
+    const share = modes.length === 1 ? 1 : bits === 64 ? 2 / 3 : 1 / 3;
+    for (let k = 0; k < parts; k++)
+      list.push({
+        kind: 'forms',
+        options: {
+          cases: Math.ceil((cases * share) / parts),
+          seed: seed + 1000 * (2 * m + k),
+          only: values.only,
+          tiers,
+          bits,
+          inputs: Number(values.inputs),
+        },
+      });
+  });
+  if (programs)
+    for (const bits of modes)
+      list.push({
+        kind: 'programs',
+        options: {
+          programs: Math.ceil(programs / modes.length),
+          seed,
+          runners: ['interp', 'jit', 'compiled', 'slices'],
+          mix: 'all',
+          bits,
+          reduce: true,
+        },
+      });
+  return list;
+}
+
+const started = performance.now();
+const elapsed = (): string => ((performance.now() - started) / 1000).toFixed(0);
+const done: { forms: (CampaignResult & { bits: number })[]; programs: SequenceResult[] } = { forms: [], programs: [] };
+
+/** Runs one job. @throws Error when its process dies or says so */
+function run(job: Job): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = fork(fileURLToPath(new URL('job.ts', import.meta.url)), {
+      execArgv: process.execArgv,
+      serialization: 'advanced',
+    });
+    const name = `${job.options.bits}-bit ${job.kind}`;
+    let quarters = 0;
+    let answered = false;
+    child.on('message', (message: JobMessage) => {
+      if ('progress' in message) {
+        const now = Math.floor((message.progress * 4) / (job.kind === 'forms' ? job.options.cases : 1));
+        if (now > quarters) console.error(`${elapsed()} s: ${name}: ${message.progress} cases`);
+        quarters = now;
+        return;
+      }
+      answered = true;
+      if ('error' in message) reject(new Error(`${name}: ${message.error}`));
+      else if ('forms' in message) done.forms.push({ ...message.forms, bits: job.options.bits ?? 64 });
+      else {
+        done.programs.push(message.programs);
+        console.error(`${elapsed()} s: ${name}: ${message.programs.programs}`);
+      }
+    });
+    child.on('error', reject);
+    child.on('exit', (status, signal) => {
+      if (!answered) reject(new Error(`${name}: its process ended with ${status ?? signal}`));
+      else resolve();
+    });
+    child.send(job);
+  });
+}
+
+const queue = jobs();
+await Promise.all(
+  Array.from({ length: Math.min(2, availableParallelism()) }, async () => {
+    for (let job = queue.shift(); job; job = queue.shift()) await run(job);
+  }),
 );
-process.exitCode = total || result.missing.length ? 1 : 0;
+
+// Every form that any mode has must have been asked about, or have a kernel.
+const kernels = formsOfKernels();
+const asked = new Set(done.forms.flatMap((r) => r.covered));
+// What the processor answered in one mode with nothing but #GP, it may have answered in the other.
+const refused = new Set(
+  done.forms
+    .flatMap((r) => r.refused)
+    .filter((p) => done.forms.every((r) => !r.covered.includes(p) || r.refused.includes(p))),
+);
+forms(64);
+const advertised = DEFS.map((d) => d.pattern).filter(
+  (p) => values.only === undefined || new RegExp(values.only).test(p),
+);
+const uncovered = advertised.filter((p) => (!asked.has(p) || refused.has(p)) && !kernels.has(p));
+const missing = done.forms.flatMap((r) => r.missing.map((p) => `${p} (${r.bits}-bit)`));
+
+const mismatches = new Map<string, Mismatch>();
+for (const m of done.forms.flatMap((r) => r.mismatches)) {
+  const key = `${m.pattern} [${m.tier}]`;
+  const known = mismatches.get(key);
+  if (known) known.count += m.count;
+  else mismatches.set(key, m);
+}
+const shown = new Set<string>();
+for (const [key, m] of [...mismatches].sort(([a], [b]) => (a < b ? -1 : 1))) {
+  console.log(`${key}: ${m.count} mismatches`);
+  if (!shown.has(m.example) || values.verbose) console.log(`    ${m.example}`);
+  shown.add(m.example);
+}
+for (const r of done.programs) for (const f of r.failures) console.log(describeFailure(f));
+if (values.verbose)
+  for (const r of done.forms) for (const [p, why] of r.excluded) console.log(`${r.bits}-bit, not asked: ${p}: ${why}`);
+for (const p of uncovered) console.log(`not covered: ${p}`);
+for (const p of missing) console.log(`not asked: ${p}`);
+
+const sum = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0);
+const formCases = sum(done.forms.map((r) => r.cases));
+const runs = sum(done.programs.map((r) => r.cases));
+const total = sum([...mismatches.values()].map((m) => m.count)) + sum(done.programs.map((r) => r.failures.length));
+const byKernels = advertised.filter((p) => kernels.has(p)).length;
+console.log(
+  `${formCases + runs} cases in each of ${tiers.join(', ')} (seed ${seed}): ` +
+    done.forms.map((r) => `${r.cases} of ${r.bits}-bit forms`).join(', ') +
+    (runs ? `, ${runs} runs of ${sum(done.programs.map((r) => r.programs))} programs` : ''),
+);
+console.log(
+  `forms covered: ${advertised.length - uncovered.length} of ${advertised.length} advertised ` +
+    `(${asked.size} asked of the processor; ${byKernels} by kernels in test/unit/cpu/system-forms.ts)`,
+);
+console.log(`${total} mismatches; ${elapsed()} s`);
+process.exitCode = total || uncovered.length || missing.length ? 1 : 0;
