@@ -11,6 +11,7 @@ import { LinuxVM } from '../../src/node.ts';
 import { type Check, type Guest, limit } from './check.ts';
 import { BASE, DEVELOPMENT, ESSENTIAL } from './checks.ts';
 import { BOOT, MACHINE } from './machine.ts';
+import { PROGRAMS } from './programs.ts';
 import { KERNEL_LOG, SYSTEM } from './system.ts';
 import { TERMINAL } from './terminal.ts';
 
@@ -123,7 +124,7 @@ const wanted = (name: string): boolean => options.only.split(',').some((words) =
 /** The small disk shows that it works at all, and the machine; all that programs do is tried where the tools are. */
 const all: Record<string, readonly Check[]> = {
   debian: [...ESSENTIAL, ...SYSTEM, ...TERMINAL, KERNEL_LOG],
-  'debian-dev': [...BASE, ...DEVELOPMENT, KERNEL_LOG],
+  'debian-dev': [...BASE, ...DEVELOPMENT, ...PROGRAMS, KERNEL_LOG],
 };
 const recipes = positionals.length ? positionals : Object.keys(all);
 for (const recipe of recipes) {
