@@ -10,6 +10,7 @@
  */
 import { bitsToCanonical, canonicalAf, canonicalCondition, canonicalToBits } from './flags.ts';
 import { ARITH, type Insn, type Operand } from './insn.ts';
+import { MXCSR } from './float/mxcsr.ts';
 import { R, RSP, S, SS } from './layout.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import { I32, I64, V128, W32, W64, i32, i64, k32, k64, select, v128, type Expr, type IntOps } from './wasm/expr.ts';
@@ -67,6 +68,11 @@ export type Import =
   | 'retreat'
   /** float(op, record) → 1, or 0 after a fault: `exactFloat` of float/exact.ts, with operands and result in TEMP. */
   | 'float';
+
+/**
+ * Lanes of an XMM register, for what is known of them. A number is ordinary if it is finite and not denormal: zero is.
+ */
+export const Lanes = { D0: 1, D1: 2, D: 3, S0: 4, S: 0x3c, UPPER_S: 0x38, HIGH: 0x32, ALL: 0x3f } as const;
 
 export abstract class Emit {
   /** Operand size in bytes: 1, 2, 4 or 8. */
@@ -604,6 +610,36 @@ export abstract class Emit {
     this.beforeFault();
     if (this.slowInfo) this.f.store(4, this.state + S.FAULT_FLAGS, k32(this.slowInfo >>> 16));
     this.leaveUnless(this.callImport('float', op, this.record()));
+    this.mxcsrChanged();
+  }
+
+  /** 0 while MXCSR is in its usual state: to nearest, everything masked, PE set. */
+  mxcsrOdd(): Expr {
+    const care = MXCSR.RC | MXCSR.PE | MXCSR.MASKS;
+    return i32.xor(i32.and(this.state32(S.MXCSR), care), MXCSR.PE | MXCSR.MASKS);
+  }
+  /** MXCSR in memory may have changed. */
+  mxcsrChanged(): void {
+    // Only regions remember it.
+  }
+
+  /** Lanes of the XMM register that operand `i` names which are known to hold ordinary numbers: a mask of `Lanes`. */
+  lanesKnown(_i: number): number {
+    return 0;
+  }
+  /** The same becomes known. Writing the register forgets it. */
+  noteLanes(_i: number, _lanes: number): void {
+    // Only regions remember it.
+  }
+  /** Operands 0 and 1 are one register: with XOR and the like the result is known. */
+  sameRegister(): boolean {
+    return false;
+  }
+  /** Whether `retreatAfter` may be used. */
+  mayRetreat = false;
+  /** Leaves what follows this instruction, which is done but for the next RIP, to the interpreter. */
+  retreatAfter(): void {
+    throw new Error('this tier does not retreat');
   }
 
   /** Address of x87/MMX register storage for an MMX operand: its 64-bit value. */

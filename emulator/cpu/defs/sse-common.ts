@@ -1,9 +1,10 @@
 /** What the SSE definitions share: operands, masks of lane numbers, and the way to the exact floating-point functions. */
 import type { Emit } from '../emit.ts';
 import { S } from '../layout.ts';
-import { MXCSR, floatOp, type FloatFormat, type FloatKind } from '../float/exact.ts';
+import { floatOp, type FloatFormat, type FloatKind } from '../float/exact.ts';
+import { MXCSR } from '../float/mxcsr.ts';
 import { I16X8, I32X4, I64X2, I8X16 } from '../wasm/simd.ts';
-import { F32, F64, i32, k32, kv128, v128, type Expr } from '../wasm/expr.ts';
+import { F32, F64, i32, i64, k32, kv128, v128, type Expr } from '../wasm/expr.ts';
 
 /** 0, 1, … 15 as bytes. */
 export const IOTA = Array.from({ length: 16 }, (_, i) => i);
@@ -51,6 +52,35 @@ export function mxcsrIs(c: Emit, care: number, want: number): Expr {
 
 /** Round to nearest, and the sticky PE is already set: inexact results need no notice. */
 export const fastArithmetic = (c: Emit): Expr => mxcsrIs(c, MXCSR.RC | MXCSR.PE, MXCSR.PE);
+
+/** A mask of the sign bits of a vector's lanes, of the exponents, of an exponent of one and of two. */
+const EXPONENTS = {
+  4: lanes32([0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000]),
+  8: lanes64([0x7ffn << 52n, 0x7ffn << 52n]),
+};
+const ONES = { 4: lanes32([1 << 23, 1 << 23, 1 << 23, 1 << 23]), 8: lanes64([1n << 52n, 1n << 52n]) };
+const TWOS = { 4: lanes32([1 << 24, 1 << 24, 1 << 24, 1 << 24]), 8: lanes64([1n << 53n, 1n << 53n]) };
+
+/** Not 0 if a lane of one of the vectors is zero, denormal, infinite or NaN. `size`: of a lane, in bytes. */
+export function anyLaneOdd(c: Emit, size: 4 | 8, vectors: readonly Expr[]): Expr {
+  const l = size === 8 ? I64X2 : I32X4;
+  // The exponent less one is negative, or is at least the largest one less one: with one more added that is, too.
+  const signs = vectors.map((v) => {
+    const e = c.let(v128.bin(l.sub, v128.and(v, EXPONENTS[size]), ONES[size]));
+    return v128.or(e, v128.bin(l.add, e, TWOS[size]));
+  });
+  return v128.test(l.bitmask, signs.reduce(v128.or));
+}
+
+/** The bits of a scalar without its sign: i32 or i64, evaluated. */
+export const unsignedBits = (c: Emit, size: 4 | 8, x: Expr): Expr =>
+  c.let(size === 8 ? i64.shl(i64.reinterpret(x), 1) : i32.shl(i32.reinterpret(x), 1));
+/** 1 if the number of these bits is zero, denormal, infinite or NaN. */
+export const isOdd = (size: 4 | 8, bits: Expr): Expr =>
+  size === 8 ? i64.ge_u(i64.sub(bits, 1n << 53n), 0x7fen << 53n) : i32.ge_u(i32.sub(bits, 1 << 24), k32(0xfe000000));
+/** The same without zero. */
+export const isOddNotZero = (size: 4 | 8, bits: Expr): Expr =>
+  i32.and(isOdd(size, bits), size === 8 ? i64.ne(bits, 0) : i32.ne(bits, 0));
 
 /** Stores the operands in TEMP and runs the exact operation; the result is at `exactResult`. */
 export function exactOp(c: Emit, op: Expr, a: Expr, b: Expr): void {

@@ -1,12 +1,13 @@
 /** Conversions between integers and the two floating-point formats. */
 import type { Emit } from '../emit.ts';
-import { FloatFormat, FloatKind, MXCSR } from '../float/exact.ts';
+import { FloatFormat, FloatKind } from '../float/exact.ts';
+import { MXCSR } from '../float/mxcsr.ts';
 import { def } from '../insn.ts';
 import { S } from '../layout.ts';
 import { F32X4, F64X2, I32X4, I64X2 } from '../wasm/simd.ts';
 import { I32, I64, V128, choose, f32, f64, i32, i64, k32, k64, kf32, kf64, v128, type Expr } from '../wasm/expr.ts';
 import { exact, exactResult, fastArithmetic, low, lowF32, lowF64, mxcsrIs, range, source } from './sse-common.ts';
-import { PD, PS, SD, SS, type Form } from './sse-float.ts';
+import { PD, PS, SD, SS, keptBy, lanesOf, spreadLow, type Form } from './sse-float.ts';
 import { MIN_NORMAL32 } from './sse-runtime.ts';
 import { enterMmx, waitMmx } from './sse-move.ts';
 
@@ -33,12 +34,22 @@ function ordinary(packed: boolean, wide: Expr, operand: Expr): Expr {
 /** Sets operand 0 to `r` if `ok`, else to the exact conversion of `b`. */
 function convertOr(c: Emit, ok: Expr, r: Expr, format: FloatFormat, packed: boolean, b: Expr): void {
   const out = c.temp(V128);
+  const to = [PS, PD, SS, SD].find((form) => form.packed === packed && form.format !== format)!;
+  const kept = c.lanesKnown(0) & keptBy(to);
   c.f.set(out, r);
   c.f.if(i32.eqz(ok), () => {
     exact(c, FloatKind.Convert, format, packed, packed ? b : c.vectorAt(0), b);
     c.f.set(out, exactResult(c));
+    if (c.mayRetreat) {
+      const x = packed ? out.get : spreadLow(to, out.get);
+      c.f.if(c.callRuntime(`sse_unusual_${to.format ? 64 : 32}`, x, x, x), () => {
+        c.setVectorAt(0, out.get);
+        c.retreatAfter();
+      });
+    }
   });
   c.setVectorAt(0, out.get);
+  c.noteLanes(0, kept | (c.mayRetreat ? lanesOf(to) : 0));
 }
 
 function formats(): void {
@@ -115,7 +126,9 @@ function fromIntegers(): void {
           }),
         );
       }
+      const kept = c.lanesKnown(0) & keptBy(form);
       c.setVectorAt(0, out.get);
+      c.noteLanes(0, kept | lanesOf(form));
     });
 }
 

@@ -1,15 +1,18 @@
 /** SSE floating-point arithmetic, comparisons and logic. */
-import type { Emit } from '../emit.ts';
-import { FloatFormat, FloatKind, MXCSR, floatOp } from '../float/exact.ts';
+import { Lanes, type Emit } from '../emit.ts';
+import { FloatFormat, FloatKind, floatOp } from '../float/exact.ts';
+import { MXCSR } from '../float/mxcsr.ts';
 import { ARITH, def } from '../insn.ts';
 import { F32X4, F64X2, I32X4, I64X2, type FloatLanes } from '../wasm/simd.ts';
-import { V128, choose, f32, f64, i32, k32, kf32, kf64, v128, type Expr } from '../wasm/expr.ts';
+import { V128, choose, f32, f64, i32, k32, kf32, v128, type Expr } from '../wasm/expr.ts';
 import {
   IOTA,
+  anyLaneOdd,
   exact,
   exactOp,
   exactResult,
-  fastArithmetic,
+  isOdd,
+  isOddNotZero,
   lanes32,
   lanes64,
   low,
@@ -20,8 +23,9 @@ import {
   reg,
   source,
   splat32,
+  unsignedBits,
 } from './sse-common.ts';
-import { MIN_NORMAL32, MIN_NORMAL64, infinity, minNormal } from './sse-runtime.ts';
+import { minNormal } from './sse-runtime.ts';
 
 /** One of the four forms of a floating-point instruction. */
 export interface Form {
@@ -48,62 +52,86 @@ export const mergeLow = (form: Form, lowVector: Expr, rest: Expr): Expr =>
   v128.shuffle(lowVector, rest, form.format ? [...range(0, 8), ...range(24, 8)] : [...range(0, 4), ...range(20, 12)]);
 
 /** Every lane the low element, so that a runtime function that tests all lanes tests only that. */
-const spreadLow = (form: Form, x: Expr): Expr =>
+export const spreadLow = (form: Form, x: Expr): Expr =>
   v128.shuffle(
     x,
     x,
     IOTA.map((i) => i & (form.format ? 7 : 3)),
   );
 
-/** Whether all lanes that count are true in two vector conditions; `less(x, y)` style scalars for scalar forms. */
-function allNormal(form: Form, smallest: Expr, result: Expr): Expr {
-  const l = form.lanes;
-  if (form.packed) {
-    const ok = v128.and(v128.bin(l.gt, smallest, minNormal(l)), v128.bin(l.lt, result, infinity(l)));
-    return v128.test(form.format ? I64X2.all_true : I32X4.all_true, ok);
-  }
-  if (form.format) return i32.and(f64.gt(lowF64(smallest), kf64(MIN_NORMAL64)), f64.lt(lowF64(result), kf64(Infinity)));
-  return i32.and(f32.gt(lowF32(smallest), kf32(MIN_NORMAL32)), f32.lt(lowF32(result), kf32(Infinity)));
-}
+/** Lanes that a form computes. */
+export const lanesOf = (form: Form): number =>
+  form.format ? (form.packed ? Lanes.D : Lanes.D0) : form.packed ? Lanes.S : Lanes.S0;
+/** Lanes that a scalar form leaves alone. */
+export const keptBy = (form: Form): number => (form.packed ? 0 : form.format ? Lanes.HIGH : Lanes.D1 | Lanes.UPPER_S);
 
 /**
- * The tail of an arithmetic operation: `r` is what WebAssembly made of `a` and `b` (all evaluated). It stands if all
- * three are ordinary numbers and MXCSR is in its usual state; otherwise the exact function decides.
+ * The tail of an arithmetic operation: `r` is what WebAssembly made of `a` and `b` (all evaluated). It stands if they
+ * are ordinary numbers and MXCSR is in its usual state; otherwise the exact function decides. Where the region may be left,
+ * code that follows can rely on ordinary numbers, whatever came out.
  *
- * @returns the result, evaluated
+ * @param known lanes of a and of b known to be ordinary
  */
-function checked(c: Emit, form: Form, kind: FloatKind, rule: 'add' | 'mul' | 'div', a: Expr, b: Expr, r: Expr): Expr {
-  const l = form.lanes;
+function checked(
+  c: Emit,
+  form: Form,
+  kind: FloatKind,
+  rule: 'add' | 'mul' | 'div',
+  a: Expr,
+  b: Expr,
+  r: Expr,
+  known: readonly [number, number],
+): void {
+  const lanes = lanesOf(form);
+  const size = form.format ? 8 : 4;
+  const kept = c.lanesKnown(0) & keptBy(form);
   const out = c.temp(V128);
   c.f.set(out, r);
-  const size = c.let(v128.un(l.abs, r));
-  let smallest = v128.bin(l.pmin, v128.un(l.abs, b), size);
-  if (kind !== FloatKind.Sqrt) smallest = v128.bin(l.pmin, v128.un(l.abs, a), smallest);
-  const mode = c.let(fastArithmetic(c));
-  c.f.if(i32.eqz(i32.and(mode, allNormal(form, smallest, size))), () => {
-    const s = (x: Expr): Expr => (form.packed ? x : spreadLow(form, x));
+  const vectors = [r];
+  if (kind !== FloatKind.Sqrt && (known[0] & lanes) !== lanes) vectors.push(a);
+  if ((known[1] & lanes) !== lanes) vectors.push(b);
+  const bits = form.packed ? [] : vectors.map((v) => unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)));
+  const odd = form.packed ? anyLaneOdd(c, size, vectors) : bits.map((x) => isOdd(size, x)).reduce(i32.or);
+  const s = (x: Expr): Expr => (form.packed ? x : spreadLow(form, x));
+  const look = (function_: string, x: Expr, y: Expr): Expr =>
+    c.callRuntime(`sse_${function_}_${size * 8}`, s(x), s(y), s(r));
+  const closer = (): void => {
     const first = kind === FloatKind.Sqrt ? b : a;
-    const bits = form.format ? 64 : 32;
-    const look = (function_: string, second: Expr): Expr =>
-      c.callRuntime(`sse_${function_}_${bits}`, s(first), s(second), s(r));
     // While PE is clear, exact results need nothing either.
-    const second = kind === FloatKind.Sub ? v128.un(l.neg, b) : b;
+    const second = kind === FloatKind.Sub ? v128.un(form.lanes.neg, b) : b;
     const clear =
       kind === FloatKind.AddSub
         ? k32(1)
-        : choose(mxcsrIs(c, MXCSR.RC, 0), look(`inexact_${kind === FloatKind.Sqrt ? 'sqrt' : rule}`, second), k32(1));
-    c.f.if(choose(mode, look(`odd_${rule}`, b), clear), () => {
+        : choose(
+            mxcsrIs(c, MXCSR.RC, 0),
+            look(`inexact_${kind === FloatKind.Sqrt ? 'sqrt' : rule}`, first, second),
+            k32(1),
+          );
+    c.f.if(choose(c.mxcsrOdd(), clear, look(`odd_${rule}`, first, b)), () => {
       exact(c, kind, form.format, form.packed, a, b);
       c.f.set(out, exactResult(c));
     });
+    if (c.mayRetreat)
+      c.f.if(c.callRuntime(`sse_unusual_${size * 8}`, s(first), s(b), s(out.get)), () => {
+        c.setVectorAt(0, out.get);
+        c.retreatAfter();
+      });
+  };
+  c.f.if(i32.or(c.mxcsrOdd(), odd), () => {
+    // Of a sum, zeros are as good as any number.
+    if (rule === 'add' && !form.packed)
+      c.f.if(i32.or(c.mxcsrOdd(), bits.map((x) => isOddNotZero(size, x)).reduce(i32.or)), closer);
+    else closer();
   });
-  return out.get;
+  c.setVectorAt(0, out.get);
+  c.noteLanes(0, kept | (c.mayRetreat ? lanes : 0));
 }
 
 function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string, kind: FloatKind): void {
   const rule = name === 'mul' || name === 'div' ? name : 'add';
   for (const form of FORMS)
     def(`${name}${form.suffix} ${form.prefix} 0f ${opcode} Vx,${form.w}`, { unit: 'sse' }, (c) => {
+      const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
       const b = formSource(c, form);
       const a = reg(c, 0);
       const l = form.lanes;
@@ -116,7 +144,9 @@ function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string
         const v = name === 'sqrt' ? f32.sqrt(lowF32(b)) : f32[name](lowF32(a), lowF32(b));
         r = v128.replace(l.replace, a, 0, v);
       }
-      c.setVectorAt(0, checked(c, form, kind, rule, a, b, c.let(r)));
+      // Without a way to leave, an operand that is not ordinary stays so.
+      if (c.mayRetreat && !c.isMem(1)) c.noteLanes(1, known[1] | lanesOf(form));
+      checked(c, form, kind, rule, a, b, c.let(r), known);
     });
 }
 
@@ -138,14 +168,14 @@ function horizontal(): void {
         const x = reg(c, 0);
         const a = c.let(v128.shuffle(x, y, form.format ? EVEN64 : EVEN32));
         const b = c.let(v128.shuffle(x, y, form.format ? ODD64 : ODD32));
-        c.setVectorAt(0, checked(c, form, kind, 'add', a, b, c.let(v128.bin(op, a, b))));
+        checked(c, form, kind, 'add', a, b, c.let(v128.bin(op, a, b)), [0, 0]);
       });
     def(`addsub${form.suffix} ${prefix} 0f d0 Vx,Wx`, { unit: 'sse' }, (c) => {
       const b = source(c, 1);
       const a = reg(c, 0);
       const negative = form.format ? lanes64([1n << 63n, 0n]) : lanes32([0x80000000, 0, 0x80000000, 0]);
       const r = c.let(v128.bin(l.add, a, v128.xor(b, negative)));
-      c.setVectorAt(0, checked(c, form, FloatKind.AddSub, 'add', a, b, r));
+      checked(c, form, FloatKind.AddSub, 'add', a, b, r, [0, 0]);
     });
   }
 }
@@ -158,23 +188,35 @@ const fastCompare = (c: Emit): Expr => mxcsrIs(c, MXCSR.DAZ, 0);
  *
  * @param signalling an i32, 0 or 1: quiet NaNs are invalid
  */
-function comparable(c: Emit, form: Form, x: Expr, y: Expr, signalling: Expr): { a: Expr; b: Expr } {
+function comparable(
+  c: Emit,
+  form: Form,
+  x: Expr,
+  y: Expr,
+  signalling: Expr,
+  known: readonly [number, number],
+): { a: Expr; b: Expr } {
   const l = form.lanes;
+  const lanes = lanesOf(form);
+  const size = form.format ? 8 : 4;
+  const [knownX, knownY] = known.map((k) => (k & lanes) === lanes);
+  if (knownX && knownY) return { a: x, b: y };
   const a = c.temp(V128);
   const b = c.temp(V128);
   c.f.set(a, x);
   c.f.set(b, y);
-  const smallest = v128.bin(l.pmin, v128.un(l.abs, a.get), v128.un(l.abs, b.get));
-  // If a is NaN, so is `smallest`; b is tested on its own.
   let ordinary: Expr;
-  if (form.packed)
+  if (form.packed) {
+    const smallest = v128.bin(l.pmin, v128.un(l.abs, a.get), v128.un(l.abs, b.get));
+    // If a is NaN, so is `smallest`; b is tested on its own.
     ordinary = v128.test(
       form.format ? I64X2.all_true : I32X4.all_true,
       v128.and(v128.bin(l.gt, smallest, minNormal(l)), v128.bin(l.eq, b.get, b.get)),
     );
-  else if (form.format)
-    ordinary = i32.and(f64.gt(lowF64(smallest), kf64(MIN_NORMAL64)), f64.eq(lowF64(b.get), lowF64(b.get)));
-  else ordinary = i32.and(f32.gt(lowF32(smallest), kf32(MIN_NORMAL32)), f32.eq(lowF32(b.get), lowF32(b.get)));
+  } else {
+    const odd = (v: Expr): Expr => isOddNotZero(size, unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)));
+    ordinary = i32.eqz(knownX ? odd(b.get) : knownY ? odd(a.get) : i32.or(odd(a.get), odd(b.get)));
+  }
   const mode = c.let(fastCompare(c));
   c.f.if(i32.eqz(i32.and(mode, ordinary)), () => {
     const s = (v: Expr): Expr => (form.packed ? v : spreadLow(form, v));
@@ -195,12 +237,14 @@ function minMax(): void {
       ['max', '5f', form.lanes.pmax],
     ] as const)
       def(`${name}${form.suffix} ${form.prefix} 0f ${opcode} Vx,${form.w}`, { unit: 'sse' }, (c) => {
+        const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
         const y = formSource(c, form);
         const x = reg(c, 0);
-        const { a, b } = comparable(c, form, x, y, k32(1));
+        const { a, b } = comparable(c, form, x, y, k32(1), known);
         // pmin(b, a) = a < b ? a : b, which is what MINPS does with NaNs and zeros too.
         const r = v128.bin(op, b, a);
         c.setVectorAt(0, form.packed ? r : mergeLow(form, r, x));
+        c.noteLanes(0, (known[0] & known[1] & lanesOf(form)) | (known[0] & keptBy(form)));
       });
 }
 
@@ -223,19 +267,27 @@ function predicate(l: FloatLanes, p: number, a: Expr, b: Expr): Expr {
 function compares(): void {
   for (const form of FORMS) {
     def(`cmp${form.suffix} ${form.prefix} 0f c2 Vx,${form.w},Ib`, { unit: 'sse' }, (c) => {
+      const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
       const y = formSource(c, form);
       const x = reg(c, 0);
       const l = form.lanes;
       const p = c.immConst();
       let r: Expr;
       if (p !== undefined) {
-        const { a, b } = comparable(c, form, x, y, k32((p & 3) === 1 || (p & 3) === 2 ? 1 : 0));
+        const { a, b } = comparable(c, form, x, y, k32((p & 3) === 1 || (p & 3) === 2 ? 1 : 0), known);
         r = predicate(l, p & 7, a, b);
       } else {
         const imm = c.let(i32.and(c.imm32(), k32(7)));
         const kind = c.let(i32.and(imm, k32(3)));
         // LT and LE (1 and 2) and their negations signal quiet NaNs.
-        const { a, b } = comparable(c, form, x, y, i32.and(i32.shr_u(i32.add(kind, k32(1)), k32(1)), i32.ne(kind, 3)));
+        const { a, b } = comparable(
+          c,
+          form,
+          x,
+          y,
+          i32.and(i32.shr_u(i32.add(kind, k32(1)), k32(1)), i32.ne(kind, 3)),
+          known,
+        );
         const positive = choose(
           i32.eqz(kind),
           predicate(l, 0, a, b),
@@ -259,8 +311,9 @@ function compares(): void {
         `${name}${form.suffix} ${form.format ? '66' : 'np'} 0f ${opcode} Vx,${form.w}`,
         { unit: 'sse', access: 'r', writes: ARITH },
         (c) => {
+          const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
           const y = formSource(c, form);
-          const v = comparable(c, form, reg(c, 0), y, k32(signalling));
+          const v = comparable(c, form, reg(c, 0), y, k32(signalling), known);
           const s = form.format ? f64 : f32;
           const lowest = form.format ? lowF64 : lowF32;
           const a = c.let(lowest(v.a));
@@ -282,6 +335,7 @@ function logic(): void {
       def(`${name}p${prefix === '66' ? 'd' : 's'} ${prefix} 0f ${opcode} Vx,Wx`, { unit: 'sse' }, (c) => {
         const b = source(c, 1);
         c.setVectorAt(0, op(reg(c, 0), b));
+        if (name === 'xor' && c.sameRegister()) c.noteLanes(0, Lanes.ALL);
       });
 }
 

@@ -1,5 +1,5 @@
 /** SSE2 and SSSE3 integer arithmetic, comparisons, logic and shifts on XMM registers. */
-import type { Emit } from '../emit.ts';
+import { Lanes, type Emit } from '../emit.ts';
 import { def } from '../insn.ts';
 import { I16X8, I32X4, I64X2, I8X16 } from '../wasm/simd.ts';
 import { I64, i32, i64, k32, k64, select, v128, type Expr } from '../wasm/expr.ts';
@@ -10,6 +10,7 @@ function binary(name: string, opcode: string, f: (a: Expr, b: Expr, c: Emit) => 
   def(`${name} 66 0f ${opcode} Vx,Wx`, { unit: 'sse' }, (c) => {
     const b = source(c, 1);
     c.setVectorAt(0, f(reg(c, 0), b, c));
+    if (name === 'pxor' && c.sameRegister()) c.noteLanes(0, Lanes.ALL);
   });
 }
 

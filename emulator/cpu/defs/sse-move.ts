@@ -1,8 +1,7 @@
 /** Moves to, from and between XMM registers, MXCSR, and the non-temporal stores (which here are plain stores). */
-import type { Emit } from '../emit.ts';
-import { Vector } from '../emit.ts';
+import { Lanes, Vector, type Emit } from '../emit.ts';
 import type { Cpu } from '../cpu.ts';
-import { MXCSR } from '../float/exact.ts';
+import { MXCSR } from '../float/mxcsr.ts';
 import { def, defHelper, type Insn } from '../insn.ts';
 import { DS, RDI, S } from '../layout.ts';
 import { I32X4, I64X2, I8X16 } from '../wasm/simd.ts';
@@ -16,7 +15,9 @@ const half = (v: Expr, lane: 0 | 1): Expr => v128.extract(I64X2.extract, I64, v,
 function load(pattern: string, aligned: boolean): void {
   def(pattern, { unit: 'sse', access: 'w' }, (c) => {
     if (aligned && c.isMem(1)) c.checkAligned();
+    const known = c.lanesKnown(1);
     c.setVectorAt(0, c.getVector(1));
+    c.noteLanes(0, known);
   });
 }
 
@@ -24,7 +25,11 @@ function storeVector(c: Emit, aligned: boolean): void {
   if (c.isMem(0)) {
     if (aligned) c.checkAligned();
     c.store(c.address(), 16, c.vectorAt(1));
-  } else c.setVectorAt(0, reg(c, 1));
+  } else {
+    const known = c.lanesKnown(1);
+    c.setVectorAt(0, reg(c, 1));
+    c.noteLanes(0, known);
+  }
 }
 
 function store(pattern: string, aligned: boolean): void {
@@ -53,12 +58,18 @@ function whole(): void {
 
 /** MOVSS and MOVSD: between registers the upper part stays, from memory it becomes zero. */
 function scalar(name: string, prefix: string, size: 4 | 8, w: string): void {
-  const merge = (c: Emit, from: Expr, to: Expr): void =>
+  const [own, rest] = size === 8 ? [Lanes.D0, Lanes.HIGH] : [Lanes.S0, Lanes.D1 | Lanes.UPPER_S];
+  const merge = (c: Emit, from: Expr, to: Expr): void => {
+    const known = (c.lanesKnown(1) & own) | (c.lanesKnown(0) & rest);
     c.setVectorAt(0, v128.shuffle(from, to, [...range(0, size), ...range(16 + size, 16 - size)]));
+    c.noteLanes(0, known);
+  };
   def(`${name} ${prefix} 0f 10 Vx,${w}`, { unit: 'sse' }, (c) => {
     const from = low(c, 1, size);
-    if (c.isMem(1)) c.setVectorAt(0, from);
-    else merge(c, from, c.vectorAt(0));
+    if (c.isMem(1)) {
+      c.setVectorAt(0, from);
+      c.noteLanes(0, rest);
+    } else merge(c, from, c.vectorAt(0));
   });
   def(`${name} ${prefix} 0f 11 ${w},Vx`, { unit: 'sse', access: 'w' }, (c) => {
     if (c.isMem(0)) c.store(c.address(), size, c.getScalar(1, size));
@@ -166,6 +177,7 @@ function control(): void {
     const v = c.load(c.address(), 4);
     c.raiseIf(i32.and(v, k32(~MXCSR.VALID)), Vector.GP, 0);
     c.setState(S.MXCSR, 4, v);
+    c.mxcsrChanged();
   });
   def('stmxcsr np 0f ae/3 Md', { unit: 'sse', access: 'w' }, (c) => c.store(c.address(), 4, c.state32(S.MXCSR)));
 }

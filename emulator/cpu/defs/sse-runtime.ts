@@ -48,6 +48,23 @@ function odd(name: string, l: FloatLanes, rule: Rule): RuntimeFunction {
   };
 }
 
+/** 1 if a lane of three vectors is no ordinary number (`Lanes`). */
+function unusual(name: string, l: FloatLanes): RuntimeFunction {
+  return {
+    name,
+    signature: { params: [V128, V128, V128], results: [I32] },
+    build(f) {
+      const odd = [0, 1, 2].map((k) => {
+        const x = f.param(k);
+        const size = v128.un(l.abs, x);
+        const normal = v128.and(v128.bin(l.ge, size, minNormal(l)), v128.bin(l.lt, size, infinity(l)));
+        return v128.not(v128.or(normal, isZero(l, x)));
+      });
+      f.return(v128.test(ANY_TRUE, odd.reduce(v128.or)));
+    },
+  };
+}
+
 type Operation = 'add' | 'mul' | 'div' | 'sqrt';
 const RULES: Record<Operation, Rule> = { add: 'add', mul: 'mul', div: 'div', sqrt: 'add' };
 
@@ -126,6 +143,8 @@ export const SSE_RUNTIME: readonly RuntimeFunction[] = [
     odd(`sse_odd_${rule}_32`, F32X4, rule),
     odd(`sse_odd_${rule}_64`, F64X2, rule),
   ]),
+  unusual('sse_unusual_32', F32X4),
+  unusual('sse_unusual_64', F64X2),
   ...(['add', 'mul', 'div', 'sqrt'] as const).flatMap((operation) => [
     inexact(operation, F32X4),
     inexact(operation, F64X2),

@@ -2,7 +2,7 @@
  * Shuffles, unpacking, insertion and extraction of words, PALIGNR. Where the immediate is known they are constant
  * shuffles; otherwise lane numbers are computed from it with a multiplication that shifts each lane's field into place.
  */
-import type { Emit } from '../emit.ts';
+import { Lanes, type Emit } from '../emit.ts';
 import { def } from '../insn.ts';
 import { I16X8, I32X4, I64X2, I8X16 } from '../wasm/simd.ts';
 import { I32, i32, k32, select, v128, type Expr } from '../wasm/expr.ts';
@@ -148,7 +148,10 @@ function unpacks(): void {
     const pick = interleave(size, half);
     def(`${name} ${prefix} 0f ${opcode} Vx,Wx`, { unit: 'sse' }, (c) => {
       const b = source(c, 1);
+      // Doubles keep what is known of them.
+      const known = size === 8 ? [c.lanesKnown(0), c.lanesKnown(1)].map((k) => (half ? k >> 1 : k) & Lanes.D0) : [0, 0];
       c.setVectorAt(0, v128.shuffle(reg(c, 0), b, pick));
+      c.noteLanes(0, known[0]! | (known[1]! << 1));
     });
   }
 }

@@ -1,6 +1,7 @@
 /** SSE4.1, and PCMPGTQ of SSE4.2. */
 import type { Emit } from '../emit.ts';
-import { FloatKind, MXCSR } from '../float/exact.ts';
+import { FloatKind } from '../float/exact.ts';
+import { MXCSR } from '../float/mxcsr.ts';
 import { ARITH, def } from '../insn.ts';
 import { S } from '../layout.ts';
 import { ANY_TRUE, I16X8, I32X4, I64X2, I8X16, type FloatLanes } from '../wasm/simd.ts';

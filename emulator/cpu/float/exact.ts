@@ -5,6 +5,7 @@
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { S } from '../layout.ts';
+import { MXCSR } from './mxcsr.ts';
 import {
   CHOP,
   DE,
@@ -26,18 +27,6 @@ import {
   type Context,
   type Format,
 } from './soft.ts';
-
-/** Bits of MXCSR (SDM vol. 1, 10.2.3). */
-export const MXCSR = {
-  FLAGS: 0x3f,
-  PE: 0x20,
-  DAZ: 0x40,
-  MASKS: 0x1f80,
-  RC: 0x6000,
-  FTZ: 0x8000,
-  VALID: 0xffff,
-  RESET: 0x1f80,
-} as const;
 
 /** Operations. Unless said otherwise: operands a (TEMP) and b (TEMP + 16), result at TEMP, other lanes as in a. */
 export const FloatKind = {

@@ -4,6 +4,7 @@ import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import { memForm, usesSegment, type Linkage } from '../interp.ts';
 import {
   modeIsUser,
+  R,
   S,
   TLB_KERNEL_READ,
   TLB_KERNEL_WRITE,
@@ -60,6 +61,10 @@ export interface RegionContext {
   jump(target: Expr): void;
   /** The x87 stack, if the region uses it and has it in locals. */
   x87: X87Stack | undefined;
+  /** What `Emit.mxcsrOdd` gave when MXCSR last changed, in regions that compute with SSE. */
+  mxcsr: Local | undefined;
+  /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
+  readonly lanes: Uint8Array;
 }
 
 /** Instructions that write no register but their first operand, last of all, and read each operand once or twice. */
@@ -106,6 +111,8 @@ export function newContext(
     edge: () => undefined,
     jump: () => undefined,
     x87: undefined,
+    mxcsr: undefined,
+    lanes: new Uint8Array(16),
   };
 }
 
@@ -234,6 +241,7 @@ export class JitEmit extends Emit {
     return this.c.xmm[n]!.get;
   }
   setXmm(n: number, value: Expr): void {
+    this.c.lanes[n] = 0;
     this.note('xmm', n);
     this.note('xmmWritten', n);
     this.f.set(this.c.xmm[n]!, value);
@@ -317,11 +325,37 @@ export class JitEmit extends Emit {
   }
 
   /** Leaves this instruction to the interpreter; nothing may have changed yet. */
-  retreat(): void {
+  retreat(record = this.recordAddress): void {
     this.beforeFault();
     this.f.store(4, this.state + S.FAULT_FLAGS, k32(this.slowInfo >>> 16));
-    this.f.drop(this.callImport('retreat', this.record()));
+    this.f.drop(this.callImport('retreat', k32(record)));
     this.leaveFaulted();
+  }
+
+  override mayRetreat = false;
+  override retreatAfter(): void {
+    this.retreat(this.recordAddress + R.SIZE);
+  }
+
+  override mxcsrOdd(): Expr {
+    return this.c.mxcsr?.get ?? super.mxcsrOdd();
+  }
+  override mxcsrChanged(): void {
+    if (this.c.mxcsr) this.f.set(this.c.mxcsr, super.mxcsrOdd());
+  }
+  private xmmOf(k: number): number {
+    const o = this.operand(k);
+    return o.kind === 'reg' && o.cls === 'xmm' ? o.reg : -1;
+  }
+  override lanesKnown(k: number): number {
+    return this.c.lanes[this.xmmOf(k)] ?? 0;
+  }
+  override noteLanes(k: number, lanes: number): void {
+    const n = this.xmmOf(k);
+    if (n >= 0) this.c.lanes[n] = lanes;
+  }
+  override sameRegister(): boolean {
+    return this.xmmOf(0) >= 0 && this.xmmOf(0) === this.xmmOf(1);
   }
 
   protected beforeFault(): void {
@@ -445,6 +479,8 @@ export class JitEmit extends Emit {
     spill(this.c);
     this.f.if(this.callImport('helper', this.record()), () => this.f.return());
     reload(this.c);
+    this.c.lanes.fill(0);
+    this.mxcsrChanged();
     if (this.insn.def.ends) {
       this.account();
       this.exitTo(this.state64(S.RIP));

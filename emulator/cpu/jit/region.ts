@@ -108,6 +108,10 @@ function withoutRegisters(insn: Insn): Insn {
   };
 }
 
+/** Whether an instruction computes by MXCSR. */
+const usesMxcsr = (insn: Insn): boolean =>
+  insn.def.unit === 'sse' && /^(add|sub|mul|div|sqrt|hadd|hsub|addsub|cvt)/.test(insn.def.name);
+
 /** Writes the function of a region. */
 export function emitRegion(region: Region, state: number, link: Linkage, code: CodeCache): FunctionBuilder {
   const f = new FunctionBuilder(REGION);
@@ -140,6 +144,10 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
   f.set(selector, f.param(0));
   const plan = blocks.some((b) => code.plainX87.has(b.page.physical)) ? undefined : planX87(blocks, successors);
   if (plan) c.x87 = new X87Stack(c, plan);
+  if (blocks.some((b) => b.insns.some(usesMxcsr))) {
+    c.mxcsr = f.local(I32);
+    new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
+  }
   region.entries.forEach((b, k) => {
     const base = region.bases.get(b)!;
     if (base !== 0) f.if(i32.eq(selector.get, k32(k)), () => f.set(c.vpc, i64.sub(c.vpc.get, k64(base))));
@@ -437,11 +445,13 @@ class Structure {
     c.edge = (to) => this.edge(n, to);
     c.jump = (target) => this.jump(n, target);
     c.x87?.enter(b);
+    c.lanes.fill(0);
     for (let k = 0; k < b.count; k++) {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
       const written = flagsWritten(insn);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
+      e.mayRetreat = k + 1 < b.count && !this.code.plainX87.has(b.page.physical);
       const mark = f.mark();
       if (!c.x87?.emit(e, b, k)) {
         if (insn.def.emit) insn.def.emit(e);
