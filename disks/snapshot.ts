@@ -21,6 +21,8 @@ const CHUNK_PAGES = 64;
 /** Pages that stay free while the balloon takes the others: the kernel's reserves. */
 const MARGIN = 1500;
 const PROMPT = /[#$] $/;
+/** Ctrl+U. */
+const KILL_LINE = '\x15';
 /** Programs whose files, and what they need, shall be in memory: people start them first. */
 const WARM = ["python3 -c 'print(2**100)'", 'ls -l / | cat', 'ps aux | cat', 'cat /etc/os-release | less -F | cat'];
 /** Typed in the rehearsal, one after the other, after the prompt. */
@@ -97,7 +99,7 @@ class Bench {
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(
         () => reject(new Error(`the machine for the snapshot does not get on; it says:\n${this.console}`)),
-        300_000,
+        120_000,
       );
     });
     act();
@@ -204,8 +206,7 @@ async function rehearse(
     });
     await refreshed;
     const first = touched.length;
-    await bench.shows(PROMPT, () => bench.type('\x03'));
-    for (const command of REHEARSED) await bench.shows(PROMPT, () => bench.type(`${command}\r`));
+    for (const command of REHEARSED) await bench.shows(PROMPT, () => bench.type(`${KILL_LINE}${command}\r`));
     return { touched: [...new Set(touched)], first };
   } finally {
     machine.stop();

@@ -1,5 +1,6 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import type { Server } from 'node:http';
+import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -44,7 +45,7 @@ interface Visit {
   firstPaint: number;
   prompt: number;
   echo: number;
-  /** Bytes of answers that the server had finished by then, and how many. */
+  /** Bytes that the server had sent by then, and requests. */
   bytes: number;
   requests: number;
   /** What the machine began with. */
@@ -84,7 +85,7 @@ async function visit(context: BrowserContext, address: string, counts: Counts): 
   const page = await context.newPage();
   try {
     await page.addInitScript(watch);
-    const before = { ...counts };
+    const before = { bytes: counts.bytes, requests: counts.requests };
     await page.goto(address, { waitUntil: 'commit' });
     const times = await Promise.race([
       page.evaluate(() => (window as unknown as Watched).startBench),
@@ -99,20 +100,34 @@ async function visit(context: BrowserContext, address: string, counts: Counts): 
   }
 }
 
+/** Since the server began: bytes that it has sent, headers included, and requests. */
 interface Counts {
-  bytes: number;
-  requests: number;
+  readonly bytes: number;
+  readonly requests: number;
 }
 
 function count(server: Server): Counts {
-  const counts: Counts = { bytes: 0, requests: 0 };
-  server.on('request', (_, response) =>
-    response.on('finish', () => {
-      counts.requests++;
-      if (response.statusCode !== 304) counts.bytes += Number(response.getHeader('content-length') ?? 0);
-    }),
-  );
-  return counts;
+  const sockets = new Set<Socket>();
+  let closed = 0;
+  let requests = 0;
+  server.on('connection', (socket: Socket) => {
+    sockets.add(socket);
+    socket.on('close', () => {
+      sockets.delete(socket);
+      closed += socket.bytesWritten;
+    });
+  });
+  server.on('request', () => requests++);
+  return {
+    get bytes() {
+      let sum = closed;
+      for (const socket of sockets) sum += socket.bytesWritten;
+      return sum;
+    },
+    get requests() {
+      return requests;
+    },
+  };
 }
 
 async function main(): Promise<void> {
@@ -170,7 +185,7 @@ async function main(): Promise<void> {
       row('seconds to the prompt', (v) => v.prompt / 1000),
       row('seconds to the first echo', (v) => v.echo / 1000),
       row('MB transferred before it', (v) => v.bytes / 1e6),
-      row('requests answered before it', (v) => v.requests),
+      row('requests before it', (v) => v.requests),
       ['began with', ...[cold, warm].map((list) => [...new Set(list.map(({ from }) => from))].join(', '))],
     ],
   );
