@@ -113,6 +113,8 @@ export abstract class Cpu {
   /** The TLB was flushed: jump caches go too. */
   abstract translationsChanged(globals: boolean): void;
   abstract translationChanged(lo: number, hi: number): void;
+  /** Another address space has become current; see `Mmu.switchSpace`. */
+  abstract spaceChanged(from: number, to: number, keep: boolean): void;
   /** CPL, CS.L/D, CR0, CR4 or EFER changed: recompute the code mode, TLB tables and jump cache. Call after any such change. */
   abstract modeChanged(): void;
   /** Leave emitted code for the run loop as soon as the current instruction (a block's last one) is done. */

@@ -69,6 +69,9 @@ export type Import =
   /** float(op, record) → 1, or 0 after a fault: `exactFloat` of float/exact.ts, with operands and result in TEMP. */
   | 'float';
 
+/** Types of values that the runtime functions for stores take, by size in bytes. */
+const WRITE_TYPES: Record<number, Expr['type']> = { 1: I32, 2: I32, 4: I32, 8: I64, 16: V128 };
+
 /**
  * Lanes of an XMM register, for what is known of them. A number is ordinary if it is finite and not denormal: zero is.
  */
@@ -81,6 +84,8 @@ export abstract class Emit {
   readonly w: IntOps;
   /** None of the flags that the instruction writes is read afterwards. */
   flagsDead = false;
+  /** Memory is accessed by calls, which take less code and more time. */
+  compact = false;
   protected rmwHost: Expr | undefined;
   private rmwIsScratchable = false;
   private linear: Expr | undefined;
@@ -261,7 +266,7 @@ export abstract class Emit {
     return this.let(i64.xor(entry, address));
   }
 
-  private slow(name: 'slowAccess' | 'slowStore', address: Expr, info: number): Expr {
+  private slow(name: 'slowAccess' | 'slowStore' | 'read' | 'modify', address: Expr, info: number): Expr {
     return this.callRuntime(name, address, k32(info | this.slowInfo), this.record());
   }
 
@@ -271,6 +276,13 @@ export abstract class Emit {
    */
   access(address: Expr, size: number, write: boolean): Expr {
     const a = this.let(address);
+    if (write) this.rmwIsScratchable = true;
+    if (this.compact) {
+      this.beforeFault();
+      const to = this.let(this.slow(write ? 'modify' : 'read', a, size | (write ? 0x100 : 0)));
+      this.leaveUnless(to);
+      return to;
+    }
     const x = this.lookupTlb(a, write);
     const host = this.temp(I32);
     this.f.if(
@@ -282,7 +294,6 @@ export abstract class Emit {
       },
       () => this.f.set(host, i32.wrap(x)),
     );
-    if (write) this.rmwIsScratchable = true;
     return host.get;
   }
 
@@ -338,6 +349,11 @@ export abstract class Emit {
   store(address: Expr, size: number, value: Expr): void {
     const a = this.let(address);
     const v = this.let(value);
+    if (this.compact && WRITE_TYPES[size] === v.type) {
+      this.beforeFault();
+      this.leaveUnless(this.callRuntime(`write${size}`, a, v, k32(size | this.slowInfo), this.record()));
+      return;
+    }
     const x = this.lookupTlb(a, true);
     this.f.if(
       this.miss(x, size),

@@ -4,6 +4,7 @@
  * What was filled is listed, so that dropping costs what was filled and not the size of the tables; entries of
  * global pages survive a change of address space.
  */
+import { KeptSpaces } from './pcid.ts';
 import {
   JUMP_CACHE_BYTES,
   JUMP_CACHE_ENTRIES,
@@ -53,7 +54,36 @@ export class JumpCaches {
     this.locals = 0;
   }
 
+  private readonly kept = new KeptSpaces();
+
+  /** As `Mmu.switchSpace`. */
+  switchSpace(from: number, to: number, keep: boolean): void {
+    const old = this.kept.take(from);
+    for (let i = 0; i < this.locals; i++) {
+      const at = this.local[i]!;
+      if (this.i32[at + 2] !== 0 && old.room(4)) {
+        old.words[old.length++] = at;
+        old.words[old.length++] = this.i32[at]!;
+        old.words[old.length++] = this.i32[at + 1]!;
+        old.words[old.length++] = this.i32[at + 2]!;
+      }
+      this.forget(at);
+    }
+    this.locals = 0;
+    const kept = keep ? this.kept.find(to) : undefined;
+    if (!kept) return;
+    const { words, length } = kept;
+    for (let i = 0; i < length; i += 4) {
+      const at = words[i]!;
+      this.i32[at] = words[i + 1]!;
+      this.i32[at + 1] = words[i + 2]!;
+      this.i32[at + 2] = words[i + 3]!;
+      this.local[this.locals++] = at;
+    }
+  }
+
   clear(): void {
+    this.kept.forgetAll();
     this.clearLocal();
     for (let i = 0; i < this.globals; i++) this.forget(this.global[i]!);
     this.globals = 0;

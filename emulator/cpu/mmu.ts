@@ -10,6 +10,7 @@
  */
 import type { Bus, Width } from '../bus.ts';
 import { ABSENT, type Cpu } from './cpu.ts';
+import { KeptSpaces, type Kept } from './pcid.ts';
 import {
   DUMMY_PAGE,
   RAM_BASE,
@@ -32,6 +33,7 @@ const CR0_PG = 1 << 31;
 const CR4_PSE = 1 << 4;
 const CR4_PAE = 1 << 5;
 const CR4_PGE = 1 << 7;
+const CR4_PCIDE = 1 << 17;
 const EFER_NXE = 1 << 11;
 const EFER_LMA = 1 << 10;
 
@@ -90,26 +92,88 @@ export class Mmu {
 
   private drop(list: FilledList): void {
     const { entries, count } = list;
-    for (let i = 0; i < count; i++) {
-      const at = entries[i]!;
-      this.u32[at] = (((at >> 1) & (TLB_ENTRIES - 1)) << 12) ^ DUMMY_PAGE;
-      this.u32[at + 1] = UNUSED_HIGH;
-    }
+    for (let i = 0; i < count; i++) this.forgetEntry(entries[i]!);
     list.count = 0;
   }
 
-  /** Forgets translations; those of global pages only if `globals`. */
+  private readonly kept = new KeptSpaces();
+  /** PCID of the current address space; 0 where CR4.PCIDE is 0. */
+  private pcid = 0;
+
+  /**
+   * MOV to CR3 with CR4.PCIDE = 1: the translations of address space `pcid` take the place of the current ones, which are
+   * kept until it comes back. `keep`: those that `pcid` left behind still count (bit 63 of the source).
+   */
+  switchSpace(pcid: number, keep: boolean): void {
+    if (pcid === this.pcid) {
+      if (!keep) this.flush(false);
+      return;
+    }
+    const old = this.kept.take(this.pcid);
+    const { entries, count } = this.local;
+    for (let i = 0; i < count; i++) {
+      const at = entries[i]!;
+      const high = this.u32[at + 1]!;
+      if (high === UNUSED_HIGH >>> 0) continue;
+      // An entry may have been taken over by a global page since: those of the upper half, which mostly are, are not kept.
+      if (high < 0x8000_0000 && old.room(3)) {
+        old.words[old.length++] = at;
+        old.words[old.length++] = this.u32[at]!;
+        old.words[old.length++] = high;
+      }
+      this.forgetEntry(at);
+    }
+    this.local.count = 0;
+    const from = this.pcid;
+    this.pcid = pcid;
+    if (keep) this.bringBack(this.kept.find(pcid));
+    this.kept.forget(pcid);
+    this.cpu.spaceChanged(from, pcid, keep);
+  }
+
+  private bringBack(kept: Kept | undefined): void {
+    if (!kept) return;
+    const { words, length } = kept;
+    const { entries } = this.local;
+    for (let i = 0; i < length; i += 3) {
+      const at = words[i]!;
+      const table = at << 2;
+      const writes = table >= TLB_USER_READ ? table >= TLB_USER_WRITE : table >= TLB_KERNEL_WRITE;
+      if (writes) {
+        // The page may have come to hold translated code since.
+        const host = (words[i + 1]! ^ (((at >> 1) & (TLB_ENTRIES - 1)) << 12)) >>> 0;
+        if (this.cpu.hasCode(host - RAM_BASE)) continue;
+      }
+      this.u32[at] = words[i + 1]!;
+      this.u32[at + 1] = words[i + 2]!;
+      entries[this.local.count++] = at;
+    }
+  }
+
+  private forgetEntry(at: number): void {
+    this.u32[at] = (((at >> 1) & (TLB_ENTRIES - 1)) << 12) ^ DUMMY_PAGE;
+    this.u32[at + 1] = UNUSED_HIGH;
+  }
+
+  /** Forgets translations; those of global pages, and of all address spaces, only if `globals`. */
   flush(globals: boolean): void {
     this.drop(this.local);
     if (globals) {
+      this.kept.forgetAll();
+      this.pcid = this.cpu.cr4 & CR4_PCIDE ? this.cpu.cr3Low & 0xfff : 0;
       this.drop(this.globals);
       this.large.fill(0);
     }
     this.cpu.translationsChanged(globals);
   }
 
+  /** There are global pages in the lower half, where PCIDs' own are. */
+  private lowGlobals = false;
+
   /** INVLPG: forgets one page in all tables, also where it is a large one of which many 4 KiB are known. */
   flushPage(lo: number, hi: number): void {
+    // INVLPG concerns the current PCID, but global pages in all of them.
+    if (this.lowGlobals) this.kept.forgetAll();
     if (this.fromLarge(HUGE + (lo >>> 30), hi)) {
       this.flush(true);
       return;
@@ -169,6 +233,7 @@ export class Mmu {
     this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
     this.u32[at + 1] = hi;
     const list = global ? this.globals : this.local;
+    if (global && hi >= 0) this.lowGlobals = true;
     if (list.count === list.entries.length) {
       // Rare: forget everything else and start the lists again with this entry.
       this.drop(this.local);

@@ -431,11 +431,22 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   translationsChanged(globals: boolean): void {
     if (!this.code) return;
-    this.localEpoch += 2;
+    this.localEpoch = this.lastEpoch += 2;
     if (globals) {
       this.globalEpoch += 2;
+      this.epochs.clear();
       this.code.jumps.clear();
     } else this.code.jumps.clearLocal();
+  }
+
+  /** `localEpoch` of address spaces that are not current, by PCID. */
+  private readonly epochs = new Map<number, number>();
+  private lastEpoch = 1;
+
+  spaceChanged(from: number, to: number, keep: boolean): void {
+    this.epochs.set(from, this.localEpoch);
+    this.localEpoch = (keep ? this.epochs.get(to) : undefined) ?? (this.lastEpoch += 2);
+    this.code.jumps.switchSpace(from, to, keep);
   }
 
   translationChanged(lo: number, _hi: number): void {

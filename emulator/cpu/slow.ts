@@ -1,9 +1,15 @@
-/** Between a memory access in emitted code that misses the TLB and its slow path in TypeScript, which has no 64-bit numbers. */
+/**
+ * Memory access for emitted code that does not look the TLB up in place: the slow paths in TypeScript, which has no 64-bit
+ * numbers, behind functions that take addresses whole; and the whole of an access as one call, which is a third of the
+ * code and twice the time, for the parts of a region that run little.
+ */
+import { S, STATE_BASE } from './layout.ts';
 import type { RuntimeFunction } from './runtime.ts';
-import { I32, i32, I64, i64 } from './wasm/expr.ts';
+import type { FunctionBuilder } from './wasm/builder.ts';
+import { I32, i32, I64, i64, k32, k64, V128, type Expr } from './wasm/expr.ts';
 
 /** slowAccess, slowStore (address, info, record): as the imports `access` and `store` of emit.ts. */
-export const SLOW_RUNTIME: readonly RuntimeFunction[] = (['access', 'store'] as const).map((name) => ({
+const SLOW: readonly RuntimeFunction[] = (['access', 'store'] as const).map((name) => ({
   name: name === 'access' ? 'slowAccess' : 'slowStore',
   signature: { params: [I64, I32, I32], results: [I32] },
   build(f, call): void {
@@ -11,3 +17,40 @@ export const SLOW_RUNTIME: readonly RuntimeFunction[] = (['access', 'store'] as 
     f.return(call(name, i32.wrap(address), i32.wrap(i64.shr_u(address, 32)), f.param(1), f.param(2)));
   },
 }));
+
+/** The TLB's answer: host address XOR what tells a miss. */
+function lookup(f: FunctionBuilder, address: Expr, table: number): Expr {
+  const entry = i32.add(i32.load(k32(STATE_BASE + table)), i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8));
+  return f.let(i64.xor(i64.load(entry), address));
+}
+
+const hits = (x: Expr, size: Expr): Expr =>
+  i64.le_u(i64.and(x, k64(0xffffffff00000fffn)), i64.extend_u(i32.sub(4096, size)));
+
+/** read, modify (address, info, record) → host address, or 0 after a fault. */
+const TRANSLATE: readonly RuntimeFunction[] = (['read', 'modify'] as const).map((name) => ({
+  name,
+  signature: { params: [I64, I32, I32], results: [I32] },
+  build(f, call): void {
+    const x = lookup(f, f.param(0), name === 'read' ? S.TLB_READ : S.TLB_WRITE);
+    f.if(hits(x, i32.and(f.param(1), 0xff)), () => f.return(i32.wrap(x)));
+    f.return(call('slowAccess', f.param(0), f.param(1), f.param(2)));
+  },
+}));
+
+/** write1 … write16 (address, value, info, record) → 0 after a fault. */
+const WRITE: readonly RuntimeFunction[] = [1, 2, 4, 8, 16].map((size) => ({
+  name: `write${size}`,
+  signature: { params: [I64, size === 16 ? V128 : size === 8 ? I64 : I32, I32, I32], results: [I32] },
+  build(f, call): void {
+    const x = lookup(f, f.param(0), S.TLB_WRITE);
+    f.if(hits(x, k32(size)), () => {
+      f.store(size, i32.wrap(x), f.param(1));
+      f.return(k32(1));
+    });
+    f.store(size, STATE_BASE + S.SCRATCH, f.param(1));
+    f.return(call('slowStore', f.param(0), f.param(2), f.param(3)));
+  },
+}));
+
+export const SLOW_RUNTIME: readonly RuntimeFunction[] = [...SLOW, ...TRANSLATE, ...WRITE];

@@ -70,6 +70,9 @@ export interface RegionContext {
 /** Instructions that write no register but their first operand, last of all, and read each operand once or twice. */
 const READS_IN_PLACE = /^(mov|movsx|movsxd|movzx|add|sub|and|or|xor|cmp|test|push)$/;
 
+const inPlaceById: boolean[] = [];
+const readsInPlace = (insn: Insn): boolean => (inPlaceById[insn.def.id] ??= READS_IN_PLACE.test(insn.def.name));
+
 /** Stands for a register that the region does not use; emitting it gives an invalid module. */
 const MISSING: Local = { type: I64, index: -1, get: k64(0) };
 
@@ -167,7 +170,7 @@ export class JitEmit extends Emit {
   /** Operands of most instructions are read in place. */
   override get(k: number): Expr {
     const o = this.operand(k);
-    const inPlace = o.kind === 'reg' && o.cls === 'gpr' && o.size >= 4 && READS_IN_PLACE.test(this.insn.def.name);
+    const inPlace = o.kind === 'reg' && o.cls === 'gpr' && o.size >= 4 && readsInPlace(this.insn);
     return inPlace ? this.regAt(k) : super.get(k);
   }
 

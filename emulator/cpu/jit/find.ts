@@ -10,11 +10,13 @@ import type { Insn } from '../insn.ts';
 const MAX_BLOCKS = 160;
 const MAX_INSNS = 900;
 const MAX_PAGES = 12;
-/** Most blocks of other pages at which a region can be entered. */
-const MAX_ENTRIES = 24;
+/** Most blocks at which a region can be entered. */
+const MAX_ENTRIES = 48;
 /** Of the runs that make a block hot, the share that a block of its page, or of another one, must have had. */
 const LEAST_SHARE = 1 / 256;
 const LEAST_SHARE_FAR = 1 / 16;
+/** Blocks with less than this share are written for size. */
+const RARE = 1 / 8;
 
 export interface Region {
   /** By distance from the page of the first block, in pages. */
@@ -22,6 +24,8 @@ export interface Region {
   readonly blocks: readonly Block[];
   /** Where a block's page begins, in bytes from the start of the first one. */
   readonly bases: ReadonlyMap<Block, number>;
+  /** Blocks that have run little. */
+  readonly rare: ReadonlySet<Block>;
   /** Blocks that can be entered from outside, by selector. */
   readonly entries: readonly Block[];
   /** Table slots of the entries while it is installed. */
@@ -86,6 +90,7 @@ export function findRegion(head: Block, around: Surroundings): Region {
   const blocks: Block[] = [head];
   const bases = new Map<Block, number>([[head, 0]]);
   const entries: Block[] = [head];
+  const rare = new Set<Block>();
   let insns = head.count;
   const add = (from: Block, offset: number, entry: boolean): void => {
     const base = bases.get(from)!;
@@ -107,13 +112,16 @@ export function findRegion(head: Block, around: Surroundings): Region {
     if (known !== undefined && known !== distance * 4096) return;
     if (known === undefined) {
       if (blocks.length >= MAX_BLOCKS || insns + s.count > MAX_INSNS) return;
-      if (around.share(s) < (far ? LEAST_SHARE_FAR : LEAST_SHARE)) return;
+      const share = around.share(s);
+      if (share < (far ? LEAST_SHARE_FAR : LEAST_SHARE)) return;
+      if (share < RARE) rare.add(s);
       pages.set(distance, page);
       bases.set(s, distance * 4096);
       blocks.push(s);
       insns += s.count;
     }
-    if ((entry || (far && entries.length < MAX_ENTRIES)) && !entries.includes(s)) entries.push(s);
+    // Wherever computed jumps, returns and other pages lead to, so that who comes that way again need not be interpreted.
+    if ((entry || far || s.jumpedTo) && entries.length < MAX_ENTRIES && !entries.includes(s)) entries.push(s);
   };
   for (let i = 0; i < blocks.length; i++) {
     const b = blocks[i]!;
@@ -125,5 +133,5 @@ export function findRegion(head: Block, around: Surroundings): Region {
     if (isJmp(last) && jumpsIndirectly(b))
       for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
   }
-  return { pages, blocks, bases, entries, slots: [], dropped: false, installed: false };
+  return { pages, blocks, bases, rare, entries, slots: [], dropped: false, installed: false };
 }

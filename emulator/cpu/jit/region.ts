@@ -450,6 +450,7 @@ class Structure {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
       const written = flagsWritten(insn);
+      e.compact = this.region.rare.has(b);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
       e.mayRetreat = k + 1 < b.count && !this.code.plainX87.has(b.page.physical);
       const mark = f.mark();

@@ -16,8 +16,9 @@ const CR0_KNOWN = 0xe005003f | 0;
 const CR4_PSE = 1 << 4;
 const CR4_PAE = 1 << 5;
 const CR4_PGE = 1 << 7;
-/** TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT FSGSBASE: what CPUID offers. */
-const CR4_KNOWN = 0x000107fc;
+const CR4_PCIDE = 1 << 17;
+/** TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT FSGSBASE PCIDE: what CPUID offers. */
+const CR4_KNOWN = 0x000307fc;
 
 export const EFER = { SCE: 1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
 const EFER_WRITABLE = EFER.SCE | EFER.LME | EFER.NXE;
@@ -39,7 +40,7 @@ export function writeCr0(cpu: Cpu, lo: number, hi: number): void {
     cpu.efer |= EFER.LMA;
   }
   if (turnsOff && cpu.longMode) {
-    if (cpu.code64) throw cpu.fault(Vector.GP, 0);
+    if (cpu.code64 || cpu.cr4 & CR4_PCIDE) throw cpu.fault(Vector.GP, 0);
     cpu.efer &= ~EFER.LMA;
   }
   cpu.cr0 = value;
@@ -51,10 +52,13 @@ export function writeCr0(cpu: Cpu, lo: number, hi: number): void {
 
 /** @throws #GP(0) for address bits past the processor's */
 export function writeCr3(cpu: Cpu, lo: number, hi: number): void {
+  const keep = hi < 0 && (cpu.cr4 & CR4_PCIDE) !== 0;
+  if (keep) hi &= 0x7fffffff;
   if (cpu.longMode && hi & ~PHYSICAL_HIGH) throw cpu.fault(Vector.GP, 0);
   cpu.cr3Low = lo;
   cpu.cr3High = cpu.longMode ? hi : 0;
-  cpu.mmu.flush((cpu.cr4 & CR4_PGE) === 0);
+  if (cpu.cr4 & CR4_PCIDE) cpu.mmu.switchSpace(lo & 0xfff, keep);
+  else cpu.mmu.flush((cpu.cr4 & CR4_PGE) === 0);
 }
 
 /** @throws #GP(0) for bits that CPUID does not offer */
@@ -62,9 +66,11 @@ export function writeCr4(cpu: Cpu, lo: number, hi: number): void {
   if (hi !== 0 || lo & ~CR4_KNOWN) throw cpu.fault(Vector.GP, 0);
   if (cpu.longMode && !(lo & CR4_PAE)) throw cpu.fault(Vector.GP, 0);
   const old = cpu.cr4;
+  // SDM vol. 3, 4.10.1: PCIDs come with IA-32e mode only, and from PCID 0.
+  if (lo & ~old & CR4_PCIDE && (!cpu.longMode || cpu.cr3Low & 0xfff)) throw cpu.fault(Vector.GP, 0);
   cpu.cr4 = lo;
   cpu.i32[(cpu.state + S.CR4) >> 2] = lo;
-  if ((old ^ lo) & (CR4_PSE | CR4_PAE | CR4_PGE)) cpu.mmu.flush(true);
+  if ((old ^ lo) & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE)) cpu.mmu.flush(true);
   cpu.modeChanged();
   cpu.leave();
 }

@@ -21,7 +21,7 @@ const BRAND = 'linux-vm x86-64 processor';
 const HYPERVISOR = 'linux-vm';
 
 // SDM vol. 2, CPUID, tables of leaf 01H and 07H.
-const FEATURES_1_ECX = bits(0, 9, 13, 19, 20, 23, 24, 30, 31); // SSE3 SSSE3 CX16 SSE4.1 SSE4.2 POPCNT TSC-deadline RDRAND hypervisor
+const FEATURES_1_ECX = bits(0, 9, 13, 17, 19, 20, 23, 24, 30, 31); // SSE3 SSSE3 CX16 PCID SSE4.1 SSE4.2 POPCNT TSC-deadline RDRAND hypervisor
 const FEATURES_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 19, 23, 24, 25, 26); // FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT CLFSH MMX FXSR SSE SSE2
 const FEATURES_7_EBX = bits(0, 1, 9, 18); // FSGSBASE TSC_ADJUST ERMS RDSEED
 const FEATURES_7_EDX = bits(4, 29); // FSRM ARCH_CAPABILITIES

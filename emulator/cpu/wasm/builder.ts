@@ -13,6 +13,8 @@ export interface Local {
   readonly index: number;
   /** Reads it. */
   readonly get: Expr;
+  /** Reads it, where it is not set again while this is used. */
+  readonly fixed?: Expr;
 }
 
 /** A label for `br`: its depth is counted from the outermost block. */
@@ -41,7 +43,8 @@ export class FunctionBuilder {
   local(type: ValType): Local {
     const index = this.signature.params.length + this.localTypes.length;
     this.localTypes.push(type);
-    return { type, index, get: localGet(type, index) };
+    const get = localGet(type, index);
+    return { type, index, get, fixed: { ...get, stable: true } };
   }
 
   /** A local that `release` may hand out again. */
@@ -69,7 +72,7 @@ export class FunctionBuilder {
     if (x.op === 0x41 || x.op === 0x42 || x.stable) return x;
     const local = this.temp(x.type);
     this.set(local, x);
-    return { ...local.get, stable: true };
+    return local.fixed ?? local.get;
   }
 
   set(local: Local, x: Expr): void {

@@ -39,12 +39,13 @@ export type Num = Expr | number;
 export type Big = Expr | number | bigint;
 
 export const k32 = (value: number): Expr => ({ type: I32, op: 0x41, args: NONE, k: value | 0 });
-export const k64 = (value: number | bigint): Expr => ({
-  type: I64,
-  op: 0x42,
-  args: NONE,
-  k: BigInt.asIntN(64, BigInt(value)),
-});
+/** Constants that are asked for all the time: making a BigInt is slow. */
+const small: (Expr | undefined)[] = [];
+export const k64 = (value: number | bigint): Expr => {
+  if (typeof value === 'number' && value >= 0 && value < 8192)
+    return (small[value] ??= { type: I64, op: 0x42, args: NONE, k: BigInt(value) });
+  return { type: I64, op: 0x42, args: NONE, k: BigInt.asIntN(64, BigInt(value)) };
+};
 export const kf64 = (value: number): Expr => ({ type: F64, op: 0x44, args: NONE, k: value });
 export const kf32 = (value: number): Expr => ({ type: F32, op: 0x43, args: NONE, k: value });
 /** A v128 constant from 16 bytes, lowest first. */
