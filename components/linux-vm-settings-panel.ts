@@ -12,6 +12,9 @@ const FONTS: readonly (readonly [family: string, name: string])[] = [
   ['"JetBrains Mono", "Fira Code", "Cascadia Code", monospace', 'JetBrains, Fira or Cascadia'],
 ];
 
+/** Longest wait for the guest to write its files out before a restart, in milliseconds. */
+const SYNC = 5000;
+
 /** The visitor's choices. They hold at once, but for those that need a restart, which say so. */
 @customElement('linux-vm-settings-panel')
 export class LinuxVMSettingsPanel extends Panel {
@@ -66,6 +69,8 @@ export class LinuxVMSettingsPanel extends Panel {
 
   private async restart(): Promise<void> {
     await this.attempt('Restarting the machine', async () => {
+      // Written out as far as the guest can still do that.
+      await this.vm?.run(['sync'], { signal: AbortSignal.timeout(SYNC) }).catch(() => undefined);
       await this.element?.stop();
       await this.element?.start();
     });

@@ -63,6 +63,8 @@ export class LinuxVMTerminal extends LitElement {
       :host {
         display: block;
         position: relative;
+        /* What lies over it is not to mind the layers that xterm.js has inside. */
+        isolation: isolate;
         min-height: 0;
         overflow: hidden;
         background: var(--_background);

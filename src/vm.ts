@@ -209,7 +209,11 @@ export class LinuxVM {
         get: (target, name) => {
           const method: unknown = Reflect.get(target, name);
           if (typeof method !== 'function') return method;
-          return (...args: unknown[]) => this.whileAlive(Reflect.apply(method, target, args) as Promise<unknown>);
+          return (...args: unknown[]) => {
+            const result: unknown = Reflect.apply(method, target, args);
+            // A stream ends with the agent by itself.
+            return result instanceof Promise ? this.whileAlive(result) : result;
+          };
         },
       });
     this.fs = alive(this.agent.fs);
@@ -276,7 +280,17 @@ export class LinuxVM {
     const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
     vm.post(message);
     await started;
+    if (options.storageKey !== undefined) vm.ready.then(() => vm.writeBackSoon()).catch(() => undefined);
     return vm;
+  }
+
+  /**
+   * A page may be closed at any moment: what programs wrote is not to wait for half a minute in the guest's memory, as
+   * Linux would let it. In hundredths of a second; see Linux's Documentation/admin-guide/sysctl/vm.rst.
+   */
+  private async writeBackSoon(): Promise<void> {
+    for (const name of ['dirty_expire_centisecs', 'dirty_writeback_centisecs'])
+      await this.agent.fs.writeFile(`/proc/sys/vm/${name}`, '100').catch(() => undefined);
   }
 
   /**

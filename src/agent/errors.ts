@@ -40,6 +40,7 @@ const ERRORS: Readonly<Record<number, readonly [code: string, message: string]>>
 export const EPIPE = 32;
 export const EFBIG = 27;
 export const E2BIG = 7;
+export const ENOSYS = 38;
 
 /** What the guest refused, or that it can no longer be asked. */
 export class AgentError extends Error {

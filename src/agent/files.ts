@@ -1,5 +1,5 @@
 import { concat, PayloadReader, PayloadWriter } from './codec.ts';
-import { AgentError, EFBIG } from './errors.ts';
+import { AgentError, EFBIG, ENOSYS } from './errors.ts';
 
 export type FileType = 'file' | 'directory' | 'symlink' | 'character' | 'block' | 'fifo' | 'socket' | 'unknown';
 
@@ -185,7 +185,14 @@ export class AgentFiles implements FileSystem {
   }
 
   async list(path: string): Promise<ListedEntry[]> {
-    const reader = new PayloadReader(await this.operate(`read directory ${path}`, Operation.List, pathBody(path)));
+    let answer: Uint8Array;
+    try {
+      answer = await this.operate(`read directory ${path}`, Operation.List, pathBody(path));
+    } catch (error) {
+      if (error instanceof AgentError && error.errno === ENOSYS) return this.listOneByOne(path);
+      throw error;
+    }
+    const reader = new PayloadReader(answer);
     const entries: ListedEntry[] = [];
     while (!reader.done) {
       const mode = reader.number(4);
@@ -199,6 +206,22 @@ export class AgentFiles implements FileSystem {
       entries.push({ name: reader.string(), ...entry });
     }
     return entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** For agents of disks that were built before the operation was there. */
+  private async listOneByOne(path: string): Promise<ListedEntry[]> {
+    const entries: ListedEntry[] = [];
+    for (const { name } of await this.readdir(path)) {
+      const child = path.endsWith('/') ? path + name : `${path}/${name}`;
+      try {
+        const { type, mode, size, mtime } = await this.lstat(child);
+        const target = type === 'symlink' ? await this.stat(child).catch(() => undefined) : undefined;
+        entries.push({ name, type, mode, size, mtime, target: target?.type });
+      } catch (error) {
+        if (!(error instanceof AgentError && error.code === 'ENOENT')) throw error;
+      }
+    }
+    return entries;
   }
 
   stat(path: string): Promise<FileStat> {

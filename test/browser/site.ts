@@ -2,13 +2,13 @@ import { existsSync } from 'node:fs';
 import type { Server } from 'node:http';
 import { resolve } from 'node:path';
 import { type Browser, chromium, type Page } from 'playwright-core';
-import { createStaticServer, listen, type Mount } from '../../src/cli/serve.ts';
+import { createStaticServer, listen, type Mount, type ServeOptions } from '../../src/cli/serve.ts';
 
 export { check, journey } from '../checks.ts';
 
 /** What every journey needs: the built site on a plain static server, a browser, the screen, and a count of checks. */
 export const SITE = resolve(process.env['SITE'] ?? 'dist');
-export const DISK = resolve('build/disks/debian');
+export const DISK = resolve(process.env['DISK'] ?? 'build/disks/debian');
 /** Milliseconds. */
 export const BOOT = 180_000;
 export const COMMAND = 60_000;
@@ -35,16 +35,15 @@ export interface Host {
  * The built site and the disk under a path of a plain static server.
  * @throws Error when either has not been built
  */
-export async function serveSite(path = '/some/where/', more: Mount[] = [], port = 0): Promise<Host> {
+export async function serveSite(path = '/some/where/', more: Mount[] = [], options: ServeOptions = {}): Promise<Host> {
   for (const needed of [`${SITE}/index.html`, `${DISK}/manifest.json`])
     if (!existsSync(needed))
       throw new Error(`${needed} is not there: "npm run build" and "npm run disk -- debian" make it`);
-  const server = createStaticServer([
-    ...more,
-    { path: `${path}disks/debian/`, directory: DISK },
-    { path, directory: SITE },
-  ]);
-  const origin = await listen(server, port, '127.0.0.1');
+  const server = createStaticServer(
+    [...more, { path: `${path}disks/debian/`, directory: DISK }, { path, directory: SITE }],
+    options,
+  );
+  const origin = await listen(server, 0, '127.0.0.1');
   return {
     server,
     address: `${origin.slice(0, -1)}${path}`,

@@ -119,4 +119,28 @@ describe('what the inspector is told', () => {
       ['z', 'symlink', 'directory', 4],
     ]);
   });
+
+  test('a listing by an agent that does not know it goes entry by entry', async () => {
+    const stat = (mode: number) =>
+      new PayloadWriter()
+        .number(mode, 4)
+        .number(0, 4)
+        .number(0, 4)
+        .number(1, 4)
+        .long(7n)
+        .long(1n)
+        .long(5n)
+        .number(0, 4)
+        .finish();
+    const files = new AgentFiles(async (what, operation) => {
+      if (operation === Operation.List) throw AgentError.fromErrno(38, what);
+      if (operation === Operation.Readdir)
+        return together(...['gone', 'link'].map((name) => new PayloadWriter().number(8, 1).string(name).finish()));
+      if (what.endsWith('gone')) throw AgentError.fromErrno(2, what);
+      return stat(operation === Operation.Lstat ? 0o120777 : 0o040755);
+    });
+    expect(await files.list('/')).toEqual([
+      { name: 'link', type: 'symlink', mode: 0o777, size: 7, mtime: 5000, target: 'directory' },
+    ]);
+  });
 });

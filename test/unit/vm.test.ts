@@ -176,11 +176,14 @@ describe('the end', () => {
           (e: unknown) => e,
         ),
       );
+      const reading = vm.fs.readStream('/etc/passwd').getReader().read();
+      reading.catch(() => undefined);
       await settle();
       worker.machine.events.stopped({ reason, message: 'why' });
       const exit = await vm.exited;
       expect([exit.reason, exit.message, exit.stats?.processor.instructions]).toEqual([reason, 'why', 1000]);
       for (const error of await Promise.all(waiting)) expect(error).toBeInstanceOf(VmStoppedError);
+      await expect(reading).rejects.toThrow('the machine has stopped');
       expect(worker.machine.disposed).toBe(true);
       expect(worker.terminated).toBe(1);
       expect(vm.state).toBe('stopped');
