@@ -9,6 +9,13 @@ export default defineConfig({
   base: './',
   plugins: [contentSecurityPolicy(), serviceWorker()],
   worker: { format: 'es' },
+  // The examples import what an embedder does.
+  resolve: {
+    alias: [
+      { find: /^linux-vm$/, replacement: here('src/index.ts') },
+      { find: /^linux-vm\/(element|workbench|cheerpx)$/, replacement: here('src/$1.ts') },
+    ],
+  },
   build: {
     target: 'es2022',
     outDir: 'dist',
@@ -17,7 +24,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     chunkSizeWarningLimit: 1000,
     rolldownOptions: {
-      input: ['index.html'].map(here),
+      input: ['index.html', 'examples/lesson.html', 'examples/files.html', 'examples/two.html'].map(here),
     },
   },
   server: { host: '127.0.0.1' },

@@ -168,6 +168,8 @@ type Send = (keyCode: number) => void;
 /** Milliseconds between two looks at the counters. */
 const LOOK = 250;
 const TEXT_CONSOLE = 1;
+/** Keys. */
+const TYPED_AHEAD = 4096;
 
 /** A running machine. */
 export class Linux {
@@ -175,6 +177,8 @@ export class Linux {
   private size = { columns: 80, rows: 24 };
   /** Programs that `run` waits for; the last one has the keyboard. */
   private readonly programs: { process: Process; keyboard: WritableStreamDefaultWriter<Uint8Array> }[] = [];
+  /** Typed while no program runs: for the next one, as on any terminal. */
+  private readonly ahead: Uint8Array[] = [];
   private readonly callbacks: { [K in keyof Callbacks]: Set<Callbacks[K]> } = {
     cpuActivity: new Set(),
     diskActivity: new Set(),
@@ -231,6 +235,7 @@ export class Linux {
     });
     const program = { process, keyboard: process.stdin.getWriter() };
     this.programs.push(program);
+    for (const bytes of this.ahead.splice(0)) this.type(bytes);
     for (const tell of this.callbacks.processCreated) tell();
     try {
       const printed = this.show(process.stdout);
@@ -298,10 +303,9 @@ export class Linux {
   }
 
   private type(bytes: Uint8Array): void {
-    this.programs
-      .at(-1)
-      ?.keyboard.write(bytes)
-      .catch(() => undefined);
+    const program = this.programs.at(-1);
+    if (program) program.keyboard.write(bytes).catch(() => undefined);
+    else if (this.ahead.length < TYPED_AHEAD) this.ahead.push(bytes);
   }
 
   private async show(stream: ReadableStream<Uint8Array>): Promise<void> {

@@ -51,6 +51,7 @@ const steps: Step[] = [
   },
   journey('page', 'journey'),
   journey('offline', 'offline'),
+  journey('embed', 'embed'),
 ];
 
 /** A browser journey: `test/browser/FILE.ts`. */

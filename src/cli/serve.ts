@@ -22,11 +22,18 @@ const TYPES: Record<string, string> = {
   '.webmanifest': 'application/manifest+json',
 };
 
+export interface ServeOptions {
+  /** Sent with everything. */
+  headers?: Readonly<Record<string, string>>;
+  /** Sent with `.html` files. */
+  pageHeaders?: Readonly<Record<string, string>>;
+}
+
 /**
- * A static file server: GET and HEAD, single byte ranges, ETag. No compression and no special headers, so that what
- * works here works on any static host.
+ * A static file server: GET and HEAD, single byte ranges, ETag. No compression and unless told no special headers, so
+ * that what works here works on any static host.
  */
-export function createStaticServer(mounts: readonly Mount[]): Server {
+export function createStaticServer(mounts: readonly Mount[], options: ServeOptions = {}): Server {
   return createServer((request, response) => {
     void (async () => {
       const fail = (status: number, text: string): void => {
@@ -48,6 +55,8 @@ export function createStaticServer(mounts: readonly Mount[]): Server {
         'x-content-type-options': 'nosniff',
         'cache-control': immutable(file.name) ? 'public, max-age=31536000, immutable' : 'no-cache',
         etag,
+        ...options.headers,
+        ...(extname(file.name) === '.html' ? options.pageHeaders : undefined),
       };
       const conditional = request.headers['if-range'];
       const range = conditional === undefined || conditional === etag ? request.headers.range : undefined;

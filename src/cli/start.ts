@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { DiskManifest } from '../../emulator/disk/manifest.ts';
 import { SNAPSHOT_FORMAT } from '../../emulator/snapshot.ts';
+import { CONTENT_SECURITY_POLICY } from '../policy.ts';
 import { createStaticServer, listen } from './serve.ts';
 
 /**
@@ -40,10 +41,14 @@ async function main(): Promise<void> {
   }
   if (values['build-only']) return;
   const host = process.env['HOST'] ?? '127.0.0.1';
-  const server = createStaticServer([
-    { path: '/disks/', directory: DISKS },
-    { path: '/', directory: SITE },
-  ]);
+  const server = createStaticServer(
+    [
+      { path: '/disks/', directory: DISKS },
+      { path: '/', directory: SITE },
+    ],
+    // The pages say the same of themselves; a header also holds where a page has been tampered with.
+    { pageHeaders: { 'content-security-policy': CONTENT_SECURITY_POLICY, 'referrer-policy': 'no-referrer' } },
+  );
   const address = await listen(server, Number(process.env['PORT'] ?? 8080), host);
   say(`Debian is at ${address}  (Ctrl-C ends)`);
 }
