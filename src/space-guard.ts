@@ -7,45 +7,72 @@ const MARGIN = 32 << 20;
 const STEP = 4 << 20;
 /** Milliseconds between two times at which the guest gives back what it has deleted. */
 const TRIM_INTERVAL = 30_000;
+const RESERVED = '/sys/fs/ext4/vda/reserved_clusters';
+/**
+ * Linux's page cache may hold back a fifth of RAM for half a minute. A tab can be closed at any moment, and space can
+ * come to its end with that much allocated but not written (Documentation/admin-guide/sysctl/vm.rst).
+ */
+const WRITE_BACK = {
+  dirty_bytes: 32 << 20,
+  dirty_background_bytes: 8 << 20,
+  dirty_expire_centisecs: 300,
+  dirty_writeback_centisecs: 100,
+};
 
 /**
- * Lets a guest see that the browser's space comes to its end. A virtio disk has no way to say "no space left", only
- * "I/O error", at which a file system loses writes. So, while there is less room than the disk could still need, free
- * blocks of the guest's file system are kept back (`reserved_clusters` of Linux's ext4 driver, which serves ext2 too and
- * binds even root): programs are told ENOSPC in time, and nothing breaks.
+ * Lets a guest whose disk is kept write back early, and see when the browser's space comes to its end. A virtio disk has
+ * no way to say "no space left", only "I/O error", at which a file system loses writes. So, while there is less room than
+ * the disk could still need, free blocks of the guest's file system are kept back (`reserved_clusters` of Linux's ext4
+ * driver, which serves ext2 too and binds even root): programs are told ENOSPC in time, and nothing breaks.
  */
 export class SpaceGuard {
   private busy = false;
+  private tuned = false;
   private reserved = 0;
+  /** Free bytes of the file system when space came to its end: what is deleted afterwards may be used again. */
+  private freeAtEnd: number | undefined;
   private trimmed = -Infinity;
 
   constructor(private readonly vm: Pick<LinuxVM, 'run' | 'state'>) {}
 
   /** To be told of every change. */
   update(status: StorageStatus): void {
-    const { quota, usage, diskBytes, storedBytes, mode } = status;
-    if (mode !== 'exclusive' || quota === undefined || usage === undefined || diskBytes === undefined) return;
-    const room = Math.max(0, quota - usage - MARGIN);
-    const tight = room < diskBytes - storedBytes;
-    if ((!tight && this.reserved === 0) || this.busy || this.vm.state !== 'running') return;
+    if (status.mode !== 'exclusive' || this.busy || this.vm.state !== 'running') return;
+    const room = roomFor(status);
+    if (this.tuned && room === Infinity && this.reserved === 0) return;
     this.busy = true;
     // A guest without these programs or files is on its own: it will see I/O errors.
-    this.keepBack(tight ? room : Infinity)
-      .catch(() => undefined)
-      .finally(() => (this.busy = false));
+    (this.tuned ? this.keepBack(room) : this.tune()).catch(() => undefined).finally(() => (this.busy = false));
+  }
+
+  private async tune(): Promise<void> {
+    this.tuned = true;
+    const settings = Object.entries(WRITE_BACK).map(([name, value]) => `echo ${value} > /proc/sys/vm/${name}`);
+    await this.vm.run(['sh', '-c', settings.join('; ')]);
   }
 
   private async keepBack(room: number): Promise<void> {
-    if (room !== Infinity && performance.now() > this.trimmed + TRIM_INTERVAL) {
+    const { stdout } = await this.vm.run(['stat', '-f', '-c', '%f %S', '/']);
+    const [blocks = 0, size = 4096] = new TextDecoder().decode(stdout).split(' ').map(Number);
+    const free = blocks * size;
+    if (room > 0) this.freeAtEnd = undefined;
+    else this.freeAtEnd ??= free;
+    const reserved = this.freeAtEnd ?? Math.max(0, free - room);
+    if (Math.abs(reserved - this.reserved) >= STEP || reserved > 0 !== this.reserved > 0) {
+      const { status } = await this.vm.run(['sh', '-c', `echo ${Math.ceil(reserved / size)} > ${RESERVED}`]);
+      if (status === 0) this.reserved = reserved;
+    }
+    if (reserved > 0 && performance.now() > this.trimmed + TRIM_INTERVAL) {
       this.trimmed = performance.now();
       await this.vm.run(['fstrim', '/']);
     }
-    const { stdout } = await this.vm.run(['stat', '-f', '-c', '%f %S', '/']);
-    const [free = 0, size = 4096] = new TextDecoder().decode(stdout).split(' ').map(Number);
-    const reserved = Math.max(0, free * size - room);
-    if (Math.abs(reserved - this.reserved) < STEP && reserved > 0 === this.reserved > 0) return;
-    const blocks = Math.ceil(reserved / size);
-    const { status } = await this.vm.run(['sh', '-c', `echo ${blocks} > /sys/fs/ext4/vda/reserved_clusters`]);
-    if (status === 0) this.reserved = reserved;
   }
+}
+
+/** Bytes that the guest may still allocate; Infinity where its disk cannot need more than there is. */
+function roomFor({ problem, quota, usage, diskBytes, storedBytes }: StorageStatus): number {
+  if (problem?.code === 'storage-full') return 0;
+  if (quota === undefined || usage === undefined || diskBytes === undefined) return Infinity;
+  const room = Math.max(0, quota - usage - MARGIN);
+  return room < diskBytes - storedBytes ? room : Infinity;
 }

@@ -535,6 +535,7 @@ export class LinuxVM {
     if (this.current === state || this.current === 'stopped' || this.current === 'error') return;
     if (state === 'running') this.post({ type: 'booted' });
     this.current = state;
+    if (state === 'running' && this.storageStatus) this.space.update(this.storageStatus);
     this.emit('state', state);
   }
 

@@ -49,6 +49,8 @@ export interface IdbStoreOptions {
   onBaseChange?: 'keep' | 'reset';
   /** Whether the base of a storage can still be read. */
   reachable?: (base: BaseIdentity, manifest: DiskManifest | undefined) => Promise<boolean>;
+  /** There is no more space. @returns whether some was freed, so that it is worth another attempt */
+  onFull?: () => Promise<boolean>;
   /** Another tab wants it: write out and close. */
   onYield?: () => void;
   /** It is lost for good; nothing can be written any more. */
@@ -170,6 +172,18 @@ export class IdbStore implements OverlayStore {
   /** One transaction: all of it or nothing is there afterwards. */
   async write(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void> {
     if (blocks.size === 0) return;
+    try {
+      await this.commit(blocks, durable);
+    } catch (cause) {
+      if (!(cause instanceof StorageError) || cause.code !== 'storage-full' || !(await this.options.onFull?.()))
+        throw cause;
+      await this.commit(blocks, durable);
+    }
+    this.dropStaleState();
+    if (this.newestReader) this.checkReaders();
+  }
+
+  private async commit(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void> {
     this.checkLost();
     const tx = this.database.transaction(['meta', 'blocks', 'map', 'old', 'readers'], 'readwrite', {
       durability: durable ? 'strict' : 'relaxed',
@@ -220,8 +234,6 @@ export class IdbStore implements OverlayStore {
       abort(tx);
       throw this.failed(tx.error ?? cause);
     }
-    this.dropStaleState();
-    if (this.newestReader) this.checkReaders();
   }
 
   async flush(): Promise<void> {

@@ -10,12 +10,15 @@ import { readDiff, writeDiff, writeImage } from './diff.ts';
 import { asStorageError, StorageError } from './error.ts';
 import { baseChangedError, IdbStore } from './idb-store.ts';
 import { SnapshotReader } from './reader.ts';
+import { Reserve } from './reserve.ts';
 import { dropSuspended, readSuspended, saveSuspended } from './suspended.ts';
 import type { StorageSpec, StorageStatus } from './types.ts';
 
 /** How often the page is told how it stands, when something changed, and the browser asked for its quota. Milliseconds. */
 const STATUS_INTERVAL = 1000;
 const ESTIMATE_INTERVAL = 5000;
+/** How often space is looked for after there was none. Milliseconds. */
+const REFILL_INTERVAL = 10_000;
 /** Chunks of a kept base that are looked for before it is offered. */
 const PROBES = 3;
 /** How long a machine that ends may take to write out its last changes. Milliseconds. */
@@ -37,6 +40,10 @@ export class DiskStorage {
   private problem: StorageError | undefined;
   private estimate: { quota?: number; usage?: number } = {};
   private estimated = -Infinity;
+  private readonly reserve = new Reserve();
+  /** Undefined before the first attempt to fill it, and for ever where that cannot be. */
+  private reserved: boolean | undefined;
+  private filled = -Infinity;
   private timer: ReturnType<typeof setInterval> | undefined;
   private told = '';
   private resume: StorageStatus['resume'];
@@ -80,6 +87,7 @@ export class DiskStorage {
       takeOver: mode === 'take-over',
       onBaseChange: this.spec.base,
       reachable,
+      onFull: () => this.useReserve(),
       onYield: () => this.events.yield(),
       onLost: (error) => this.events.lost(error),
     });
@@ -146,7 +154,8 @@ export class DiskStorage {
 
   status(): StorageStatus {
     const { store, spec } = this;
-    if (this.problem && store && this.disk?.device.dirtyBytes === 0) this.problem = undefined;
+    if (this.problem && store && this.disk?.device.dirtyBytes === 0 && this.reserved !== false)
+      this.problem = undefined;
     return {
       key: spec.key,
       mode: store ? 'exclusive' : spec.key !== undefined && spec.mode === 'read-only' ? 'read-only' : 'ephemeral',
@@ -260,8 +269,33 @@ export class DiskStorage {
     for await (const batch of batches) await store.write(new Map<number, OverlayBlock>(batch), false);
   }
 
+  private async useReserve(): Promise<boolean> {
+    const freed = await this.reserve.release();
+    if (freed) {
+      this.reserved = false;
+      this.filled = performance.now();
+      this.problem = asStorageError(
+        new DOMException('the reserve is in use', 'QuotaExceededError'),
+        this.spec.key ?? '',
+      );
+      void this.tell();
+    }
+    return freed;
+  }
+
+  /** Puts space by once there is something to lose, and again after it was used. */
+  private async fillReserve(now: number): Promise<void> {
+    if (!this.store?.generation || this.reserved === true || now < this.filled + REFILL_INTERVAL) return;
+    this.filled = now;
+    const there = await this.reserve.fill();
+    // Where it cannot be had at the start, nothing is known of the space.
+    if (there) this.reserved = true;
+    else if (this.reserved === undefined) this.filled = Infinity;
+  }
+
   private async tell(): Promise<void> {
     const now = performance.now();
+    if (!this.closed) await this.fillReserve(now);
     if (this.store && now > this.estimated + ESTIMATE_INTERVAL) {
       this.estimated = now;
       this.estimate = await storageEstimate();
