@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -39,6 +39,8 @@ const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-ru
 /** Visits before the caches count as warm: V8 keeps compiled code after it has seen a script a few times. */
 const WARMING = 3;
 const LIMIT = 120_000;
+/** Of /proc/…/stat in a second. */
+const TICKS = 100;
 
 interface Visit {
   /** Milliseconds since the navigation began. */
@@ -48,13 +50,15 @@ interface Visit {
   /** Bytes that the server had sent by then, and requests. */
   bytes: number;
   requests: number;
+  /** Seconds of processor time that the browser's processes took, all threads together. */
+  cpu: number;
   /** What the machine began with. */
   from: string;
 }
 
 /** What the page's script keeps for us. */
 interface Watched {
-  startBench: Promise<Omit<Visit, 'bytes' | 'requests'>>;
+  startBench: Promise<Omit<Visit, 'bytes' | 'requests' | 'cpu'>>;
 }
 
 /** Runs in the page before its own scripts: types a character as soon as there is a prompt, and waits for its echo. */
@@ -81,23 +85,58 @@ function watch(): void {
   });
 }
 
-async function visit(context: BrowserContext, address: string, counts: Counts): Promise<Visit> {
+async function visit(context: BrowserContext, profile: string, address: string, counts: Counts): Promise<Visit> {
   const page = await context.newPage();
   try {
     await page.addInitScript(watch);
-    const before = { bytes: counts.bytes, requests: counts.requests };
+    const before = { bytes: counts.bytes, requests: counts.requests, cpu: cpuOf(profile) };
     await page.goto(address, { waitUntil: 'commit' });
     const times = await Promise.race([
       page.evaluate(() => (window as unknown as Watched).startBench),
       new Promise<never>((_, reject) => setTimeout(() => reject(new Error('no prompt within two minutes')), LIMIT)),
     ]);
-    const result = { ...times, bytes: counts.bytes - before.bytes, requests: counts.requests - before.requests };
+    const result = {
+      ...times,
+      bytes: counts.bytes - before.bytes,
+      requests: counts.requests - before.requests,
+      cpu: [...cpuOf(profile)].reduce((sum, [pid, seconds]) => sum + seconds - (before.cpu.get(pid) ?? 0), 0),
+    };
     // The rest of its memory comes, and caches are written, after the measurement.
     await page.waitForTimeout(4000);
     return result;
   } finally {
     await page.close();
   }
+}
+
+/** Seconds of processor time of each process of the browser that uses a profile. */
+function cpuOf(profile: string): Map<number, number> {
+  const parents = new Map<number, number>();
+  const times = new Map<number, number>();
+  const family = new Set<number>();
+  for (const name of readdirSync('/proc')) {
+    if (!/^[0-9]+$/.test(name)) continue;
+    try {
+      const pid = Number(name);
+      // Fields from the third on; the second may hold spaces.
+      const fields = readFileSync(`/proc/${name}/stat`, 'utf8')
+        .replace(/^.*\) /s, '')
+        .split(' ');
+      parents.set(pid, Number(fields[1]));
+      times.set(pid, (Number(fields[11]) + Number(fields[12])) / TICKS);
+      if (readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(profile)) family.add(pid);
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  const own = new Map<number, number>();
+  for (const [pid, seconds] of times)
+    for (let up: number | undefined = pid; up; up = parents.get(up))
+      if (family.has(up)) {
+        own.set(pid, seconds);
+        break;
+      }
+  return own;
 }
 
 /** Since the server began: bytes that it has sent, headers included, and requests. */
@@ -146,9 +185,8 @@ async function main(): Promise<void> {
   const address = `${await listen(server, 0, '127.0.0.1')}${options.query && `?${options.query}`}`;
   const profiles: string[] = [];
   const open = (): Promise<BrowserContext> => {
-    const profile = mkdtempSync(join(tmpdir(), 'bench-start-'));
-    profiles.push(profile);
-    return chromium.launchPersistentContext(profile, {
+    profiles.push(mkdtempSync(join(tmpdir(), 'bench-start-')));
+    return chromium.launchPersistentContext(profiles.at(-1)!, {
       executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
       args: FLAGS,
       viewport: { width: 1000, height: 700 },
@@ -159,12 +197,12 @@ async function main(): Promise<void> {
   try {
     for (let run = 0; run < runs; run++) {
       const context = await open();
-      cold.push(await visit(context, address, counts));
+      cold.push(await visit(context, profiles.at(-1)!, address, counts));
       process.stderr.write(`cold ${run + 1}/${runs}: ${figure(cold.at(-1)!.echo / 1000)} s\n`);
       if (run === runs - 1) {
-        for (let i = 0; i < WARMING; i++) await visit(context, address, counts);
+        for (let i = 0; i < WARMING; i++) await visit(context, profiles.at(-1)!, address, counts);
         for (let i = 0; i < runs; i++) {
-          warm.push(await visit(context, address, counts));
+          warm.push(await visit(context, profiles.at(-1)!, address, counts));
           process.stderr.write(`warm ${i + 1}/${runs}: ${figure(warm.at(-1)!.echo / 1000)} s\n`);
         }
       }
@@ -186,6 +224,7 @@ async function main(): Promise<void> {
       row('seconds to the first echo', (v) => v.echo / 1000),
       row('MB transferred before it', (v) => v.bytes / 1e6),
       row('requests before it', (v) => v.requests),
+      row('CPU seconds before it, all threads', (v) => v.cpu),
       ['began with', ...[cold, warm].map((list) => [...new Set(list.map(({ from }) => from))].join(', '))],
     ],
   );

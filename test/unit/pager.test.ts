@@ -1,0 +1,142 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { GuestMemory } from '../../emulator/memory.ts';
+import { Pager, type PageTable } from '../../emulator/pager.ts';
+
+const PAGE = 4096;
+const PAGES = 32;
+/** Two slots a chunk; pages 9 and 3 are equal. */
+const TABLE: PageTable = {
+  chunkPages: 2,
+  pages: Uint32Array.of(7, 3, 9, 20, 21),
+  slots: Uint32Array.of(0, 1, 1, 2, 3),
+};
+const contents = (chunk: number): Uint8Array => {
+  const bytes = new Uint8Array(2 * PAGE);
+  bytes.fill(chunk * 2 + 1, 0, PAGE);
+  bytes.fill(chunk * 2 + 2, PAGE);
+  return bytes;
+};
+
+interface Setting {
+  memory: GuestMemory;
+  pager: Pager;
+  asked: number[];
+  answer: (chunk: number, bytes?: Uint8Array | Error) => Promise<void>;
+  events: { arrived: number; complete: number; trouble: unknown[] };
+}
+
+function make(table = TABLE): Setting {
+  const memory = new GuestMemory(new ArrayBuffer(PAGES * PAGE), 0, PAGES * PAGE);
+  const asked: number[] = [];
+  const open = new Map<number, { resolve(bytes: Uint8Array): void; reject(error: Error): void }>();
+  const events: Setting['events'] = { arrived: 0, complete: 0, trouble: [] };
+  const pager = new Pager(
+    memory,
+    table,
+    (chunk) => {
+      asked.push(chunk);
+      return new Promise((resolve, reject) => open.set(chunk, { resolve, reject }));
+    },
+    {
+      arrived: () => events.arrived++,
+      complete: () => events.complete++,
+      trouble: (error) => events.trouble.push(error),
+    },
+  );
+  const answer: Setting['answer'] = async (chunk, bytes = contents(chunk)) => {
+    const { resolve, reject } = open.get(chunk)!;
+    if (bytes instanceof Error) reject(bytes);
+    else resolve(bytes);
+    await Promise.resolve();
+    await Promise.resolve();
+  };
+  return { memory, pager, asked, answer, events };
+}
+
+describe('pages of a resumed machine', () => {
+  test('a page is asked for once, and comes with the rest of its chunk wherever that belongs', async () => {
+    const { memory, asked, answer, events } = make();
+    expect(memory.present(3 * PAGE + 100, 4)).toBe(false);
+    expect(memory.present(3 * PAGE, 4)).toBe(false);
+    expect(memory.present(8 * PAGE, PAGE)).toBe(true);
+    expect(asked).toEqual([0]);
+    await answer(0);
+    expect(events.arrived).toBe(1);
+    expect([7, 3, 9].map((page) => memory.read8(page * PAGE + 5))).toEqual([1, 2, 2]);
+    expect(memory.present(0, 19 * PAGE)).toBe(true);
+    expect(memory.present(0, PAGES * PAGE)).toBe(false);
+  });
+
+  test('a range that runs out of RAM asks for what lies in it, and for no more than a bound', () => {
+    const table = { chunkPages: 1, pages: Uint32Array.from({ length: PAGES }, (_, i) => i) };
+    const { memory, asked } = make({ ...table, slots: table.pages });
+    expect(memory.present((PAGES - 1) * PAGE, 2 ** 40)).toBe(false);
+    expect(asked).toEqual([PAGES - 1]);
+    expect(memory.present(PAGES * PAGE, 10)).toBe(true);
+    expect(memory.present(0, 0)).toBe(true);
+  });
+
+  test('a page that the guest gave back stays zero', async () => {
+    const { memory, pager, answer } = make();
+    pager.request(3);
+    pager.discard(9);
+    await answer(0);
+    expect(memory.read8(9 * PAGE)).toBe(0);
+    expect(memory.read8(3 * PAGE)).toBe(2);
+  });
+
+  test('the background brings all, in order and after what is waited for', async () => {
+    const { memory, pager, asked, answer, events } = make();
+    pager.request(21);
+    const all = pager.all();
+    expect(asked).toEqual([1, 0]);
+    await answer(1);
+    expect(pager.complete).toBe(false);
+    await answer(0);
+    await all;
+    expect(events.complete).toBe(1);
+    expect(memory.absent).toBeUndefined();
+    expect(memory.read8(20 * PAGE)).toBe(3);
+  });
+
+  test.each([
+    ['two pages in one place', { ...TABLE, pages: Uint32Array.of(7, 3, 3, 20, 21) }],
+    ['a page outside RAM', { ...TABLE, pages: Uint32Array.of(7, 3, 9, 20, PAGES) }],
+    ['slots out of order', { ...TABLE, slots: Uint32Array.of(0, 2, 1, 2, 3) }],
+    ['lists of two lengths', { ...TABLE, slots: Uint32Array.of(0, 1, 1, 2) }],
+  ])('a table with %s is refused', (_, table) => {
+    expect(() => make(table)).toThrow(/damaged/);
+  });
+});
+
+describe('pages that cannot be had', () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
+  test('are told of and asked for again, and when they come all is well', async () => {
+    const { memory, pager, asked, answer, events } = make();
+    pager.request(7);
+    await answer(0, new Error('offline'));
+    expect(events.trouble).toEqual([new Error('offline')]);
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(asked).toEqual([0, 0]);
+    await answer(0, new Uint8Array(PAGE)); // too short
+    expect(String(events.trouble[1])).toMatch(/damaged/);
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(asked).toHaveLength(2);
+    await vi.advanceTimersByTimeAsync(1000);
+    await answer(0);
+    expect(events.trouble.at(-1)).toBeUndefined();
+    expect(memory.read8(7 * PAGE)).toBe(1);
+  });
+
+  test('keep nobody waiting after the machine has ended', async () => {
+    const { pager, asked, answer } = make();
+    const all = pager.all();
+    await answer(0, new Error('offline'));
+    pager.close();
+    await expect(all).rejects.toThrow(/ended/);
+    await vi.advanceTimersByTimeAsync(100_000);
+    expect(asked).toEqual([0, 1]);
+  });
+});
