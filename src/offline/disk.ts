@@ -246,20 +246,22 @@ export class OfflineDisk {
 /** Every file that a machine may ask for, each once. */
 function partsOf(manifest: DiskManifest, base: string): Part[] {
   const parts = new Map<string, Part>();
-  const add = (part: Part): void => void parts.set(part.url, part);
-  const file = (f: ManifestFile | undefined): void => {
-    if (f) add({ url: hashedUrl(new URL(f.url, base).href, f.sha256), sha256: f.sha256, size: f.size, chunk: false });
+  const address = (url: string): string => new URL(url, base).href;
+  const file = ({ sha256, size }: ManifestFile, url: string): void =>
+    void parts.set(url, { url, sha256, size, chunk: false });
+  const chunk = (sha256: string | null | undefined, index: number, whole: number, chunkSize: number): void => {
+    const url = address(`chunks/${sha256}`);
+    const size = Math.min(chunkSize, whole - index * chunkSize);
+    if (sha256) parts.set(url, { url, sha256, size, chunk: true });
   };
-  // In the order of a boot: a download that is broken off has brought what is needed most.
-  file(manifest.kernel);
-  file(manifest.initrd);
-  const order = [...manifest.bootChunks, ...manifest.chunks.keys()];
-  for (const index of order) {
-    const sha256 = manifest.chunks[index];
-    if (!sha256) continue;
-    const size = Math.min(manifest.chunkSize, manifest.size - index * manifest.chunkSize);
-    add({ url: new URL(`chunks/${sha256}`, base).href, sha256, size, chunk: true });
+  // What a start needs comes first: a download that is broken off has brought that.
+  const { snapshot, kernel, initrd, chunks, bootChunks } = manifest;
+  if (snapshot) {
+    file(snapshot.state, address(snapshot.state.url));
+    snapshot.chunks.forEach((hash, index) => chunk(hash, index, snapshot.size, snapshot.chunkSize));
   }
+  for (const boot of [kernel, initrd]) if (boot) file(boot, hashedUrl(address(boot.url), boot.sha256));
+  for (const index of [...bootChunks, ...chunks.keys()]) chunk(chunks[index], index, manifest.size, manifest.chunkSize);
   return [...parts.values()];
 }
 
