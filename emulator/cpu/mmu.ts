@@ -498,8 +498,11 @@ export class Mmu {
     return nextLow === 0 && !(hi === 0 && !this.cpu.code64) ? (hi + 1) | 0 : hi;
   }
 
-  /** An access that ends past the canonical addresses is #GP before any page is looked at. */
-  private checkEnd(lo: number, hi: number, inPage: number): void {
+  /**
+   * An access that goes on for more than the `inPage` bytes that are left in its page: one that ends past the canonical
+   * addresses is #GP (or #SS) before any page is looked at.
+   */
+  checkEnd(lo: number, hi: number, inPage: number): void {
     if (((lo + inPage) | 0) === 0 && hi === 0x7fff && this.cpu.longMode) throw this.cpu.nonCanonical();
   }
 

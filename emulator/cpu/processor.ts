@@ -65,7 +65,9 @@ const RF = 1 << 16;
  */
 const HOT = 25_000;
 const NEVER = 0x7fffffff;
-const STACK_INSTRUCTIONS = /^(push|pop|call|ret|enter|leave|iret)/;
+const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
+/** Whether an address whose upper half is `hi` is canonical. */
+const isCanonical = (hi: number): boolean => (hi << 15) >> 31 === hi >> 15;
 
 /** Fetch translations kept between TLB flushes: direct-mapped by linear page. */
 const FETCH_ENTRIES = 1024;
@@ -236,9 +238,10 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     const own = STACK_INSTRUCTIONS.test(insn.def.name);
     if (!insn.mem || insn.mem.seg === SS) return own || insn.mem !== undefined;
     if (!own) return false;
-    // PUSH, POP and CALL of memory: if the operand's address is right, it was the stack's.
-    this.linearAddress(insn);
-    return (this.eaHigh << 15) >> 31 === this.eaHigh >> 15;
+    // PUSH, POP and CALL of memory: if the operand's addresses are right, it was the stack's.
+    const lo = this.linearAddress(insn);
+    const hi = this.eaHigh;
+    return isCanonical(hi) && isCanonical(this.add64(lo, hi, insn.size - 1, 0)[1]);
   }
 
   /** Sets RIP back to a record's instruction and takes the not executed rest of its block off the count. */
@@ -256,6 +259,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private rewritesCode(lo: number, hi: number, size: number, record: number): boolean {
     const user = this.cpl === 3;
     const inPage = 4096 - (lo & 0xfff);
+    if (size > inPage) this.mmu.checkEnd(lo, hi, inPage);
     const first = this.mmu.translate(lo, hi, 'write', user);
     let hit = false;
     const test = (physical: number, n: number): void => {

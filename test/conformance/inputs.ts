@@ -48,7 +48,8 @@ function address(r: Random, size: number, canFault: boolean): bigint {
       at = inside();
       break;
     case 7:
-      if (canFault && r.oneIn(2)) return r.pick([0x8000_0000_0000n, 0x1234_5678_9abc_def0n, 0xffff_7fff_ffff_f000n]);
+      if (canFault && r.oneIn(2))
+        return r.pick([0x8000_0000_0000n - BigInt(r.below(2 * s)), 0x1234_5678_9abc_def0n, 0xffff_7fff_ffff_f000n]);
       at = inside();
       break;
     case 8:

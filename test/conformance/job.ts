@@ -8,18 +8,24 @@ export type Job =
 
 export type JobMessage =
   | { readonly progress: number }
-  | { readonly forms: CampaignResult }
-  | { readonly programs: SequenceResult }
+  | { readonly forms: CampaignResult; readonly seconds: number }
+  | { readonly programs: SequenceResult; readonly seconds: number }
   | { readonly error: string };
 
 const send = (message: JobMessage, then?: () => void): void =>
   void process.send?.(message, undefined, undefined, () => then?.());
 
+/** Processor time of this process, in seconds. */
+function seconds(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
 function work(job: Job): JobMessage {
   try {
-    return job.kind === 'forms'
-      ? { forms: campaign({ ...job.options, progress: (done) => send({ progress: done }) }) }
-      : { programs: sequences(job.options) };
+    if (job.kind === 'programs') return { programs: sequences(job.options), seconds: seconds() };
+    const forms = campaign({ ...job.options, progress: (done) => send({ progress: done }) });
+    return { forms, seconds: seconds() };
   } catch (e) {
     return { error: e instanceof Error ? (e.stack ?? e.message) : String(e) };
   }

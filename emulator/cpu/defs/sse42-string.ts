@@ -66,11 +66,9 @@ function compareStrings(cpu: Cpu, insn: Insn, explicit: boolean, index: boolean)
   raw.setBigUint64(8, bytes.getBigUint64(xmm(0) + 8, true), true);
   if (insn.operands[1]!.kind === 'mem') {
     const lo = cpu.linearAddress(insn);
-    const hi = cpu.eaHigh;
-    raw.setBigUint64(16, cpu.mmu.readBig(lo, hi), true);
-    const next = (lo + 8) | 0;
-    const carry = next >>> 0 < lo >>> 0 && insn.bits === 64 ? 1 : 0;
-    raw.setBigUint64(24, cpu.mmu.readBig(next, (hi + carry) | 0), true);
+    const host = cpu.mmu.access(lo, cpu.eaHigh, 16, false);
+    raw.setBigUint64(16, bytes.getBigUint64(host, true), true);
+    raw.setBigUint64(24, bytes.getBigUint64(host + 8, true), true);
   } else {
     raw.setBigUint64(16, bytes.getBigUint64(xmm(1), true), true);
     raw.setBigUint64(24, bytes.getBigUint64(xmm(1) + 8, true), true);

@@ -195,7 +195,9 @@ function fnsave(cpu: Cpu, insn: Insn): void {
 /** FXSAVE and FXRSTOR look at CR0.TS and EM as an SSE instruction without CR4.OSFXSR would: `x87` says so. */
 function alignedBlock(cpu: Cpu, insn: Insn): number {
   const lo = cpu.linearAddress(insn);
-  if (lo & 15) throw cpu.fault(Vector.GP, 0);
+  const hi = cpu.eaHigh;
+  // Not canonical comes before misaligned: it may be #SS.
+  if (lo & 15) throw cpu.code64 && (hi << 15) >> 31 !== hi >> 15 ? cpu.nonCanonical() : cpu.fault(Vector.GP, 0);
   return lo;
 }
 
