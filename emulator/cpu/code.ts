@@ -412,8 +412,12 @@ export class CodeCache {
   /** How often a block has run in the interpreter, as a share of the runs that make one hot; 1 where that is not counted. */
   share(block: Block): number {
     if (block.inRegion || this.host.heat <= 1) return 1;
-    if (!block.heated) return FEW;
-    return 1 - this.host.i32[(block.last + R.AUX) >> 2]! / this.host.heat;
+    return block.heated ? 1 + this.overdue(block) / this.host.heat : FEW;
+  }
+
+  /** How often a block has run since its counter came to 0; negative before. */
+  overdue(block: Block): number {
+    return -this.host.i32[(block.last + R.AUX) >> 2]!;
   }
 
   /** Sets a block's heat counter, if its last record has one. */

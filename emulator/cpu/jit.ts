@@ -30,6 +30,15 @@ const ROOM = 0x4000;
  * already: it is reached by other ways than that region's entries.
  */
 const HOT_AGAIN = 50_000;
+/**
+ * Writing regions may take this share of the time in which the guest runs, and the hottest come first: while much new code
+ * becomes warm at once, as when a big program starts, most of it is left to the interpreter.
+ */
+const SHARE = 0.1;
+/** Milliseconds of writing that can be saved up. */
+const MOST_CREDIT = 50;
+/** Most regions that wait; the coolest of more start again. */
+const MOST_WAITING = 256;
 
 export class Jit {
   regions = 0;
@@ -40,6 +49,8 @@ export class Jit {
   /** When the oldest region of the queue came, in milliseconds. */
   private since = 0;
   private compiling = 0;
+  /** Milliseconds that may be spent on writing. */
+  private credit = MOST_CREDIT;
   /** Counts flushes, so that what was compiled before one is thrown away. */
   private epoch = 0;
 
@@ -68,13 +79,24 @@ export class Jit {
     this.install(batch.regions, new WebAssembly.Module(batch.bytes));
   }
 
-  /** Between slices: starts compiling what is waiting. `wait`: does it at once (deterministic runs). */
-  pump(wait: boolean): void {
-    if (!wait && this.queue.length < BATCH && (!this.queue.length || performance.now() - this.since < PATIENCE)) return;
-    while (this.queue.length && (wait || this.compiling < 2)) {
+  /**
+   * Between slices: starts compiling what is waiting.
+   *
+   * @param ran milliseconds that the guest has run since the last call
+   * @param wait compiles everything at once (deterministic runs)
+   */
+  pump(ran: number, wait: boolean): void {
+    const { queue } = this;
+    this.credit = Math.min(this.credit + ran * SHARE, MOST_CREDIT);
+    if (!queue.length) return;
+    if (!wait && queue.length < BATCH && performance.now() - this.since < PATIENCE) return;
+    while (queue.length && (wait || (this.compiling < 2 && this.credit > 0))) {
       if (!this.code.reserve(BATCH * ROOM)) return;
       const epoch = this.epoch;
-      const batch = this.write(this.queue.splice(0, BATCH));
+      const before = this.emitTime;
+      const batch = this.write(wait ? queue.splice(0, BATCH) : this.hottest());
+      this.credit -= this.emitTime - before;
+      this.since = performance.now();
       if (!batch) continue;
       if (wait) {
         this.install(batch.regions, new WebAssembly.Module(batch.bytes));
@@ -96,6 +118,22 @@ export class Jit {
     }
   }
 
+  /** Takes from the queue what the credit allows, by how often the first block has run. */
+  private hottest(): Region[] {
+    const { queue } = this;
+    const runs = (region: Region): number => this.code.overdue(region.blocks[0]!);
+    if (queue.length > 1) queue.sort((a, b) => runs(b) - runs(a));
+    for (const region of queue.splice(MOST_WAITING)) this.abandon(region);
+    const each = this.regions ? this.emitTime / this.regions : 1;
+    return queue.splice(0, Math.min(BATCH, Math.max(1, Math.floor(this.credit / each))));
+  }
+
+  /** A region is not to be compiled after all. */
+  private abandon(region: Region): void {
+    for (const page of region.pages.values()) page.onDrop.delete(region.onDrop);
+    this.drop(region);
+  }
+
   /** Finds the region of a block that is running: where its page is in linear space shows where the others are. */
   private find(head: Block): Region {
     const region = findRegion(head, {
@@ -107,11 +145,8 @@ export class Jit {
       if (block !== head) this.code.reheat(block, HOT_AGAIN);
       block.inRegion = true;
     }
-    const drop = (): void => {
-      for (const page of region.pages.values()) page.onDrop.delete(drop);
-      this.drop(region);
-    };
-    for (const page of region.pages.values()) page.onDrop.add(drop);
+    region.onDrop = () => this.abandon(region);
+    for (const page of region.pages.values()) page.onDrop.add(region.onDrop);
     return region;
   }
 

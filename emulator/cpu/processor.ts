@@ -63,7 +63,7 @@ const RF = 1 << 16;
  * region, so code that runs less is done sooner by the interpreter: Python importing its library takes twice the time
  * with 3,000, and no less with 150,000.
  */
-const HOT = 25_000;
+const HOT = 6000;
 const NEVER = 0x7fffffff;
 const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
 /** Whether an address whose upper half is `hi` is canonical. */
@@ -533,6 +533,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.i32[fuelAt] = budget;
     this.stolen = 0;
     this.running = true;
+    const began = performance.now();
     let reason: StopReason = 'budget';
     try {
       for (;;) {
@@ -612,7 +613,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       const at = (this.state + S.INTERPRETED) >> 2;
       this.interpreted += this.i32[at]!;
       this.i32[at] = 0;
-      this.jit.pump(this.synchronous || this.tier === 'jit');
+      this.jit.pump(performance.now() - began, this.synchronous || this.tier === 'jit');
     }
     return reason;
   }

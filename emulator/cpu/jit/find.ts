@@ -31,6 +31,8 @@ export interface Region {
   /** Table slots of the entries while it is installed. */
   slots: number[];
   dropped: boolean;
+  /** What its pages call when their translations are dropped. */
+  onDrop: () => void;
   /** Its module has been instantiated. */
   installed: boolean;
 }
@@ -133,5 +135,5 @@ export function findRegion(head: Block, around: Surroundings): Region {
     if (isJmp(last) && jumpsIndirectly(b))
       for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
   }
-  return { pages, blocks, bases, rare, entries, slots: [], dropped: false, installed: false };
+  return { pages, blocks, bases, rare, entries, slots: [], dropped: false, installed: false, onDrop: () => undefined };
 }
