@@ -64,7 +64,7 @@ const STORAGE: Readonly<Record<string, readonly [title: string, next: string]>> 
 const OUT_OF_MEMORY =
   /out of memory|could not allocate memory|allocation failed|invalid (typed )?array(buffer)? length/i;
 const OTHER_BUILD =
-  /saved (in|with|by) (format|build|another)|another (build|version)|only \d+ is known here|bytes of RAM, this one/i;
+  /saved in format|has format \d+, this program reads|another (build|version)|only \d+ is known here|bytes of RAM, this one/i;
 const DAMAGED_STATE = /saved machine|not a saved/i;
 
 /**

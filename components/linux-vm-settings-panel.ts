@@ -1,5 +1,6 @@
 import { css, html, nothing, type TemplateResult } from 'lit';
 import { customElement, property, state as reactive } from 'lit/decorators.js';
+import { installPrompt } from '../src/offline/install.ts';
 import { FONT_SIZES, MEMORY_CHOICES, type Settings, type SettingsStore } from '../src/settings.ts';
 import { bytesText } from './format.ts';
 import type { LinuxVMElement } from './linux-vm.ts';
@@ -34,18 +35,21 @@ export class LinuxVMSettingsPanel extends Panel {
   @property({ attribute: false }) settings?: SettingsStore;
   @property({ attribute: false }) element?: LinuxVMElement;
   @reactive() private estimate: { usage?: number; quota?: number; persisted?: boolean } | undefined;
+  private unlisten: (() => void) | undefined;
   /** What the machine that runs was started with. */
   private startedWith: Pick<Settings, 'memory' | 'keepDisk'> | undefined;
 
   override connectedCallback(): void {
     super.connectedCallback();
     this.settings?.addEventListener('change', this.onChange);
+    this.unlisten = installPrompt.on(this.onChange);
     void this.measure();
   }
 
   override disconnectedCallback(): void {
     super.disconnectedCallback();
     this.settings?.removeEventListener('change', this.onChange);
+    this.unlisten?.();
   }
 
   protected override firstUpdated(): void {
@@ -194,6 +198,13 @@ export class LinuxVMSettingsPanel extends Panel {
               This browser gives this page no storage (a private window, a sandboxed frame, or a setting): files and
               settings last until it is closed.
             </p>`
+      }
+      ${
+        installPrompt.available
+          ? html`<h3>App</h3>
+              <p class="dim">Installed, the page opens in a window of its own, without a network too.</p>
+              <button class="plain" @click=${() => void installPrompt.show()}>Install</button>`
+          : nothing
       }
       ${this.renderState()}
     `;

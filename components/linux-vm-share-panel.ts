@@ -71,6 +71,11 @@ export class LinuxVMSharePanel extends Panel {
     }
   }
 
+  private readonly send = (): void => {
+    // Who changes their mind has done nothing wrong.
+    navigator.share({ title: document.title, url: this.link }).catch(() => undefined);
+  };
+
   private text(name: 'command' | 'directory' | 'stateAddress'): (event: Event) => void {
     return (event) => {
       this[name] = (event.target as HTMLInputElement).value.trim();
@@ -139,6 +144,11 @@ export class LinuxVMSharePanel extends Panel {
           ? html`<textarea aria-label="Address" readonly .value=${this.link}></textarea>
               <div class="row">
                 <button class="plain" @click=${this.copy}>Copy</button>
+                ${
+                  typeof navigator.share === 'function'
+                    ? html`<button class="plain" @click=${this.send}>Send…</button>`
+                    : nothing
+                }
                 <small class="dim"
                   >${this.link.length}
                   characters${this.files ? `, files: ${bytesText(this.files.length)} packed` : ''}</small

@@ -17,7 +17,7 @@ if (workbench && element) {
   if (isTheme(link.theme)) settings.override({ theme: link.theme });
   element.memory = settings.value.memory;
   element.dataset['disk'] = element.getAttribute('disk') ?? '';
-  for (const name of ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier'] as const)
+  for (const name of ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier', 'boot'] as const)
     if (link[name]) element.setAttribute(name, link[name]);
   if (link.screenReader) settings.override({ screenReader: true });
   const key = storageKey(link, element.getAttribute('disk'));

@@ -11,6 +11,8 @@ export interface Link {
   cmdline?: string;
   memory?: string;
   tier?: string;
+  /** `cold`: booted, even where a snapshot would be quicker. */
+  boot?: string;
   theme?: string;
   /** Address of an exported snapshot to go on from. */
   state?: string;
@@ -24,7 +26,7 @@ export interface Link {
   directory?: string;
 }
 
-const QUERY = ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier', 'theme', 'state', 'storage'] as const;
+const QUERY = ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier', 'boot', 'theme', 'state', 'storage'] as const;
 /** Most bytes of packed files in an address, and of files that come out of one. */
 export const MOST_PACKED = 48 << 10;
 const MOST_UNPACKED = 16 << 20;

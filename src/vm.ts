@@ -280,17 +280,7 @@ export class LinuxVM {
     const started = new Promise<void>((resolve, reject) => (vm.settleStart = { resolve, reject }));
     vm.post(message);
     await started;
-    if (options.storageKey !== undefined) vm.ready.then(() => vm.writeBackSoon()).catch(() => undefined);
     return vm;
-  }
-
-  /**
-   * A page may be closed at any moment: what programs wrote is not to wait for half a minute in the guest's memory, as
-   * Linux would let it. In hundredths of a second; see Linux's Documentation/admin-guide/sysctl/vm.rst.
-   */
-  private async writeBackSoon(): Promise<void> {
-    for (const name of ['dirty_expire_centisecs', 'dirty_writeback_centisecs'])
-      await this.agent.fs.writeFile(`/proc/sys/vm/${name}`, '100').catch(() => undefined);
   }
 
   /**

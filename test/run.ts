@@ -50,6 +50,7 @@ const steps: Step[] = [
     limit: 3600,
   },
   journey('page', 'journey'),
+  journey('workbench', 'workbench'),
   journey('offline', 'offline'),
   journey('embed', 'embed'),
 ];

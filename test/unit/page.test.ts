@@ -125,6 +125,7 @@ describe('failures in words', () => {
     [new RangeError('Array buffer allocation failed'), /memory/, /less than its 512 MiB/],
     [new Error('WebAssembly.Memory(): could not allocate memory'), /memory/, /Close other tabs/],
     [new Error('this machine was saved in format 7; only 1 is known here'), /another build/, /from its disk/],
+    [new Error('the saved machine has format 3, this program reads format 4: …'), /another build/, /from its disk/],
     [new Error('the saved machine is damaged or cut short; save it again'), /cannot be used/, /from its disk/],
     [new Error('something else'), /could not be started/, /try again/],
   ])('%s', (error, title, next) => {
