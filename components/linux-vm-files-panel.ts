@@ -190,10 +190,12 @@ export class LinuxVMFilesPanel extends Panel {
         class="entry ${directory ? 'directory' : ''}"
         title="${name}, ${dateText(entry.mtime)}"
         ?disabled=${!directory && !regular}
-        aria-label=${directory ? `Open ${name}` : `Download ${name}`}
         @click=${() => (directory ? this.go(join(this.directory, name)) : this.download(entry))}
       >
-        ${directory ? icons.folder : icons.file}<span class="name">${name}</span>
+        <span class="unseen">${directory ? 'Open' : 'Download'} </span>${directory ? icons.folder : icons.file}<span
+          class="name"
+          >${name}</span
+        >
         <small>${directory ? '' : regular ? bytesText(entry.size) : entry.type}</small>
       </button>
       ${

@@ -84,7 +84,7 @@ export class LinuxVMWorkbench extends LitElement {
         /* Terminals have layers of their own. */
         isolation: isolate;
       }
-      aside {
+      #panel {
         grid-area: aside;
         display: flex;
         flex-direction: column;
@@ -93,7 +93,7 @@ export class LinuxVMWorkbench extends LitElement {
         border-left: 1px solid var(--_border);
         background: var(--_panel);
       }
-      aside > header {
+      #panel > header {
         display: flex;
         align-items: center;
         justify-content: space-between;
@@ -185,7 +185,7 @@ export class LinuxVMWorkbench extends LitElement {
         .layout {
           grid-template: 'main' minmax(0, 1fr) 'keys' auto 'status' auto 'rail' auto / minmax(0, 1fr);
         }
-        aside {
+        #panel {
           grid-area: main;
           z-index: 1;
           width: auto;
@@ -483,7 +483,7 @@ export class LinuxVMWorkbench extends LitElement {
   private renderPanel(): TemplateResult | typeof nothing {
     const name = this.open;
     if (!name) return nothing;
-    return html`<aside id="panel" aria-labelledby="panel-title" @keydown=${this.onPanelKey}>
+    return html`<section id="panel" aria-labelledby="panel-title" @keydown=${this.onPanelKey}>
       <header>
         <h2 id="panel-title" tabindex="-1">${PANELS.find(([id]) => id === name)![1]}</h2>
         <button class="icon" aria-label="Close panel" title="Close (Esc)" @click=${this.closePanel}>
@@ -491,7 +491,7 @@ export class LinuxVMWorkbench extends LitElement {
         </button>
       </header>
       <div class="scroll">${this.renderPanelBody(name)}</div>
-    </aside>`;
+    </section>`;
   }
 
   private renderNotice(notice: Notice): TemplateResult {

@@ -62,14 +62,14 @@ afterEach(() => {
 
 describe('<linux-vm-files-panel>', () => {
   const names = (panel: HTMLElement): string[] =>
-    [...panel.shadowRoot!.querySelectorAll('.entry')].map((e) => e.getAttribute('aria-label')!);
+    [...panel.shadowRoot!.querySelectorAll('.entry')].map((e) => e.textContent!.replace(/\s+/g, ' ').trim());
 
   it('lists, goes down and up, and to where it is told, and says what is not there', async () => {
     const { panel } = await stage('linux-vm-files-panel');
     await until('a list', () => names(panel).length);
-    equal(names(panel), ['Open sub', 'Download hello.txt']);
+    equal(names(panel), ['Open sub', 'Download hello.txt 5 B']);
     button(panel, 'Open sub').click();
-    await until('the directory', () => names(panel)[0] === 'Download inner.txt');
+    await until('the directory', () => names(panel)[0] === 'Download inner.txt 5 B');
     button(panel, 'Parent directory').click();
     await until('the parent', () => names(panel).length === 2);
     const go = (path: string): void => {
@@ -81,7 +81,7 @@ describe('<linux-vm-files-panel>', () => {
     includes(shown(panel), 'no such file or directory (ENOENT)');
     equal(names(panel).length, 2);
     go('//root/../root/./sub/');
-    await until('the directory', () => names(panel)[0] === 'Download inner.txt');
+    await until('the directory', () => names(panel)[0] === 'Download inner.txt 5 B');
     equal(panel.shadowRoot!.querySelector('[role=alert]'), null);
   });
 
@@ -98,14 +98,17 @@ describe('<linux-vm-files-panel>', () => {
       [fake.files.get('/root/a.txt'), fake.files.get('/root/deep/er/b.txt'), fake.files.has('/root/deep/er/')],
       ['alpha', 'beta', true],
     );
-    await until('the new list', () => names(panel).includes('Download a.txt'));
+    await until('the new list', () => names(panel).includes('Download a.txt 5 B'));
     includes(shown(panel), '2 files copied to /root');
   });
 
   it('takes files out, and directories as tar', async () => {
     const { panel, fake } = await stage('linux-vm-files-panel');
     await until('a list', () => names(panel).length);
-    equal(await downloaded(() => button(panel, 'Download hello.txt').click()), { name: 'hello.txt', text: 'hello' });
+    equal(await downloaded(() => button(panel, 'Download hello.txt 5 B').click()), {
+      name: 'hello.txt',
+      text: 'hello',
+    });
     const archive = downloaded(() => button(panel, 'Download sub as tar').click());
     await until('tar', () => fake.shells.length);
     equal(fake.shells[0]!.argv, ['tar', '-C', '/root', '-cf', '-', '--', 'sub']);

@@ -31,7 +31,7 @@ export function find<T extends Element = HTMLElement>(element: Element, selector
 /** The button of that name. */
 export function button(element: Element, name: string): HTMLButtonElement {
   const found = [...element.shadowRoot!.querySelectorAll('button')].find(
-    (one) => (one.getAttribute('aria-label') ?? one.textContent?.trim()) === name,
+    (one) => (one.getAttribute('aria-label') ?? one.textContent?.replace(/\s+/g, ' ').trim()) === name,
   );
   if (!found) throw new Error(`there is no button "${name}" in ${element.localName}: ${shown(element)}`);
   return found;

@@ -59,7 +59,7 @@ describe('<linux-vm-workbench>', () => {
     equal(find(workbench, 'linux-vm-consoles').hasAttribute('inert'), false);
     press(find(workbench, '#panel-title'), 'Escape');
     await until('the focus', () => workbench.shadowRoot!.activeElement?.id === 'open-settings');
-    equal(workbench.shadowRoot!.querySelector('aside'), null);
+    equal(workbench.shadowRoot!.querySelector('#panel'), null);
   });
 
   it('covers the terminal with a panel on a narrow screen, without scrolling sideways', async () => {
