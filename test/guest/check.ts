@@ -9,6 +9,8 @@ export interface Guest {
 
 export interface Check {
   name: string;
+  /** What the README says works when all checks of it pass. */
+  program?: string;
   /** Milliseconds, where five minutes do not do. */
   patience?: number;
   work(guest: Guest): Promise<void>;

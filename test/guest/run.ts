@@ -8,6 +8,7 @@ import { startQemu } from '../../disks/qemu.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { AgentClient } from '../../src/agent/client.ts';
 import { LinuxVM } from '../../src/node.ts';
+import { record } from '../compatibility/results.ts';
 import { type Check, type Guest, limit } from './check.ts';
 import { BASE, DEVELOPMENT, ESSENTIAL } from './checks.ts';
 import { BOOT, MACHINE } from './machine.ts';
@@ -16,14 +17,16 @@ import { KERNEL_LOG, SYSTEM } from './system.ts';
 import { TERMINAL } from './terminal.ts';
 
 /**
- * `npx tsx test/guest/run.ts [--tier interp|jit|auto] [--qemu] [--only WORDS,…] [RECIPE…]`: boots each built disk once and
- * runs the checks in it. `--qemu` runs the same checks in QEMU, which tells a wrong check from a wrong machine.
+ * `npx tsx test/guest/run.ts [--tier interp|jit|auto] [--qemu] [--only WORDS,…] [--record] [RECIPE…]`: boots each built
+ * disk once and runs the checks in it. `--qemu` runs the same checks in QEMU, which tells a wrong check from a wrong machine.
+ * `--record` keeps the results of programs for the README's table (`npm run compatibility`).
  */
 const { values: options, positionals } = parseArgs({
   options: {
     tier: { type: 'string', default: 'auto' },
     qemu: { type: 'boolean', default: false },
     only: { type: 'string', default: '' },
+    record: { type: 'boolean', default: false },
   },
   allowPositionals: true,
 });
@@ -39,6 +42,8 @@ interface Booted extends Guest {
 
 let passed = 0;
 let failed = 0;
+/** Of programs that the README names: whether all their checks passed. */
+const programs = new Map<string, boolean>();
 
 async function check(name: string, work: () => Promise<void>, patience = EACH): Promise<boolean> {
   const began = performance.now();
@@ -113,8 +118,11 @@ async function runRecipe(recipe: string, checks: readonly Check[]): Promise<void
   });
   if (booted && guest) {
     const running = guest;
-    for (const { name, work, patience } of checks)
-      if (name === KERNEL_LOG.name || wanted(name)) await check(name, () => work(running), patience);
+    for (const { name, work, patience, program } of checks)
+      if (name === KERNEL_LOG.name || wanted(name)) {
+        const ok = await check(name, () => work(running), patience);
+        if (program) programs.set(program, ok && programs.get(program) !== false);
+      }
   }
   await guest?.stop();
 }
@@ -144,5 +152,6 @@ for (const recipe of recipes) {
     for (const { name, work } of MACHINE)
       if (wanted(name)) await check(name, () => work({ directory, tier: options.tier as Tier }));
 }
+if (options.record) for (const [program, ok] of programs) record({ program, passed: ok });
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
 process.exit(failed ? 1 : 0);
