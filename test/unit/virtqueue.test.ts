@@ -245,3 +245,103 @@ test('a queue gives a request back only to the life it came from', () => {
   queue.push(chain, 4);
   expect(memory.read16(0x3002)).toBe(0);
 });
+
+describe('requests in pages that are not here yet', () => {
+  /** All pages of `ranges` are absent; gives what was asked for, and brings it. */
+  function withhold(driver: Driver, ...ranges: [address: number, length: number][]) {
+    const { memory, transport } = driver;
+    const absent = new Uint8Array(memory.size / 4096);
+    const asked: number[] = [];
+    for (const [address, length] of ranges) absent.fill(1, address >>> 12, (address + length) >>> 12);
+    memory.absent = absent;
+    memory.onAbsent = (page) => asked.push(page);
+    return {
+      asked,
+      bring: () => {
+        for (const page of asked.splice(0)) absent[page] = 0;
+        transport.pagesArrived();
+      },
+    };
+  }
+
+  test('a buffer: the request waits in the ring, and is answered when all of it has come', () => {
+    const driver = rng();
+    const { asked, bring } = withhold(driver, [0x8000, 0x1000], [0xa000, 0x2000]);
+    const head = driver.add(0, [
+      { address: 0x8ff0, length: 32, write: true },
+      { address: 0xaffe, length: 4, write: true },
+    ]);
+    expect(asked).toEqual([8, 10, 11]);
+    expect(driver.used(0)).toEqual([]);
+    expect(driver.memory.read8(0x8ff0)).toBe(0);
+    bring();
+    expect(driver.used(0)).toEqual([{ id: head, length: 36 }]);
+    expect(driver.memory.read8(0xb001)).toBe(0xaa);
+    expect(driver.needsReset).toBe(false);
+  });
+
+  test('requests keep their order, and as many as before fit into a batch', () => {
+    const driver = rng();
+    const { bring } = withhold(driver, [0x8000, 0x1000]);
+    const heads = [0x8000, 0x9000].map((address) => driver.add(0, [{ address, length: 1, write: true }]));
+    for (let i = 0; i < 20; i++) driver.notify(0);
+    expect(driver.used(0)).toEqual([]);
+    bring();
+    expect(driver.used(0).map(({ id }) => id)).toEqual(heads);
+    expect(driver.needsReset).toBe(false);
+  });
+
+  test('the rings themselves', () => {
+    const driver = rng();
+    driver.add(0, [{ address: 0x8000, length: 1, write: true }], false);
+    const { asked, bring } = withhold(driver, [0x10000, 0x1000]);
+    driver.notify(0);
+    expect(new Set(asked)).toEqual(new Set([16]));
+    bring();
+    expect(driver.used(0)).toHaveLength(1);
+  });
+
+  test('an indirect table, and then what it points to', () => {
+    const driver = rng();
+    const { memory } = driver;
+    memory.write64(0x20000, 0x8000);
+    memory.write32(0x20008, 4);
+    memory.write16(0x2000c, 2);
+    const { asked, bring } = withhold(driver, [0x20000, 0x1000], [0x8000, 0x1000]);
+    driver.descriptor(0, 0, 0x20000, 16, 4);
+    driver.offer(0, 0);
+    driver.notify(0);
+    expect(asked).toEqual([0x20]);
+    bring();
+    expect(asked).toEqual([8]);
+    bring();
+    expect(driver.used(0)).toEqual([{ id: 0, length: 4 }]);
+  });
+
+  test('a reset forgets what waited', () => {
+    const driver = rng();
+    const { bring } = withhold(driver, [0x8000, 0x1000]);
+    driver.add(0, [{ address: 0x8000, length: 1, write: true }]);
+    driver.start();
+    bring();
+    expect(driver.used(0)).toEqual([]);
+  });
+
+  test('a hostile chain over all of RAM asks for a bounded number of pages', () => {
+    const driver = new Driver(new VirtioRng(() => undefined), 64 << 20).start();
+    const { memory } = driver;
+    for (let i = 0; i < 1024; i++) {
+      const at = 0x100000 + i * 16;
+      memory.write64(at, 0x200000);
+      memory.write32(at + 8, 0x3e00000);
+      memory.write16(at + 12, i === 1023 ? 2 : 3);
+      memory.write16(at + 14, i + 1);
+    }
+    const { asked } = withhold(driver, [0x200000, 0x3e00000]);
+    driver.descriptor(0, 0, 0x100000, 1024 * 16, 4);
+    driver.offer(0, 0);
+    driver.notify(0);
+    expect(asked.length).toBeLessThanOrEqual(1024 * 64);
+    expect(driver.used(0)).toEqual([]);
+  });
+});
