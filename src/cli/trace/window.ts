@@ -90,7 +90,7 @@ export function withoutCompiling(cpu: TracedProcessor, work: () => StopReason): 
     return work();
   } finally {
     jit.pump = pump;
-    pump(true);
+    pump(0, true);
   }
 }
 
