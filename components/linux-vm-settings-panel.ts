@@ -1,9 +1,9 @@
 import { css, html, nothing, type TemplateResult } from 'lit';
-import { customElement, property, state as reactive } from 'lit/decorators.js';
+import { customElement, property } from 'lit/decorators.js';
 import { installPrompt } from '../src/offline/install.ts';
 import { FONT_SIZES, MEMORY_CHOICES, type Settings, type SettingsStore } from '../src/settings.ts';
-import { bytesText } from './format.ts';
 import type { LinuxVMElement } from './linux-vm.ts';
+import './linux-vm-storage-list.ts';
 import { Panel } from './panel.ts';
 
 const FONTS: readonly (readonly [family: string, name: string])[] = [
@@ -34,7 +34,6 @@ export class LinuxVMSettingsPanel extends Panel {
 
   @property({ attribute: false }) settings?: SettingsStore;
   @property({ attribute: false }) element?: LinuxVMElement;
-  @reactive() private estimate: { usage?: number; quota?: number; persisted?: boolean } | undefined;
   private unlisten: (() => void) | undefined;
   /** What the machine that runs was started with. */
   private startedWith: Pick<Settings, 'memory' | 'keepDisk'> | undefined;
@@ -43,7 +42,6 @@ export class LinuxVMSettingsPanel extends Panel {
     super.connectedCallback();
     this.settings?.addEventListener('change', this.onChange);
     this.unlisten = installPrompt.on(this.onChange);
-    void this.measure();
   }
 
   override disconnectedCallback(): void {
@@ -58,15 +56,6 @@ export class LinuxVMSettingsPanel extends Panel {
 
   private readonly onChange = (): void => this.requestUpdate();
 
-  private async measure(): Promise<void> {
-    try {
-      const { usage, quota } = await navigator.storage.estimate();
-      this.estimate = { usage, quota, persisted: await navigator.storage.persisted() };
-    } catch {
-      this.estimate = undefined; // no storage here
-    }
-  }
-
   private set(changes: Partial<Settings>): void {
     this.settings?.update(changes);
   }
@@ -78,14 +67,6 @@ export class LinuxVMSettingsPanel extends Panel {
       await this.element?.stop();
       await this.element?.start();
     });
-  }
-
-  private async persist(): Promise<void> {
-    const granted = await navigator.storage.persist().catch(() => false);
-    if (!granted)
-      this.note =
-        'The browser did not agree. It may once this site is installed, bookmarked or used more often; until then it may clear saved files when the disk is full.';
-    await this.measure();
   }
 
   private renderCheck(
@@ -180,25 +161,7 @@ export class LinuxVMSettingsPanel extends Panel {
       }
 
       <h3>Storage</h3>
-      ${
-        this.estimate?.quota
-          ? html`<dl>
-                <dt>Used by this site</dt>
-                <dd>${bytesText(this.estimate.usage ?? 0)}</dd>
-                <dt>The browser allows</dt>
-                <dd>${bytesText(this.estimate.quota)}</dd>
-              </dl>
-              ${
-                this.estimate.persisted
-                  ? html`<p class="dim">The browser will not clear it by itself.</p>`
-                  : html`<p class="dim">The browser may clear it when the disk is full.</p>
-                      <button class="plain" @click=${this.persist}>Ask to keep it</button>`
-              }`
-          : html`<p class="dim">
-              This browser gives this page no storage (a private window, a sandboxed frame, or a setting): files and
-              settings last until it is closed.
-            </p>`
-      }
+      <linux-vm-storage-list></linux-vm-storage-list>
       ${
         installPrompt.available
           ? html`<h3>App</h3>

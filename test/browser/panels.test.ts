@@ -5,11 +5,13 @@ import '../../components/linux-vm-inspector-panel.ts';
 import '../../components/linux-vm-settings-panel.ts';
 import '../../components/linux-vm-share-panel.ts';
 import '../../components/linux-vm-snapshots-panel.ts';
+import '../../components/linux-vm-storage-list.ts';
 import type { LinuxVMElement } from '../../components/linux-vm.ts';
 import type { OfflineDisk, OfflineStatus } from '../../src/offline/disk.ts';
 import { SettingsStore } from '../../src/settings.ts';
 import { parseLink } from '../../src/share.ts';
 import type { SnapshotStore } from '../../src/snapshots.ts';
+import type { StoredDisk } from '../../src/storage.ts';
 import { FakeVM } from '../fakes/vm.ts';
 import { button, equal, find, forgetful, includes, shown, until } from './tools.ts';
 
@@ -165,6 +167,64 @@ describe('<linux-vm-settings-panel>', () => {
     const { theme, memory, copyPaste, fontSize } = settings.value;
     equal([theme, memory, copyPaste, fontSize], ['light', 1024, true, 14]);
     equal(find<HTMLInputElement>(panel, 'input[name=fontSize]').value, '14');
+  });
+});
+
+describe('<linux-vm-storage-list>', () => {
+  it('tells what is kept, and deletes only after a second click, and not what is in use', async () => {
+    const disk = (name: string, inUse: boolean): StoredDisk => ({
+      key: `key of ${name}`,
+      name,
+      storedBytes: 2e6,
+      suspendedBytes: inUse ? 0 : 5e7,
+      created: new Date(0),
+      modified: new Date(0),
+      inUse,
+    });
+    const kept = [disk('debian', true), disk('other', false)];
+    const list = document.createElement('linux-vm-storage-list');
+    list.calls = {
+      estimate: async () => ({ quota: 1e9, usage: 6e7, persisted: false }),
+      persist: async () => false,
+      list: async () => [...kept],
+      delete: async (key) => {
+        kept.splice(
+          kept.findIndex((one) => one.key === key),
+          1,
+        );
+      },
+      export: () => new Blob(['the changes']).stream(),
+    };
+    document.body.append(list);
+    await until('a list', () => list.shadowRoot!.querySelectorAll('li').length === 2);
+    includes(shown(list), '2.0 MB of changes, 50 MB of suspended memory');
+    equal(button(list, 'Delete the changes to debian').disabled, true);
+    button(list, 'Ask to keep it').click();
+    await until('an answer', () => shown(list).includes('The browser did not agree'));
+    const exports = [...list.shadowRoot!.querySelectorAll<HTMLButtonElement>('li .plain')];
+    equal(await downloaded(() => exports[1]!.click()), { name: 'other.diff', text: 'the changes' });
+    await until('rest', () => !exports[1]!.disabled);
+    button(list, 'Delete the changes to other').click();
+    await list.updateComplete;
+    equal(kept.length, 2);
+    button(list, 'Delete').click();
+    await until('its end', () => list.shadowRoot!.querySelectorAll('li').length === 1);
+    equal(
+      kept.map(({ name }) => name),
+      ['debian'],
+    );
+    list.remove();
+  });
+
+  it('says that there is no storage', async () => {
+    const list = document.createElement('linux-vm-storage-list');
+    const denied = (): never => {
+      throw new Error('denied');
+    };
+    list.calls = { ...list.calls, estimate: async () => denied(), list: async () => denied() };
+    document.body.append(list);
+    await until('the words', () => shown(list).includes('gives this page no storage'));
+    list.remove();
   });
 });
 
