@@ -1,6 +1,6 @@
 /** Register and memory contents for a piece of code, so that its operands lie where something happens. */
 import { drawSelector, type Code } from './forms.ts';
-import { FS_BASE, GS_BASE, IN, PATCH_BYTES, READ_ONLY, WINDOW, WINDOW_BYTES } from './native.ts';
+import { FS_BASE, GS_BASE, IN, PATCH_BYTES, READ_ONLY, USER_DATA, WINDOW, WINDOW_BYTES } from './native.ts';
 import { f80, fill16, integer64, type Kind } from './operands.ts';
 import type { Random } from './random.ts';
 
@@ -240,7 +240,7 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     if (o.kind === 'reg') setGpr(o.reg, (gpr(o.reg) & ~0xffffn) | BigInt(selector));
     else if (where !== undefined) patch(where, 2, (to, off) => to.setUint16(off, selector, true));
   } else if (name === 'pop' && !insn.operands.length)
-    patch(gpr(RSP), 8, (to, off) => put(to, off, insn.size, drawSelector(r, false)));
+    patch(gpr(RSP), 8, (to, off) => put(to, off, insn.size, r.oneIn(2) ? USER_DATA : drawSelector(r, false)));
   else if (/^(l[defgs]s|callf|jmpf)$/.test(name) && where !== undefined)
     patch(where, 16, (to, off) => {
       const branch = name.length === 4 || name === 'callf';

@@ -26,8 +26,8 @@ const COUNTERS = [14, 15] as const;
 export const secondBase = (bits: 64 | 32): number => (bits === 64 ? 13 : RBX);
 const RCX = 1;
 const RBX = 3;
-/** Beyond what the base registers reach. */
-const COUNTS_IN_MEMORY = WINDOW + 0x1f00;
+/** Where they are: beyond what the base registers reach. */
+export const COUNTS_IN_MEMORY = WINDOW + 0x1f00;
 /** Where the base registers point, and how far displacements reach. */
 export const REACH = 0xc00;
 

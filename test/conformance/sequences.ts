@@ -7,7 +7,7 @@ import { Emulated, type Outcome } from './emulated.ts';
 import { LEAVE_EMULATED, LEAVE_NATIVE } from './forms.ts';
 import { buildNative, CODE, IN, NO_EXCEPTION, OUT, runNative, WINDOW, WINDOW_BYTES } from './native.ts';
 import { f80, fill16, integer64, type Kind } from './operands.ts';
-import { ProgramMaker, REACH, secondBase, type Program } from './programs.ts';
+import { COUNTS_IN_MEMORY, ProgramMaker, REACH, secondBase, type Program } from './programs.ts';
 import { Random } from './random.ts';
 import { Comparison, Results } from './results.ts';
 
@@ -47,6 +47,11 @@ function fillProgramInput(r: Random, program: Program, view: DataView, at: numbe
   } else {
     for (let n = 0; n < 16; n++) view.setUint32(at + IN.GPR + n * 8 + 4, 0, true);
     new Uint8Array(view.buffer, view.byteOffset + at + IN.GPR + 64, 64).fill(0);
+    // Loops are not always entered at their beginning.
+    view.setUint32(at + IN.PATCHES, 1, true);
+    view.setUint32(at + IN.PATCH, COUNTS_IN_MEMORY - WINDOW, true);
+    view.setUint32(at + IN.PATCH + 4, 8, true);
+    for (const k of [0, 4]) view.setUint32(at + IN.PATCH + 8 + k, r.below(4), true);
   }
   view.setBigUint64(at + IN.RFLAGS, BigInt(0x202 | (r.u32() & ARITH)), true);
   const fx = at + IN.FX;

@@ -24,17 +24,22 @@ describe.skipIf('reason' in built)('against the processor that this runs on', ()
     expect(result.missing).toEqual([]);
   }, 120_000);
 
-  test('random programs, interpreted and compiled', () => {
-    const result = sequences({
-      programs: 100,
-      seed: SEED,
-      runners: ['interp', 'compiled', 'slices'],
-      mix: 'all',
-      reduce: false,
-    });
-    expect(result.failures.map((f) => ({ runner: f.runner, lines: f.lines }))).toEqual([]);
-    // Most come to their end, and regions were indeed made.
-    expect(result.finished).toBeGreaterThan(result.cases / 2);
-    expect(result.regions).toBeGreaterThan(100);
-  }, 120_000);
+  test.each([64, 32] as const)(
+    'random programs of %i-bit code, interpreted and compiled',
+    (bits) => {
+      const result = sequences({
+        programs: bits === 64 ? 100 : 60,
+        seed: SEED,
+        runners: ['interp', 'compiled', 'slices'],
+        mix: 'all',
+        bits,
+        reduce: false,
+      });
+      expect(result.failures.map((f) => ({ runner: f.runner, lines: f.lines }))).toEqual([]);
+      // Most come to their end, and regions were indeed made.
+      expect(result.finished).toBeGreaterThan(result.cases / 2);
+      expect(result.regions).toBeGreaterThan(100);
+    },
+    120_000,
+  );
 });
