@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { extname, join, normalize, sep } from 'node:path';
 import { pipeline } from 'node:stream';
+import { createGzip } from 'node:zlib';
 
 /** A directory and the path of the site that it appears under. */
 export interface Mount {
@@ -25,12 +26,17 @@ const TYPES: Record<string, string> = {
 export interface ServeOptions {
   /** Sent with everything. */
   headers?: Readonly<Record<string, string>>;
+  /** Compresses text for browsers that take it, as most hosts do. */
+  compress?: boolean;
   /** Sent with `.html` files. */
   pageHeaders?: Readonly<Record<string, string>>;
 }
 
+/** Types that shrink, and that nobody reads by ranges. */
+const TEXT = /^(text|application\/(json|manifest\+json)|image\/svg)/;
+
 /**
- * A static file server: GET and HEAD, single byte ranges, ETag. No compression and unless told no special headers, so
+ * A static file server: GET and HEAD, single byte ranges, ETag. Unless told no compression and no special headers, so
  * that what works here works on any static host.
  */
 export function createStaticServer(mounts: readonly Mount[], options: ServeOptions = {}): Server {
@@ -78,6 +84,19 @@ export function createStaticServer(mounts: readonly Mount[], options: ServeOptio
         }
         status = 206;
         headers['content-range'] = `bytes ${first}-${last}/${file.size}`;
+      }
+      if (
+        options.compress &&
+        status === 200 &&
+        TEXT.test(String(headers['content-type'])) &&
+        /\bgzip\b/.test(String(request.headers['accept-encoding']))
+      ) {
+        headers['content-encoding'] = 'gzip';
+        headers['vary'] = 'accept-encoding';
+        response.writeHead(status, headers);
+        if (request.method === 'HEAD') return void response.end();
+        pipeline(createReadStream(file.name), createGzip(), response, () => undefined);
+        return;
       }
       headers['content-length'] = last - first + 1;
       response.writeHead(status, headers);

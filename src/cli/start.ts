@@ -47,7 +47,10 @@ async function main(): Promise<void> {
       { path: '/', directory: SITE },
     ],
     // The pages say the same of themselves; a header also holds where a page has been tampered with.
-    { pageHeaders: { 'content-security-policy': CONTENT_SECURITY_POLICY, 'referrer-policy': 'no-referrer' } },
+    {
+      compress: true,
+      pageHeaders: { 'content-security-policy': CONTENT_SECURITY_POLICY, 'referrer-policy': 'no-referrer' },
+    },
   );
   const address = await listen(server, Number(process.env['PORT'] ?? 8080), host);
   say(`Debian is at ${address}  (Ctrl-C ends)`);
