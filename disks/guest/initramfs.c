@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -16,6 +17,8 @@
 #include <unistd.h>
 
 #define MODULES "/modules"
+// ioctl_blk; musl brings no kernel headers.
+#define BLKFLSBUF _IO(0x12, 97)
 
 static char cmdline[4096];
 
@@ -78,6 +81,17 @@ static void wait_for(const char *device) {
   }
 }
 
+/**
+ * Forgets the blocks that the search for partitions has read. A machine may go on from a snapshot that was taken before
+ * the mount, over a disk that has been written to since.
+ */
+static void forget_blocks(const char *device) {
+  int fd = open(device, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ioctl(fd, BLKFLSBUF, 0);
+  close(fd);
+}
+
 int main(void) {
   mkdir("/dev", 0755);
   mkdir("/proc", 0555);
@@ -98,6 +112,7 @@ int main(void) {
   const char *init = parameter("init", "/sbin/init");
   unsigned long flags = MS_NOATIME | (flag("ro") ? MS_RDONLY : 0);
   wait_for(device);
+  forget_blocks(device);
   // ext4 mounts ext2 images too, but "ext2" first avoids its complaint in the log about missing features.
   if (mount(device, "/root", "ext2", flags, options) && mount(device, "/root", type, flags, options))
     give_up("cannot mount the root file system from", device);
