@@ -12,6 +12,7 @@ import { record } from '../compatibility/results.ts';
 import { type Check, type Guest, limit } from './check.ts';
 import { BASE, DEVELOPMENT, ESSENTIAL } from './checks.ts';
 import { BOOT, MACHINE } from './machine.ts';
+import { RESUME } from './resume.ts';
 import { PROGRAMS } from './programs.ts';
 import { KERNEL_LOG, SYSTEM } from './system.ts';
 import { TERMINAL } from './terminal.ts';
@@ -149,7 +150,7 @@ for (const recipe of recipes) {
   }
   await runRecipe(recipe, checks);
   if (recipe === 'debian' && !options.qemu)
-    for (const { name, work } of MACHINE)
+    for (const { name, work } of [...MACHINE, ...RESUME])
       if (wanted(name)) await check(name, () => work({ directory, tier: options.tier as Tier }));
 }
 if (options.record) for (const [program, ok] of programs) record({ program, passed: ok });
