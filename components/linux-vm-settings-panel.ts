@@ -35,8 +35,8 @@ export class LinuxVMSettingsPanel extends Panel {
   @property({ attribute: false }) settings?: SettingsStore;
   @property({ attribute: false }) element?: LinuxVMElement;
   private unlisten: (() => void) | undefined;
-  /** What the machine that runs was started with. */
-  private startedWith: Pick<Settings, 'memory' | 'keepDisk'> | undefined;
+  /** What the machine that runs was started with; absent when none runs. */
+  @property({ attribute: false }) startedWith?: Pick<Settings, 'memory' | 'keepDisk'>;
 
   override connectedCallback(): void {
     super.connectedCallback();
@@ -101,12 +101,9 @@ export class LinuxVMSettingsPanel extends Panel {
   protected override render(): TemplateResult | typeof nothing {
     if (!this.settings) return nothing;
     const { value } = this.settings;
-    const running = this.element?.state === 'running' || this.element?.state === 'booting';
-    const now = {
-      memory: this.element?.memory ?? value.memory,
-      keepDisk: Boolean(this.element?.getAttribute('storage-key')),
-    };
-    this.startedWith ??= now;
+    const { element, startedWith } = this;
+    // An address may say otherwise than the settings; then there is nothing that a restart would change.
+    const next = element && { memory: element.memory, keepDisk: element.storageKey !== undefined };
     const memories = [...new Set([...MEMORY_CHOICES, value.memory])].sort((a, b) => a - b);
     return html`
       <h3>Appearance</h3>
@@ -152,7 +149,7 @@ export class LinuxVMSettingsPanel extends Panel {
       ${this.renderCheck('keepDisk', 'Keep files in this browser', 'What is written to the disk is there again on the next visit.')}
       ${this.renderCheck('suspend', 'Suspend when the page is closed', 'Memory is saved, too: programs go on where they were.')}
       ${
-        running && (value.memory !== this.startedWith.memory || value.keepDisk !== this.startedWith.keepDisk)
+        next && startedWith && (next.memory !== startedWith.memory || next.keepDisk !== startedWith.keepDisk)
           ? html`<div class="message">
               <span>Memory and files change with the next start.</span
               ><button class="plain" ?disabled=${this.work !== undefined} @click=${this.restart}>Restart now</button>

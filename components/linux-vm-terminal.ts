@@ -1,7 +1,7 @@
 import { FitAddon } from '@xterm/addon-fit';
 import { Unicode11Addon } from '@xterm/addon-unicode11';
 import { WebLinksAddon } from '@xterm/addon-web-links';
-import { WebglAddon } from '@xterm/addon-webgl';
+import type { WebglAddon } from '@xterm/addon-webgl';
 import { type ITheme, Terminal } from '@xterm/xterm';
 import xtermStyles from '@xterm/xterm/css/xterm.css?inline';
 import { css, html, LitElement, type PropertyValues, unsafeCSS } from 'lit';
@@ -243,7 +243,7 @@ export class LinuxVMTerminal extends LitElement {
       }),
     );
     terminal.open(this.screen);
-    this.useWebgl(terminal);
+    whenIdle(() => void this.useWebgl(terminal));
     terminal.attachCustomKeyEventHandler((event) => this.onKey(event, terminal));
     terminal.onData((text) => this.type(text));
     terminal.onBell(() => this.bell());
@@ -264,9 +264,16 @@ export class LinuxVMTerminal extends LitElement {
     if (this.screen.clientWidth > 0 && this.screen.clientHeight > 0) this.fitAddon?.fit();
   }
 
-  private useWebgl(terminal: Terminal): void {
+  /** The faster renderer comes when the page is there: the first lines do not need it. */
+  private async useWebgl(terminal: Terminal): Promise<void> {
+    // Without a graphics processor the DOM is faster.
+    const probe = document.createElement('canvas').getContext('webgl2', { failIfMajorPerformanceCaveat: true });
+    if (!probe) return;
+    probe.getExtension('WEBGL_lose_context')?.loseContext();
     try {
-      const webgl = new WebglAddon();
+      const { WebglAddon: Addon } = await import('@xterm/addon-webgl');
+      if (this.terminal !== terminal) return;
+      const webgl = new Addon();
       // Browsers take contexts away (too many of them, a driver reset): the DOM renderer goes on.
       webgl.onContextLoss(() => {
         webgl.dispose();
@@ -340,6 +347,12 @@ export class LinuxVMTerminal extends LitElement {
     );
     this.tabLeaves = stay;
   }
+}
+
+/** Safari has no idle callbacks. */
+function whenIdle(work: () => void): void {
+  if (typeof requestIdleCallback === 'function') requestIdleCallback(work, { timeout: 2000 });
+  else setTimeout(work, 200);
 }
 
 declare global {

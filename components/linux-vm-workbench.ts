@@ -1,7 +1,7 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from 'lit';
 import { customElement, property, query, state as reactive } from 'lit/decorators.js';
 import { OfflineDisk } from '../src/offline/disk.ts';
-import { SettingsStore } from '../src/settings.ts';
+import { type Settings, SettingsStore } from '../src/settings.ts';
 import { type Link, unpackInto } from '../src/share.ts';
 import type { LinuxVM, VmState } from '../src/vm.ts';
 import { bytesText, messageOf } from './format.ts';
@@ -231,6 +231,7 @@ export class LinuxVMWorkbench extends LitElement {
   private readonly touch = globalThis.matchMedia?.('(pointer: coarse)');
   private readonly observer = new ResizeObserver(() => (this.narrow = this.clientWidth <= NARROW));
   private unlisten: (() => void) | undefined;
+  private startedWith: Pick<Settings, 'memory' | 'keepDisk'> | undefined;
   private problem: string | undefined;
   private warned = false;
   private offline: { url: string; disk: Promise<OfflineDisk | undefined> } | undefined;
@@ -351,6 +352,9 @@ export class LinuxVMWorkbench extends LitElement {
     const { element } = this;
     if (event.target !== element || !element) return;
     this.state = element.state;
+    if (this.state === 'loading')
+      this.startedWith = { memory: element.memory, keepDisk: element.storageKey !== undefined };
+    else if (this.state === 'stopped' || this.state === 'error') this.startedWith = undefined;
     if (element.vm !== this.machine) {
       this.unlisten?.();
       this.unlisten = undefined;
@@ -476,6 +480,7 @@ export class LinuxVMWorkbench extends LitElement {
           .vm=${vm}
           .element=${element}
           .settings=${this.settings}
+          .startedWith=${this.startedWith}
         ></linux-vm-settings-panel>`;
     }
   }

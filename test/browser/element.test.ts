@@ -120,6 +120,20 @@ describe('<linux-vm>', () => {
     await until('a start', () => element.state === 'booting');
   });
 
+  it('says which browsers can, in one that cannot', async () => {
+    const { validate } = WebAssembly;
+    try {
+      WebAssembly.validate = () => false;
+      const { element } = stage();
+      await element.start().catch(() => undefined);
+      await element.updateComplete;
+      if (!/cannot run the machine.*Chrome or Edge 112, Firefox 121, Safari 18\.2.*Try again/.test(shown(element)))
+        throw new Error(`it shows ${shown(element)}`);
+    } finally {
+      WebAssembly.validate = validate;
+    }
+  });
+
   it('says when it has nothing to boot', async () => {
     const { element } = stage({});
     await element.start().catch(() => undefined);

@@ -168,6 +168,25 @@ describe('<linux-vm-settings-panel>', () => {
     equal([theme, memory, copyPaste, fontSize], ['light', 1024, true, 14]);
     equal(find<HTMLInputElement>(panel, 'input[name=fontSize]').value, '14');
   });
+
+  it('offers a restart when the next machine would be another than the one that runs', async () => {
+    const settings = new SettingsStore(forgetful);
+    const calls: string[] = [];
+    const element = {
+      memory: 512,
+      stop: async () => void calls.push('stop'),
+      start: async () => void calls.push('start'),
+    } as unknown as LinuxVMElement;
+    const startedWith = { memory: 512, keepDisk: false };
+    const { panel, fake } = await stage('linux-vm-settings-panel', { settings, element, startedWith });
+    equal(shown(panel).includes('Restart now'), false);
+    element.memory = 1024; // as the page does
+    settings.update({ memory: 1024 });
+    await panel.updateComplete;
+    button(panel, 'Restart now').click();
+    await until('a start', () => calls.length === 2);
+    equal([calls, fake.calls], [['stop', 'start'], ['run sync']]);
+  });
 });
 
 describe('<linux-vm-storage-list>', () => {
