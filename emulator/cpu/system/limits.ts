@@ -1,0 +1,160 @@
+/**
+ * Segment limits and access rights outside 64-bit code (SDM vol. 3, 5.3 to 5.5). Flat segments need no checks, and nearly
+ * all code has flat ones; where a segment is not flat, code is decoded in a mode of its own (`Mode.Limited…`), in which
+ * each instruction is preceded by the check made here.
+ */
+import type { Cpu, Segment } from '../cpu.ts';
+import { Vector } from '../emit.ts';
+import type { Insn } from '../insn.ts';
+import { CS, DS, ES, FS, RAX, RBP, RBX, RCX, RDI, RSI, RSP, SS } from '../layout.ts';
+import { isRepeated } from './debug.ts';
+import { ATTR } from './segments.ts';
+
+const WHOLE = 0xffffffff;
+const DF = 0x400;
+
+/** Whether every offset can be read and written (CS: executed). */
+function isFlat(s: Segment, code: boolean): boolean {
+  if (!s.usable || s.limit !== WHOLE) return false;
+  if (code) return true;
+  return (s.attributes & (ATTR.CODE | ATTR.CONFORMING | ATTR.RW)) === ATTR.RW;
+}
+
+/**
+ * Whether code has to be checked: in protected mode, with a segment that is not flat. FS and GS are often null, and
+ * then not used: alone that is no reason.
+ */
+export function needsLimits(cpu: Cpu): boolean {
+  if (!(cpu.cr0 & 1) || cpu.code64) return false;
+  for (let n = ES; n <= 5; n++) {
+    const s = cpu.segments[n]!;
+    if (!(n >= FS && !s.usable) && !isFlat(s, n === CS)) return true;
+  }
+  return false;
+}
+
+/** Whether `size` bytes at an offset are in the segment, which allows this kind of access. */
+function allows(s: Segment, offset: number, size: number, write: boolean): boolean {
+  if (!s.usable) return false;
+  const { attributes: a, limit } = s;
+  const code = (a & ATTR.CODE) !== 0;
+  if (write ? code || !(a & ATTR.RW) : code && !(a & ATTR.RW)) return false;
+  const first = offset >>> 0;
+  const last = first + size - 1;
+  if (!code && a & ATTR.CONFORMING) {
+    // Expand-down: what is above the limit.
+    return first > limit && last <= (a & ATTR.DB ? WHOLE : 0xffff);
+  }
+  return last <= limit;
+}
+
+/** Bytes that a memory operand without a size of its own has. */
+function bytesOf(insn: Insn): number {
+  const { name } = insn.def;
+  if (/^fx(save|rstor)/.test(name)) return 512;
+  if (name === 'cmpxchg8b') return 8;
+  if (name === 'bound') return insn.size * 2;
+  if (/^[sl][gi]dt$/.test(name)) return 6;
+  if (/^(l[defgs]s|callf|jmpf)$/.test(name)) return insn.size + 2;
+  if (/^f(ldenv|n?stenv)$/.test(name)) return insn.size === 2 ? 14 : 28;
+  if (/^f(rstor|n?save)$/.test(name)) return insn.size === 2 ? 94 : 108;
+  return name === 'fld' || name === 'fstp' || name === 'fbld' || name === 'fbstp' ? 10 : 1;
+}
+
+/** What uses its operand's address only. */
+const ADDRESS_ONLY = /^(lea|nop|invlpg|prefetch|clflush)/;
+const STRING: Record<string, readonly [source: boolean, destination: boolean, writes: boolean]> = {
+  movs: [true, true, true],
+  cmps: [true, true, false],
+  stos: [false, true, true],
+  lods: [true, false, false],
+  scas: [false, true, false],
+  insb: [false, true, true],
+  insv: [false, true, true],
+  outsb: [true, false, false],
+  outsv: [true, false, false],
+};
+
+/** The instruction is in its segments. */
+export const WITHIN = 0;
+/** A repeated string instruction that gets to the end of a segment: one iteration at a time. */
+export const STEPWISE = -1;
+
+/**
+ * Checks the accesses of an instruction that is about to run.
+ *
+ * @param eip its offset in CS
+ * @returns `WITHIN`, `STEPWISE`, or the vector of the exception, whose error code is 0
+ */
+export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
+  if ((eip >>> 0) + insn.len - 1 > cpu.segments[CS]!.limit) return Vector.GP;
+  const { name } = insn.def;
+  const stack = checkStack(cpu, insn);
+  if (stack) return stack;
+  const string = STRING[name];
+  if (string) return checkString(cpu, insn, string);
+  if (name === 'xlat' || name.startsWith('maskmov')) {
+    const seg = insn.segment >= 0 ? insn.segment : DS;
+    const at = name === 'xlat' ? cpu.low(RBX) + (cpu.low(RAX) & 0xff) : cpu.low(RDI);
+    const size = name === 'xlat' ? 1 : name === 'maskmovq' ? 8 : 16;
+    return allows(cpu.segments[seg]!, at | 0, size, size > 1) ? WITHIN : seg === SS ? Vector.SS : Vector.GP;
+  }
+  if (!insn.mem || ADDRESS_ONLY.test(name)) return WITHIN;
+  const o = insn.operands.find((x) => x.kind === 'mem');
+  const size = o && o.size > 0 ? o.size : bytesOf(insn);
+  const write = insn.operands[0]?.kind === 'mem' && insn.def.access !== 'r';
+  let offset = cpu.effectiveAddress(insn);
+  const index = insn.operands[1];
+  if (/^bt[scr]?$/.test(name) && index?.kind === 'reg')
+    // A bit offset reaches beyond the operand.
+    offset =
+      (offset + (((insn.size === 2 ? (cpu.low(index.reg) << 16) >> 16 : cpu.low(index.reg)) >> 3) & -insn.size)) | 0;
+  if (allows(cpu.segments[insn.mem.seg]!, offset, size, write)) return WITHIN;
+  return insn.mem.seg === SS ? Vector.SS : Vector.GP;
+}
+
+/** PUSH and POP and their kin. */
+function checkStack(cpu: Cpu, insn: Insn): number {
+  const { name } = insn.def;
+  const { size } = insn;
+  const ss = cpu.segments[SS]!;
+  const mask = ss.attributes & ATTR.DB ? -1 : 0xffff;
+  const at = (base: number, delta: number, n: number, write: boolean): number =>
+    allows(ss, (cpu.low(base) + delta) & mask, n, write) ? WITHIN : Vector.SS;
+  if (/^(push|pushf|call)$/.test(name)) return at(RSP, -size, size, true);
+  if (name === 'callf') return at(RSP, -2 * size, 2 * size, true);
+  if (name === 'pusha') return at(RSP, -8 * size, 8 * size, true);
+  if (/^(pop|popf|ret)$/.test(name)) return at(RSP, 0, size, false);
+  if (name === 'retf') return at(RSP, 0, 2 * size, false);
+  if (name === 'iret') return at(RSP, 0, 3 * size, false);
+  if (name === 'popa') return at(RSP, 0, 8 * size, false);
+  if (name === 'leave') return at(RBP, 0, size, false);
+  if (name !== 'enter') return WITHIN;
+  const words = 1 + (insn.immHigh & 31);
+  return at(RSP, -words * size, words * size, true);
+}
+
+function checkString(cpu: Cpu, insn: Insn, [reads, uses, writes]: readonly [boolean, boolean, boolean]): number {
+  const size = /b$/.test(insn.def.name) || !(insn.opcode & 1) ? 1 : insn.size;
+  const mask = insn.addressSize === 2 ? 0xffff : -1;
+  const repeated = isRepeated(insn);
+  const count = repeated ? (cpu.low(RCX) & mask) >>> 0 : 1;
+  if (count === 0) return WITHIN;
+  const down = (cpu.rflags & DF) !== 0;
+  let whole = true;
+  const test = (register: number, seg: number, write: boolean): number => {
+    const s = cpu.segments[seg]!;
+    const first = cpu.low(register) & mask;
+    if (!allows(s, first, size, write)) return seg === SS ? Vector.SS : Vector.GP;
+    const bytes = count * size;
+    const from = down ? (first >>> 0) + size - bytes : first >>> 0;
+    // Offsets that wrap go one by one, too.
+    if (from < 0 || from + bytes > WHOLE + 1 || !allows(s, from, bytes, write)) whole = false;
+    return WITHIN;
+  };
+  const source = reads ? test(RSI, insn.segment >= 0 ? insn.segment : DS, false) : WITHIN;
+  if (source) return source;
+  const destination = uses ? test(RDI, ES, writes) : WITHIN;
+  if (destination) return destination;
+  return whole ? WITHIN : STEPWISE;
+}
