@@ -15,12 +15,26 @@ import { Handlers, Slot, type HandlerHost } from './handlers.ts';
 import { FAR, FAR_PART, farFromRip, fuses, memForm, usesSegment } from './interp.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
-import { modeBits, modeIsUser, type Mode, MODES, R, RAM_BASE, RECORDS, RECORDS_BYTES, S } from './layout.ts';
+import {
+  modeBits,
+  modeIsLimited,
+  modeIsUser,
+  type Mode,
+  MODES,
+  R,
+  RAM_BASE,
+  RECORDS,
+  RECORDS_BYTES,
+  S,
+} from './layout.ts';
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 const MAX_BLOCK = 48;
 /** The share that is taken for blocks without a counter: enough for a region in their own page. */
 const FEW = 1 / 128;
+
+/** In R0 of a check's record: it is about segment limits, not about the next page. */
+const LIMITS = 1;
 
 export interface CodeHost extends HandlerHost {
   readonly u8: Uint8Array;
@@ -33,6 +47,8 @@ export interface CodeHost extends HandlerHost {
   fetchNextPage(record: number): number;
   /** Sets S.RIP to a record's instruction. */
   rewind(record: number): void;
+  /** Before an instruction in a limited mode: 1 to go on, 0 with RIP set back to it. */
+  checkLimits(insn: Insn, record: number): number;
   /** May code using this unit run now? 0: yes; 6: #UD; 7: #NM. */
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number;
 }
@@ -202,12 +218,23 @@ export class CodeCache {
       record += R.SIZE;
     }
     const dead = this.deadFlags(insns);
+    const limited = modeIsLimited(page.mode);
     const last = insns[insns.length - 1];
     const branches = !fault && last !== undefined && last.def.ends;
     let target: number | undefined;
     for (let k = 0; k < insns.length; k++) {
       const insn = insns[k]!;
       let shape = FAR;
+      if (limited) {
+        this.clearRecord(record);
+        w[(record + R.FN) >> 2] = Slot.CrossCheck;
+        u16[(record + R.OFFSET) >> 1] = offsets[k]!;
+        u16[(record + R.COUNT) >> 1] = k + 1;
+        u16[(record + R.R0) >> 1] = LIMITS;
+        w[(record + R.AUX) >> 2] = this.insns.length;
+        this.insns.push(insn);
+        record += R.SIZE;
+      }
       this.clearRecord(record);
       this.fillRecord(record, insn, offsets[k]!, k + 1);
       if (insn.def.ends) {
@@ -229,7 +256,7 @@ export class CodeCache {
         if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
       }
       w[(record + R.FN) >> 2] = this.handlers.handler(insn, dead[k]!, shape);
-      const before = insns[k - 1];
+      const before = limited ? undefined : insns[k - 1];
       if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.handlers.pair(before, insn, shape);
       if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
       if (insn.def.helper !== undefined) {
@@ -316,8 +343,10 @@ export class CodeCache {
   /** Called when a page comes to hold code: the TLB must not let writes by. */
   onMark: (physical: number) => void = () => undefined;
 
-  /** Runs before an instruction that crosses pages: is the next page what it was? 1: go on. */
+  /** Runs before an instruction that crosses pages (is the next page what it was?) or one in a limited mode. 1: go on. */
   private cross(record: number): number {
+    if (this.host.u16[(record + R.R0) >> 1] === LIMITS)
+      return this.host.checkLimits(this.insns[this.host.i32[(record + R.AUX) >> 2]!]!, record);
     const second = this.host.fetchNextPage(record);
     if (second < 0) return 0;
     const expected = this.host.i32[(record + R.DISP) >> 2]!;

@@ -8,7 +8,7 @@ import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { findRegion, type Region } from './jit/find.ts';
 import { emitRegion } from './jit/region.ts';
-import { R } from './layout.ts';
+import { modeIsLimited, R } from './layout.ts';
 import type { X86Processor } from './processor.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
 import { k32 } from './wasm/expr.ts';
@@ -64,7 +64,7 @@ export class Jit {
   hot(record: number): void {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record);
-    if (!block || block.compiled || block.raises || block.crosses || block.count === 0) return;
+    if (!block || modeIsLimited(block.page.mode) || block.compiled || block.raises || block.crosses || block.count === 0) return;
     if (!this.queue.length) this.since = performance.now();
     this.queue.push(this.find(block));
   }
@@ -73,6 +73,7 @@ export class Jit {
   compileNow(block: Block): void {
     if (this.regions >= EAGER) return;
     if (block.compiled || block.raises || block.crosses || block.count === 0) return;
+    if (modeIsLimited(block.page.mode)) return;
     if (!this.code.reserve(ROOM)) return;
     const batch = this.write([this.find(block)]);
     if (!batch) return;

@@ -103,11 +103,24 @@ export const FS = 4;
 export const GS = 5;
 
 /** What code is decoded for; one jump cache each. Translations of one mode are never run in another. */
-export const Mode = { Kernel64: 0, User64: 1, User32: 2, Kernel32: 3, User16: 4, Kernel16: 5 } as const;
+export const Mode = {
+  Kernel64: 0,
+  User64: 1,
+  User32: 2,
+  Kernel32: 3,
+  User16: 4,
+  Kernel16: 5,
+  /** 32-bit code with a segment that is not flat: see system/limits.ts. */
+  LimitedUser32: 6,
+  LimitedKernel32: 7,
+} as const;
 export type Mode = (typeof Mode)[keyof typeof Mode];
-export const MODES = 6;
-export const modeBits = (mode: Mode): 64 | 32 | 16 => (mode <= 1 ? 64 : mode <= 3 ? 32 : 16);
-export const modeIsUser = (mode: Mode): boolean => mode === Mode.User64 || mode === Mode.User32 || mode === Mode.User16;
+export const MODES = 8;
+export const modeIsLimited = (mode: Mode): boolean => mode >= Mode.LimitedUser32;
+export const modeBits = (mode: Mode): 64 | 32 | 16 =>
+  mode <= Mode.User64 ? 64 : mode === Mode.User16 || mode === Mode.Kernel16 ? 16 : 32;
+export const modeIsUser = (mode: Mode): boolean =>
+  mode === Mode.User64 || mode === Mode.User32 || mode === Mode.User16 || mode === Mode.LimitedUser32;
 
 /** A decoded record: 32 bytes, one an instruction, those of a block one after the other. */
 export const R = {

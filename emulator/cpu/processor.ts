@@ -50,6 +50,7 @@ import {
 import { enterState, restoreCpu, saveCpu } from './reset.ts';
 import { fillTables } from './tables.ts';
 import { deliverException, deliverInterrupt } from './system/interrupts.ts';
+import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
 
 const CR0_EM = 1 << 2;
 const CR0_TS = 1 << 3;
@@ -350,6 +351,21 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     return this.code.page(this.fetchPhysical[k]!, this.mode);
   }
 
+  checkLimits(insn: Insn, record: number): number {
+    const at = this.i32[(this.state + S.VPC) >> 2]! + this.u16[(record + R.OFFSET) >> 1]!;
+    const verdict = checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
+    if (verdict === WITHIN) return 1;
+    this.rewind(record);
+    if (verdict === STEPWISE) this.stepwise = true;
+    else {
+      this.fault(verdict, 0);
+      this.faulted = true;
+    }
+    return 0;
+  }
+  /** The next instruction, a repeated one, goes by single iterations. */
+  private stepwise = false;
+
   fetchNextPage(record: number): number {
     const at = (this.state + S.VPC) >> 2;
     const lo = (this.i32[at]! + 4096) | 0;
@@ -468,10 +484,14 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         : Mode.Kernel64
       : user
         ? wide
-          ? Mode.User32
+          ? needsLimits(this)
+            ? Mode.LimitedUser32
+            : Mode.User32
           : Mode.User16
         : wide
-          ? Mode.Kernel32
+          ? needsLimits(this)
+            ? Mode.LimitedKernel32
+            : Mode.Kernel32
           : Mode.Kernel16;
     const at = this.state >> 2;
     this.i32[at + (S.MODE >> 2)] = mode;
@@ -596,6 +616,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           shadowed ||
           this.mmu.watching ||
           this.stepping ||
+          this.stepwise ||
           hasCodeBreakpoints(this)
         ) {
           this.retreated = false;
@@ -651,7 +672,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     // RF holds for one instruction; IRET may set it for the next.
     const resumed = (this.i32[flagsAt]! & RF) !== 0;
     this.i32[flagsAt]! &= ~RF;
-    const insn = traced || this.mmu.watching ? this.decodeHere(15) : undefined;
+    const insn = traced || this.mmu.watching || this.stepwise ? this.decodeHere(15) : undefined;
+    this.stepwise = false;
     const iteration = insn && startIteration(this, insn);
     const fuel = this.i32[fuelAt]!;
     this.i32[fuelAt] = 1;

@@ -104,6 +104,12 @@ export function setCpl(cpu: Cpu, cpl: number): void {
 
 /** Loads SS, DS, ES, FS or GS as MOV and POP do. @throws #GP, #SS, #NP, page faults; then nothing has changed */
 export function loadSegment(cpu: Cpu, n: number, selector: number): void {
+  loadChecked(cpu, n, selector);
+  // Outside 64-bit code the mode tells whether all segments are flat.
+  if (!cpu.code64) cpu.modeChanged();
+}
+
+function loadChecked(cpu: Cpu, n: number, selector: number): void {
   if (!isProtected(cpu)) {
     cpu.segments[n]!.selector = selector;
     cpu.setSegmentBase(n, selector << 4, 0);
