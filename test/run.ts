@@ -52,14 +52,16 @@ const steps: Step[] = [
   journey('page', 'journey'),
   journey('workbench', 'workbench'),
   journey('offline', 'offline'),
+  journey('persistence', 'persistence'),
+  journey('crash', 'crash', '8'),
   journey('embed', 'embed'),
 ];
 
 /** A browser journey: `test/browser/FILE.ts`. */
-function journey(name: string, file: string): Step {
+function journey(name: string, file: string, ...args: string[]): Step {
   return {
     name,
-    command: ['tsx', `test/browser/${file}.ts`],
+    command: ['tsx', `test/browser/${file}.ts`, ...args],
     count: (output) => counts([...output.matchAll(/^(\d+ passed, \d+ failed)$/gm)].at(-1)?.[1]),
     skip: () =>
       !existsSync(DISK)

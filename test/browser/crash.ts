@@ -1,17 +1,18 @@
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { env } from 'node:process';
-import { type Browser, chromium, type Page } from 'playwright-core';
+import type { Page } from 'playwright-core';
 import { build } from 'vite';
 import { readDiff } from '../../emulator/storage/diff.ts';
 import { listen } from '../../src/cli/serve.ts';
+import { KillableBrowser } from './crash/browser.ts';
+import { checkFiles, TOOLS } from './crash/check.ts';
+import { killGuest } from './crash/guest.ts';
 import { record } from './crash/record.ts';
-import { applyEvent, type Trace } from './crash/trace.ts';
-import { check, CHROMIUM, CHROMIUM_ARGS, DISK, journey } from './site.ts';
+import { applyEvent } from './crash/trace.ts';
+import { check, DISK, journey } from './site.ts';
 
 /**
  * `npm run test:crash [-- kills]`: a browser that writes a guest's changes into IndexedDB is killed at random moments,
@@ -21,52 +22,18 @@ import { check, CHROMIUM, CHROMIUM_ARGS, DISK, journey } from './site.ts';
  * - the disk is exactly what it was after some event of the trace, at or after the last flush that was reported;
  * - `e2fsck -fy` repairs what is left to repair;
  * - every file whose fsync had returned by then is there, whole.
+ *
+ * One kill in forty, and one at least, is of the built page with a guest that runs.
  */
 const KILLS = Number(process.argv[2] ?? 200);
 const SCRATCH_SIZE = 48 << 20;
-/** Files in one trace. */
-const FILES = 150;
-const TOOLS = { ...env, PATH: `${env['PATH'] ?? ''}:/usr/sbin:/sbin` };
+/** Files in the trace. */
+const FILES = KILLS > 20 ? 150 : 60;
+/** Kills of a page with a guest in it. */
+const GUESTS = Math.max(1, Math.round(KILLS / 40));
 
 const folder = mkdtempSync(join(tmpdir(), 'crash-'));
 const profile = join(folder, 'profile');
-
-/** A browser of our own in a process group of its own. */
-class KillableBrowser {
-  private constructor(
-    private readonly group: number,
-    private readonly exited: Promise<void>,
-    readonly page: Page,
-    private readonly browser: Browser,
-  ) {}
-
-  static async launch(address: string): Promise<KillableBrowser> {
-    const portFile = join(profile, 'DevToolsActivePort');
-    rmSync(portFile, { force: true });
-    const child = spawn(
-      CHROMIUM,
-      [...CHROMIUM_ARGS, '--headless=new', '--remote-debugging-port=0', `--user-data-dir=${profile}`, 'about:blank'],
-      { detached: true, stdio: 'ignore' },
-    );
-    const exited = new Promise<void>((resolve) => child.on('close', () => resolve()));
-    const end = performance.now() + 60_000;
-    while (!existsSync(portFile) || !readFileSync(portFile, 'utf8').includes('\n')) {
-      if (performance.now() > end) throw new Error('Chromium did not start within a minute');
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-    const port = readFileSync(portFile, 'utf8').split('\n')[0]!;
-    const browser = await chromium.connectOverCDP(`http://127.0.0.1:${port}`);
-    const page = await browser.contexts()[0]!.newPage();
-    await page.goto(address);
-    return new KillableBrowser(child.pid!, exited, page, browser);
-  }
-
-  async kill(): Promise<void> {
-    process.kill(-this.group, 'SIGKILL');
-    await this.exited;
-    await this.browser.close().catch(() => undefined);
-  }
-}
 
 async function bundlePage(): Promise<string> {
   const result = await build({
@@ -104,27 +71,6 @@ class Comparison {
     if (same) this.wrong.delete(block);
     else this.wrong.add(block);
   }
-}
-
-/** Repairs a copy of the disk as a boot would, and looks for the files in it. */
-function checkFiles(disk: Uint8Array, trace: Trace, last: number): number {
-  const image = join(folder, 'image');
-  const files = join(folder, 'files');
-  writeFileSync(image, disk);
-  const { status, stdout } = spawnSync('e2fsck', ['-fy', image], { env: TOOLS, encoding: 'utf8' });
-  // 0: nothing to do; 1: repaired (e2fsck(8)).
-  if (status !== 0 && status !== 1) throw new Error(`e2fsck ended with ${status}:\n${stdout}`);
-  rmSync(files, { recursive: true, force: true });
-  mkdirSync(files);
-  execFileSync('debugfs', ['-R', `rdump / ${files}`, image], { env: TOOLS, stdio: 'ignore' });
-  const promised = trace.files.filter(({ event }) => event <= last);
-  for (const { name, sha256 } of promised) {
-    const file = join(files, name);
-    if (!existsSync(file)) throw new Error(`${name}, which was fsynced, is gone`);
-    const found = createHash('sha256').update(readFileSync(file)).digest('hex');
-    if (found !== sha256) throw new Error(`${name}, which was fsynced, has changed`);
-  }
-  return promised.length;
 }
 
 async function main(): Promise<void> {
@@ -204,13 +150,17 @@ async function main(): Promise<void> {
       next++;
     }
     if (next > reported + 1) unflushed++;
-    promises += checkFiles(disk, trace, reported);
+    const image = join(folder, 'image');
+    writeFileSync(image, disk);
+    const promised = trace.files.filter(({ event }) => event <= reported);
+    checkFiles(image, '/', promised);
+    promises += promised.length;
   };
 
   try {
     for (let kill = 1; kill <= KILLS; kill++) {
       await check(`kill ${kill}`, async () => {
-        const browser = await KillableBrowser.launch(address);
+        const browser = await KillableBrowser.launch(profile, address);
         try {
           const { page } = browser;
           if (round > 0 || reported >= 0) await verify(page);
@@ -243,16 +193,20 @@ async function main(): Promise<void> {
       });
     }
     await check('the last kill', async () => {
-      const browser = await KillableBrowser.launch(address);
+      const browser = await KillableBrowser.launch(profile, address);
       await verify(browser.page).finally(() => browser.kill());
     });
+    for (let kill = 1; kill <= GUESTS; kill++)
+      await check(`kill ${kill} of a guest that runs`, async () => {
+        promises += await killGuest(folder, script);
+      });
   } finally {
     server.closeAllConnections();
     server.close();
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
   }
   process.stdout.write(
-    `     ${KILLS} kills in ${((performance.now() - began) / 1000).toFixed(0)} s: ${promises} fsynced files looked for, ` +
+    `     ${KILLS + GUESTS} kills in ${((performance.now() - began) / 1000).toFixed(0)} s: ${promises} fsynced files looked for, ` +
       `after ${unflushed} kills there was more than what had been flushed\n`,
   );
 }

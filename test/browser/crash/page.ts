@@ -4,7 +4,7 @@ import { MemorySource } from '../../../emulator/disk/memory.ts';
 import { Overlay } from '../../../emulator/disk/overlay.ts';
 import { writeDiff } from '../../../emulator/storage/diff.ts';
 import { IdbStore } from '../../../emulator/storage/idb-store.ts';
-import { deleteStorage } from '../../../src/storage.ts';
+import { deleteStorage, exportStorage } from '../../../src/storage.ts';
 import type { Trace } from './trace.ts';
 
 /** What runs in the page of the crash test: the disk over IndexedDB, without a guest, fed from a trace. */
@@ -55,6 +55,17 @@ export async function replay(key: string, from: number): Promise<void> {
   await disk.flush();
   window.flushed?.(trace.events.length);
   disk.close();
+}
+
+/** The changes that are stored, a byte a character. */
+export async function exported(key: string): Promise<string> {
+  const reader = exportStorage(key).getReader();
+  let text = '';
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return text;
+    for (let at = 0; at < value.length; at += 8192) text += String.fromCharCode(...value.subarray(at, at + 8192));
+  }
 }
 
 export const remove = deleteStorage;

@@ -14,10 +14,10 @@ import type { Trace } from './trace.ts';
  * Runs in the guest: files that are written in pieces and fsynced, with their folder, each told with its hash once that
  * is done; between them files that nobody flushes, that grow, are renamed and deleted.
  */
-const LOAD = `
+export const LOAD = `
 import hashlib, os, random, sys
 r = random.Random(int(sys.argv[1]))
-os.chdir('/mnt')
+os.chdir(sys.argv[3])
 for i in range(int(sys.argv[2])):
     for _ in range(r.randrange(4)):
         loose = 'loose%d' % r.randrange(12)
@@ -40,6 +40,9 @@ for i in range(int(sys.argv[2])):
         os.close(fd)
     print('done', name, hashlib.sha256(data).hexdigest(), flush=True)
 `;
+
+/** What the load says of a file: its name and hash. */
+export const DONE = /^done (\S+) (\w{64})$/;
 
 /**
  * Boots the disk in `directory`, lets the guest work on a second disk, and gives what arrived there.
@@ -108,7 +111,7 @@ export async function record(
       if (status !== 0) throw new Error(`"${command}" failed: ${new TextDecoder().decode(stderr)}`);
     };
     await run('mount -t ext2 /dev/vdb /mnt');
-    const load = await agent.spawn(['python3', '/root/load.py', '7', String(files)]);
+    const load = await agent.spawn(['python3', '/root/load.py', '7', String(files), '/mnt']);
     const decoder = new TextDecoder();
     let text = '';
     for await (const bytes of load.stdout) {
@@ -116,7 +119,7 @@ export async function record(
       const lines = text.split('\n');
       text = lines.pop()!;
       for (const line of lines) {
-        const [, name, sha256] = /^done (\S+) (\w{64})$/.exec(line) ?? [];
+        const [, name, sha256] = DONE.exec(line) ?? [];
         // Its last fsync has returned, so that a flush that was over by now covers it.
         if (name && sha256) trace.files.push({ name, sha256, event: lastFlush });
       }
