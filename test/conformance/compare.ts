@@ -178,7 +178,12 @@ export function differences(code: Code, input: DataView, results: Results, i: nu
   const c = new Comparison(native, at, got);
   const { vector, gotVector } = c;
   // An operand that runs over the end of the 32-bit address space is beyond the segment's limit.
-  if (code.bits === 32 && vector === 13 && gotVector === 14 && record.getUint32(OUT.CR2, true) >= 0xffff_f000)
+  if (
+    code.bits === 32 &&
+    (vector === 13 || vector === 12) &&
+    gotVector === 14 &&
+    record.getUint32(OUT.CR2, true) >= 0xffff_f000
+  )
     return [];
   // Which of its two operands CMPS reads first is the processor's choice.
   const other = (v: number): boolean => v === 13 || v === 14;

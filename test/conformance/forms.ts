@@ -92,6 +92,8 @@ export function encode(
   let segment = -1;
   if ((asMem || implicit || masked) && !simple && r.oneIn(6) && long) segment = 4 + r.below(2);
   if (segment >= 0) out.push(0x60 + segment);
+  // Outside 64-bit mode ES, SS and DS: flat, all of them. FS and GS are null there.
+  else if ((asMem || implicit || masked) && !simple && !long && r.oneIn(6)) out.push(r.pick([0x26, 0x36, 0x3e]));
   if (addressPrefix) out.push(0x67);
   if (size === '66' || d.prefix === '66') out.push(0x66);
   if (d.lock && asMem && r.oneIn(4)) out.push(0xf0);

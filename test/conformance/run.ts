@@ -135,9 +135,9 @@ const refused = new Set(
     .filter((p) => done.forms.every((r) => !r.covered.includes(p) || r.refused.includes(p))),
 );
 forms(64);
-const advertised = DEFS.map((d) => d.pattern).filter(
-  (p) => values.only === undefined || new RegExp(values.only).test(p),
-);
+const advertised = DEFS.filter((d) => modes.some((bits) => d.only === undefined || d.only === bits))
+  .map((d) => d.pattern)
+  .filter((p) => values.only === undefined || new RegExp(values.only).test(p));
 const uncovered = advertised.filter((p) => (!asked.has(p) || refused.has(p)) && !kernels.has(p));
 const missing = done.forms.flatMap((r) => r.missing.map((p) => `${p} (${r.bits}-bit)`));
 
