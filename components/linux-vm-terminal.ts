@@ -107,6 +107,8 @@ export class LinuxVMTerminal extends LitElement {
   private terminal: Terminal | undefined;
   private fitAddon: FitAddon | undefined;
   private webgl: WebglAddon | undefined;
+  /** Bytes shown, up to MUCH. */
+  private written = 0;
   private observer: ResizeObserver | undefined;
   private sticky: Modifiers = NO_MODIFIERS;
   private tabLeaves = false;
@@ -127,6 +129,8 @@ export class LinuxVMTerminal extends LitElement {
   /** Shows bytes of a UTF-8 terminal stream; resolves when they are on the screen. */
   write(data: Uint8Array | string): Promise<void> {
     const { terminal } = this;
+    if (terminal && this.written < MUCH && (this.written += data.length) >= MUCH)
+      whenIdle(() => void this.useWebgl(terminal));
     return terminal ? new Promise((resolve) => terminal.write(data, resolve)) : Promise.resolve();
   }
 
@@ -188,6 +192,7 @@ export class LinuxVMTerminal extends LitElement {
     this.terminal?.dispose();
     this.terminal = undefined;
     this.webgl = undefined;
+    this.written = 0;
   }
 
   protected override updated(changed: PropertyValues<this>): void {
@@ -243,7 +248,6 @@ export class LinuxVMTerminal extends LitElement {
       }),
     );
     terminal.open(this.screen);
-    whenIdle(() => void this.useWebgl(terminal));
     terminal.attachCustomKeyEventHandler((event) => this.onKey(event, terminal));
     terminal.onData((text) => this.type(text));
     terminal.onBell(() => this.bell());
@@ -264,12 +268,14 @@ export class LinuxVMTerminal extends LitElement {
     if (this.screen.clientWidth > 0 && this.screen.clientHeight > 0) this.fitAddon?.fit();
   }
 
-  /** The faster renderer comes when the page is there: the first lines do not need it. */
+  /** The faster renderer comes with the first long output: a prompt does not need it, and it takes long to start. */
   private async useWebgl(terminal: Terminal): Promise<void> {
     // Without a graphics processor the DOM is faster.
     const probe = document.createElement('canvas').getContext('webgl2', { failIfMajorPerformanceCaveat: true });
-    if (!probe) return;
-    probe.getExtension('WEBGL_lose_context')?.loseContext();
+    const info = probe?.getExtension('WEBGL_debug_renderer_info');
+    const name = info ? String(probe?.getParameter(info.UNMASKED_RENDERER_WEBGL)) : '';
+    probe?.getExtension('WEBGL_lose_context')?.loseContext();
+    if (!probe || /swiftshader|llvmpipe|software/i.test(name)) return;
     try {
       const { WebglAddon: Addon } = await import('@xterm/addon-webgl');
       if (this.terminal !== terminal) return;
@@ -348,6 +354,9 @@ export class LinuxVMTerminal extends LitElement {
     this.tabLeaves = stay;
   }
 }
+
+/** Bytes after which a faster renderer is worth its start. */
+const MUCH = 32768;
 
 /** Safari has no idle callbacks. */
 function whenIdle(work: () => void): void {
