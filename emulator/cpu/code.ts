@@ -68,8 +68,8 @@ export class CodeCache {
   /** Counts the times that all translations were dropped. */
   generation = 0;
   onFlush: () => void = () => undefined;
-  /** Physical pages whose x87 code does not keep to what compiled regions expect (jit/x87.ts): it works on memory. */
-  readonly plainX87 = new Set<number>();
+  /** Physical pages whose floating-point code does not keep to what compiled regions expect of it, so that they expect nothing. */
+  readonly plainFloats = new Set<number>();
 
   constructor(private readonly host: CodeHost) {
     this.marks = new Uint8Array(Math.ceil(host.ramSize / 4096));

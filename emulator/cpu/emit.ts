@@ -70,7 +70,7 @@ export type Import =
   | 'float';
 
 /** Types of values that the runtime functions for stores take, by size in bytes. */
-const WRITE_TYPES: Record<number, Expr['type']> = { 1: I32, 2: I32, 4: I32, 8: I64, 16: V128 };
+export const WRITE_TYPES: Record<number, Expr['type']> = { 1: I32, 2: I32, 4: I32, 8: I64, 16: V128 };
 
 /**
  * Lanes of an XMM register, for what is known of them. A number is ordinary if it is finite and not denormal: zero is.
@@ -87,8 +87,9 @@ export abstract class Emit {
   /** Memory is accessed by calls, which take less code and more time. */
   compact = false;
   protected rmwHost: Expr | undefined;
-  private rmwIsScratchable = false;
-  private linear: Expr | undefined;
+  protected rmwIsScratchable = false;
+  /** The memory operand's address, once it has been asked for. */
+  protected linear: Expr | undefined;
 
   constructor(
     readonly f: FunctionBuilder,
@@ -255,18 +256,18 @@ export abstract class Emit {
 
   // ---- guest memory ----
 
-  private miss(x: Expr, size: number): Expr {
+  protected miss(x: Expr, size: number): Expr {
     return i64.gt_u(i64.and(x, k64(0xffffffff00000fffn)), k64(4096 - size));
   }
 
-  private lookupTlb(address: Expr, write: boolean): Expr {
+  protected lookupTlb(address: Expr, write: boolean): Expr {
     const index = i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8);
     const base = this.tlb(write);
     const entry = base.op === 0x41 ? i64.load(index, base.k as number) : i64.load(i32.add(base, index));
     return this.let(i64.xor(entry, address));
   }
 
-  private slow(name: 'slowAccess' | 'slowStore' | 'read' | 'modify', address: Expr, info: number): Expr {
+  protected slow(name: 'slowAccess' | 'slowStore' | 'read' | 'modify', address: Expr, info: number): Expr {
     return this.callRuntime(name, address, k32(info | this.slowInfo), this.record());
   }
 
@@ -404,7 +405,8 @@ export abstract class Emit {
       : i64.extend_u(i32.add(this.gpr(RSP, 4), k32(delta)));
   }
 
-  setStack(offset: Expr): void {
+  /** `by`: what it changes by, where that is a constant. */
+  setStack(offset: Expr, _by?: number): void {
     this.setGpr(RSP, this.stackWidth, this.stackWidth === 8 ? offset : i32.wrap(offset));
   }
 
@@ -412,7 +414,7 @@ export abstract class Emit {
     const v = this.let(value);
     const to = this.let(this.stackPlus(-size));
     this.store(this.stackAddress(to), size, v);
-    this.setStack(to);
+    this.setStack(to, -size);
   }
 
   /** Reads the top of the stack; the caller moves the pointer with `setStack(stackPlus(size))` after all faults. */
@@ -651,10 +653,10 @@ export abstract class Emit {
   sameRegister(): boolean {
     return false;
   }
-  /** Whether `retreatAfter` may be used. */
+  /** Whether `retreat` may be used for what is rare. */
   mayRetreat = false;
-  /** Leaves what follows this instruction, which is done but for the next RIP, to the interpreter. */
-  retreatAfter(): void {
+  /** Leaves this instruction to the interpreter; nothing may have changed yet. What follows is not reached. */
+  retreat(): void {
     throw new Error('this tier does not retreat');
   }
 

@@ -66,6 +66,7 @@ const RF = 1 << 16;
  */
 const HOT = 6000;
 const NEVER = 0x7fffffff;
+const RETREAT_WINDOW = 50_000_000;
 const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
 /** Whether an address whose upper half is `hi` is canonical. */
 const isCanonical = (hi: number): boolean => (hi << 15) >> 31 === hi >> 15;
@@ -285,10 +286,13 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   /** The next instruction is one that a compiled region has left to the interpreter. */
   private retreated = false;
-  /** Times that compiled code of a page may leave an x87 instruction to the interpreter before it is compiled anew. */
-  retreatLimit = 100;
-  /** How often that happened, by physical page. */
-  private readonly retreats = new Map<number, number>();
+  /**
+   * Times that compiled code of a page may leave an instruction to the interpreter, each of which takes as long as thousands
+   * of compiled ones, within `RETREAT_WINDOW` instructions before it is compiled anew without that.
+   */
+  retreatLimit = 1000;
+  /** How often that happened, by physical page, since a number of instructions. */
+  private readonly retreats = new Map<number, { count: number; since: number }>();
 
   /** Code on which regions retreat again and again is compiled anew without what they retreat from. */
   private retreat(): void {
@@ -301,10 +305,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       if (!(e instanceof GuestFault)) throw e;
       return;
     }
-    const count = (this.retreats.get(page) ?? 0) + 1;
-    this.retreats.set(page, count);
-    if (count < this.retreatLimit || this.code.plainX87.has(page)) return;
-    this.code.plainX87.add(page);
+    const now = this.instructions;
+    let seen = this.retreats.get(page);
+    if (!seen || now - seen.since > RETREAT_WINDOW) this.retreats.set(page, (seen = { count: 0, since: now }));
+    if (++seen.count < this.retreatLimit || this.code.plainFloats.has(page)) return;
+    this.code.plainFloats.add(page);
     this.code.written(page, 4096);
   }
 
@@ -704,6 +709,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       compiled: Math.max(0, this.total - this.restored - this.interpreted),
       regions: this.jit.regions,
       codeBytes: this.jit.codeBytes,
+      emitMilliseconds: this.jit.emitTime,
       exceptions: this.exceptions,
       interrupts: this.interruptCount,
       tlbFills: this.mmu.fills,

@@ -29,7 +29,7 @@ function jumpToOffset(c: Emit, offset: Expr, back?: () => void): void {
 function defineReturns(): void {
   def('ret c3', BRANCH, (c) => {
     const target = c.top(c.size);
-    c.setStack(c.let(c.stackPlus(c.size)));
+    c.setStack(c.let(c.stackPlus(c.size)), c.size);
     jumpToOffset(c, target, () => c.setStack(c.let(c.stackPlus(-c.size))));
   });
   def('ret c2 Iw', BRANCH, (c) => {

@@ -53,37 +53,51 @@ export function mxcsrIs(c: Emit, care: number, want: number): Expr {
 /** Round to nearest, and the sticky PE is already set: inexact results need no notice. */
 export const fastArithmetic = (c: Emit): Expr => mxcsrIs(c, MXCSR.RC | MXCSR.PE, MXCSR.PE);
 
-/** A mask of the sign bits of a vector's lanes, of the exponents, of an exponent of one and of two. */
-const EXPONENTS = {
-  4: lanes32([0x7f800000, 0x7f800000, 0x7f800000, 0x7f800000]),
-  8: lanes64([0x7ffn << 52n, 0x7ffn << 52n]),
-};
-const ONES = { 4: lanes32([1 << 23, 1 << 23, 1 << 23, 1 << 23]), 8: lanes64([1n << 52n, 1n << 52n]) };
-const TWOS = { 4: lanes32([1 << 24, 1 << 24, 1 << 24, 1 << 24]), 8: lanes64([1n << 53n, 1n << 53n]) };
+/** A vector of lanes of 4 or 8 bytes with `exponent` in their exponent fields. */
+const withExponent = (size: 4 | 8, exponent: number): Expr =>
+  size === 8
+    ? lanes64([BigInt(exponent) << 52n, BigInt(exponent) << 52n])
+    : lanes32(Array.from({ length: 4 }, () => exponent << 23));
 
-/** Not 0 if a lane of one of the vectors is zero, denormal, infinite or NaN. `size`: of a lane, in bytes. */
-export function anyLaneOdd(c: Emit, size: 4 | 8, vectors: readonly Expr[]): Expr {
+/**
+ * The sign bits of lanes that are zero, denormal, infinite or NaN. `size`: of a lane, in bytes.
+ *
+ * @param least smallest exponent field that is ordinary: 2 for results that may have been rounded up to the least normal number
+ */
+export function laneOdd(c: Emit, size: 4 | 8, v: Expr, least: 1 | 2 = 1): Expr {
   const l = size === 8 ? I64X2 : I32X4;
-  // The exponent less one is negative, or is at least the largest one less one: with one more added that is, too.
-  const signs = vectors.map((v) => {
-    const e = c.let(v128.bin(l.sub, v128.and(v, EXPONENTS[size]), ONES[size]));
-    return v128.or(e, v128.bin(l.add, e, TWOS[size]));
-  });
-  return v128.test(l.bitmask, signs.reduce(v128.or));
+  // The field less `least` is negative, or with one more than `least` added reaches the sign.
+  const e = c.let(
+    v128.bin(l.sub, v128.and(v, withExponent(size, size === 8 ? 0x7ff : 0xff)), withExponent(size, least)),
+  );
+  return v128.or(e, v128.bin(l.add, e, withExponent(size, least + 1)));
 }
 
 /** The bits of a scalar without its sign: i32 or i64, evaluated. */
 export const unsignedBits = (c: Emit, size: 4 | 8, x: Expr): Expr =>
   c.let(size === 8 ? i64.shl(i64.reinterpret(x), 1) : i32.shl(i32.reinterpret(x), 1));
-/** 1 if the number of these bits is zero, denormal, infinite or NaN. */
-export const isOdd = (size: 4 | 8, bits: Expr): Expr =>
-  size === 8 ? i64.ge_u(i64.sub(bits, 1n << 53n), 0x7fen << 53n) : i32.ge_u(i32.sub(bits, 1 << 24), k32(0xfe000000));
+/** 1 if the number of these bits is zero, denormal, infinite or NaN. `least` as above. */
+export const isOdd = (size: 4 | 8, bits: Expr, least: 1 | 2 = 1): Expr =>
+  size === 8
+    ? i64.ge_u(i64.sub(bits, BigInt(least) << 53n), BigInt(0x7ff - least) << 53n)
+    : i32.ge_u(i32.sub(bits, least << 24), k32((0xff - least) << 24));
 /** The same without zero. */
 export const isOddNotZero = (size: 4 | 8, bits: Expr): Expr =>
   i32.and(isOdd(size, bits), size === 8 ? i64.ne(bits, 0) : i32.ne(bits, 0));
 
-/** Stores the operands in TEMP and runs the exact operation; the result is at `exactResult`. */
+/** 1 if the number of these bits matters to a comparison besides its value: NaN or denormal. */
+export const isOddCompared = (size: 4 | 8, bits: Expr): Expr =>
+  size === 8
+    ? i32.or(i64.lt_u(i64.sub(bits, 1), (1n << 53n) - 1n), i64.gt_u(bits, 0x7ffn << 53n))
+    : i32.or(i32.lt_u(i32.sub(bits, 1), (1 << 24) - 1), i32.gt_u(bits, k32(0xff000000)));
+
+/**
+ * Stores the operands in TEMP and runs the exact operation; the result is at `exactResult`. Compiled code mostly leaves it to
+ * the interpreter: nothing may have changed yet.
+ */
 export function exactOp(c: Emit, op: Expr, a: Expr, b: Expr): void {
+  // In a region a call that comes back costs the common case too: registers would have to be kept over it.
+  if (c.mayRetreat) return c.retreat();
   c.setState(S.TEMP, 16, a);
   c.setState(S.TEMP + 16, 16, b);
   c.exactFloat(op);

@@ -7,7 +7,7 @@ import { S } from '../layout.ts';
 import { F32X4, F64X2, I32X4, I64X2 } from '../wasm/simd.ts';
 import { I32, I64, V128, choose, f32, f64, i32, i64, k32, k64, kf32, kf64, v128, type Expr } from '../wasm/expr.ts';
 import { exact, exactResult, fastArithmetic, low, lowF32, lowF64, mxcsrIs, range, source } from './sse-common.ts';
-import { PD, PS, SD, SS, keptBy, lanesOf, spreadLow, type Form } from './sse-float.ts';
+import { PD, PS, SD, SS, keptBy, lanesOf, type Form } from './sse-float.ts';
 import { MIN_NORMAL32 } from './sse-runtime.ts';
 import { enterMmx, waitMmx } from './sse-move.ts';
 
@@ -40,13 +40,6 @@ function convertOr(c: Emit, ok: Expr, r: Expr, format: FloatFormat, packed: bool
   c.f.if(i32.eqz(ok), () => {
     exact(c, FloatKind.Convert, format, packed, packed ? b : c.vectorAt(0), b);
     c.f.set(out, exactResult(c));
-    if (c.mayRetreat) {
-      const x = packed ? out.get : spreadLow(to, out.get);
-      c.f.if(c.callRuntime(`sse_unusual_${to.format ? 64 : 32}`, x, x, x), () => {
-        c.setVectorAt(0, out.get);
-        c.retreatAfter();
-      });
-    }
   });
   c.setVectorAt(0, out.get);
   c.noteLanes(0, kept | (c.mayRetreat ? lanesOf(to) : 0));

@@ -3,16 +3,17 @@ import { Lanes, type Emit } from '../emit.ts';
 import { FloatFormat, FloatKind, floatOp } from '../float/exact.ts';
 import { MXCSR } from '../float/mxcsr.ts';
 import { ARITH, def } from '../insn.ts';
-import { F32X4, F64X2, I32X4, I64X2, type FloatLanes } from '../wasm/simd.ts';
-import { V128, choose, f32, f64, i32, k32, kf32, v128, type Expr } from '../wasm/expr.ts';
+import { ANY_TRUE, F32X4, F64X2, I32X4, I64X2, type FloatLanes } from '../wasm/simd.ts';
+import { V128, choose, f32, f64, i32, i64, k32, kf32, v128, type Expr } from '../wasm/expr.ts';
 import {
   IOTA,
-  anyLaneOdd,
   exact,
   exactOp,
   exactResult,
   isOdd,
+  isOddCompared,
   isOddNotZero,
+  laneOdd,
   lanes32,
   lanes64,
   low,
@@ -66,9 +67,50 @@ export const lanesOf = (form: Form): number =>
 export const keptBy = (form: Form): number => (form.packed ? 0 : form.format ? Lanes.HIGH : Lanes.D1 | Lanes.UPPER_S);
 
 /**
+ * Whether a lane of r = a op b needs the exact function (not 0 then) although one of `vectors` was odd: zeros may well do. Lanes are
+ * those of the form.
+ */
+function stillOdd(
+  c: Emit,
+  form: Form,
+  rule: 'add' | 'mul' | 'div',
+  a: Expr,
+  b: Expr,
+  r: Expr,
+  vectors: readonly Expr[],
+): Expr {
+  const size = form.format ? 8 : 4;
+  const l = form.lanes;
+  const zero = c.zeroVector;
+  // A zero product has a zero factor, or there was an underflow.
+  if (form.packed) {
+    const origin =
+      rule === 'mul'
+        ? v128.or(v128.bin(l.eq, a, zero), v128.bin(l.eq, b, zero))
+        : v128.and(v128.bin(l.eq, a, zero), v128.bin(l.ne, b, zero));
+    const odd = vectors.map((v) => {
+      const fine = v128.bin(l.eq, v, zero);
+      if (rule === 'add' || v !== r) return v128.andnot(laneOdd(c, size, v), fine);
+      const least = v128.bin(l.eq, v128.un(l.abs, v), minNormal(l));
+      return v128.or(least, v128.andnot(laneOdd(c, size, v), v128.and(fine, origin)));
+    });
+    return v128.test((size === 8 ? I64X2 : I32X4).bitmask, odd.reduce(v128.or));
+  }
+  const bitsOf = (v: Expr): Expr => unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v));
+  const isZero = (x: Expr): Expr => (size === 8 ? i64.eqz(x) : i32.eqz(x));
+  const odd = vectors.map((v) => isOddNotZero(size, bitsOf(v)));
+  if (rule === 'add') return odd.reduce(i32.or);
+  const [zeroA, zeroB] = [isZero(bitsOf(a)), isZero(bitsOf(b))];
+  const origin = rule === 'mul' ? i32.or(zeroA, zeroB) : i32.and(zeroA, i32.eqz(zeroB));
+  const x = bitsOf(r);
+  const least = size === 8 ? i64.eq(x, 1n << 53n) : i32.eq(x, 1 << 24);
+  return i32.or(odd.reduce(i32.or), i32.or(least, i32.and(isZero(x), i32.eqz(origin))));
+}
+
+/**
  * The tail of an arithmetic operation: `r` is what WebAssembly made of `a` and `b` (all evaluated). It stands if they
- * are ordinary numbers and MXCSR is in its usual state; otherwise the exact function decides. Where the region may be left,
- * code that follows can rely on ordinary numbers, whatever came out.
+ * are ordinary numbers and MXCSR is in its usual state; otherwise the exact function decides, or the interpreter: then the code that
+ * follows knows that there are ordinary numbers.
  *
  * @param known lanes of a and of b known to be ordinary
  */
@@ -90,38 +132,31 @@ function checked(
   const vectors = [r];
   if (kind !== FloatKind.Sqrt && (known[0] & lanes) !== lanes) vectors.push(a);
   if ((known[1] & lanes) !== lanes) vectors.push(b);
-  const bits = form.packed ? [] : vectors.map((v) => unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)));
-  const odd = form.packed ? anyLaneOdd(c, size, vectors) : bits.map((x) => isOdd(size, x)).reduce(i32.or);
+  const least = (v: Expr): 1 | 2 => (v === r && rule !== 'add' ? 2 : 1);
+  const odd = form.packed
+    ? v128.test((size === 8 ? I64X2 : I32X4).bitmask, vectors.map((v) => laneOdd(c, size, v, least(v))).reduce(v128.or))
+    : vectors
+        .map((v) => isOdd(size, unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)), least(v)))
+        .reduce(i32.or);
   const s = (x: Expr): Expr => (form.packed ? x : spreadLow(form, x));
   const look = (function_: string, x: Expr, y: Expr): Expr =>
     c.callRuntime(`sse_${function_}_${size * 8}`, s(x), s(y), s(r));
-  const closer = (): void => {
+  c.f.if(i32.or(c.mxcsrOdd(), odd), () => {
+    const decide = (): void => {
+      exact(c, kind, form.format, form.packed, a, b);
+      c.f.set(out, exactResult(c));
+    };
+    if (c.mayRetreat) {
+      c.f.if(i32.or(c.mxcsrOdd(), stillOdd(c, form, rule, a, b, r, vectors)), decide);
+      return;
+    }
     const first = kind === FloatKind.Sqrt ? b : a;
     // While PE is clear, exact results need nothing either.
     const second = kind === FloatKind.Sub ? v128.un(form.lanes.neg, b) : b;
+    const inexact = `inexact_${kind === FloatKind.Sqrt ? 'sqrt' : rule}`;
     const clear =
-      kind === FloatKind.AddSub
-        ? k32(1)
-        : choose(
-            mxcsrIs(c, MXCSR.RC, 0),
-            look(`inexact_${kind === FloatKind.Sqrt ? 'sqrt' : rule}`, first, second),
-            k32(1),
-          );
-    c.f.if(choose(c.mxcsrOdd(), clear, look(`odd_${rule}`, first, b)), () => {
-      exact(c, kind, form.format, form.packed, a, b);
-      c.f.set(out, exactResult(c));
-    });
-    if (c.mayRetreat)
-      c.f.if(c.callRuntime(`sse_unusual_${size * 8}`, s(first), s(b), s(out.get)), () => {
-        c.setVectorAt(0, out.get);
-        c.retreatAfter();
-      });
-  };
-  c.f.if(i32.or(c.mxcsrOdd(), odd), () => {
-    // Of a sum, zeros are as good as any number.
-    if (rule === 'add' && !form.packed)
-      c.f.if(i32.or(c.mxcsrOdd(), bits.map((x) => isOddNotZero(size, x)).reduce(i32.or)), closer);
-    else closer();
+      kind === FloatKind.AddSub ? k32(1) : choose(mxcsrIs(c, MXCSR.RC, 0), look(inexact, first, second), k32(1));
+    c.f.if(choose(c.mxcsrOdd(), clear, look(`odd_${rule}`, first, b)), decide);
   });
   c.setVectorAt(0, out.get);
   c.noteLanes(0, kept | (c.mayRetreat ? lanes : 0));
@@ -205,27 +240,21 @@ function comparable(
   const b = c.temp(V128);
   c.f.set(a, x);
   c.f.set(b, y);
-  let ordinary: Expr;
-  if (form.packed) {
-    const smallest = v128.bin(l.pmin, v128.un(l.abs, a.get), v128.un(l.abs, b.get));
-    // If a is NaN, so is `smallest`; b is tested on its own.
-    ordinary = v128.test(
-      form.format ? I64X2.all_true : I32X4.all_true,
-      v128.and(v128.bin(l.gt, smallest, minNormal(l)), v128.bin(l.eq, b.get, b.get)),
+  const bitsOf = (v: Expr): Expr => unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v));
+  // Lanes of what is not known: NaN or denormal.
+  const odd = (v: Expr): Expr =>
+    v128.or(
+      v128.and(v128.bin(l.lt, v128.un(l.abs, v), minNormal(l)), v128.bin(l.ne, v, c.zeroVector)),
+      v128.bin(l.ne, v, v),
     );
-  } else {
-    const odd = (v: Expr): Expr => isOddNotZero(size, unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)));
-    ordinary = i32.eqz(knownX ? odd(b.get) : knownY ? odd(a.get) : i32.or(odd(a.get), odd(b.get)));
-  }
-  const mode = c.let(fastCompare(c));
-  c.f.if(i32.eqz(i32.and(mode, ordinary)), () => {
-    const s = (v: Expr): Expr => (form.packed ? v : spreadLow(form, v));
-    const odd = c.callRuntime(`sse_odd_compare_${form.format ? 64 : 32}`, s(a.get), s(b.get), s(b.get));
-    c.f.if(choose(mode, odd, k32(1)), () => {
-      exactOp(c, i32.add(k32(floatOp(FloatKind.Compare, form.format, form.packed)), signalling), a.get, b.get);
-      c.f.set(a, exactResult(c));
-      c.f.set(b, exactResult(c, 1));
-    });
+  const both = [...(knownX ? [] : [a.get]), ...(knownY ? [] : [b.get])];
+  const odds = form.packed
+    ? v128.test(ANY_TRUE, both.map(odd).reduce(v128.or))
+    : both.map((v) => isOddCompared(size, bitsOf(v))).reduce(i32.or);
+  c.f.if(c.mayRetreat ? odds : i32.or(i32.eqz(fastCompare(c)), odds), () => {
+    exactOp(c, i32.add(k32(floatOp(FloatKind.Compare, form.format, form.packed)), signalling), a.get, b.get);
+    c.f.set(a, exactResult(c));
+    c.f.set(b, exactResult(c, 1));
   });
   return { a: a.get, b: b.get };
 }

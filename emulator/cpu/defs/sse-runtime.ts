@@ -24,7 +24,7 @@ const denormal = (l: FloatLanes, x: Expr): Expr =>
 const isZero = (l: FloatLanes, x: Expr): Expr => v128.bin(l.eq, x, zero);
 const isNotZero = (l: FloatLanes, x: Expr): Expr => v128.bin(l.ne, x, zero);
 
-type Rule = 'add' | 'mul' | 'div' | 'compare';
+type Rule = 'add' | 'mul' | 'div';
 
 function odd(name: string, l: FloatLanes, rule: Rule): RuntimeFunction {
   return {
@@ -35,32 +35,12 @@ function odd(name: string, l: FloatLanes, rule: Rule): RuntimeFunction {
       const b = f.param(1);
       const r = f.param(2);
       let bad = v128.or(denormal(l, a), denormal(l, b));
-      if (rule === 'compare') bad = v128.or(bad, v128.or(v128.bin(l.ne, a, a), v128.bin(l.ne, b, b)));
-      else {
-        bad = v128.or(bad, denormal(l, r));
-        bad = v128.or(bad, v128.not(v128.bin(l.lt, v128.un(l.abs, r), infinity(l))));
-        // A zero from operands that are not: underflow.
-        if (rule === 'div') bad = v128.or(bad, v128.and(isZero(l, r), isNotZero(l, a)));
-        if (rule === 'mul') bad = v128.or(bad, v128.and(isZero(l, r), v128.and(isNotZero(l, a), isNotZero(l, b))));
-      }
+      bad = v128.or(bad, denormal(l, r));
+      bad = v128.or(bad, v128.not(v128.bin(l.lt, v128.un(l.abs, r), infinity(l))));
+      // A zero from operands that are not: underflow.
+      if (rule === 'div') bad = v128.or(bad, v128.and(isZero(l, r), isNotZero(l, a)));
+      if (rule === 'mul') bad = v128.or(bad, v128.and(isZero(l, r), v128.and(isNotZero(l, a), isNotZero(l, b))));
       f.return(v128.test(ANY_TRUE, bad));
-    },
-  };
-}
-
-/** 1 if a lane of three vectors is no ordinary number (`Lanes`). */
-function unusual(name: string, l: FloatLanes): RuntimeFunction {
-  return {
-    name,
-    signature: { params: [V128, V128, V128], results: [I32] },
-    build(f) {
-      const odd = [0, 1, 2].map((k) => {
-        const x = f.param(k);
-        const size = v128.un(l.abs, x);
-        const normal = v128.and(v128.bin(l.ge, size, minNormal(l)), v128.bin(l.lt, size, infinity(l)));
-        return v128.not(v128.or(normal, isZero(l, x)));
-      });
-      f.return(v128.test(ANY_TRUE, odd.reduce(v128.or)));
     },
   };
 }
@@ -139,12 +119,10 @@ function inexact(operation: Operation, l: FloatLanes): RuntimeFunction {
 }
 
 export const SSE_RUNTIME: readonly RuntimeFunction[] = [
-  ...(['add', 'mul', 'div', 'compare'] as const).flatMap((rule) => [
+  ...(['add', 'mul', 'div'] as const).flatMap((rule) => [
     odd(`sse_odd_${rule}_32`, F32X4, rule),
     odd(`sse_odd_${rule}_64`, F64X2, rule),
   ]),
-  unusual('sse_unusual_32', F32X4),
-  unusual('sse_unusual_64', F64X2),
   ...(['add', 'mul', 'div', 'sqrt'] as const).flatMap((operation) => [
     inexact(operation, F32X4),
     inexact(operation, F64X2),

@@ -29,7 +29,7 @@ function definePushPop(): void {
 
   def('pop 58+r Zv', { ...D64, access: 'w' }, (c) => {
     const v = c.top(c.size);
-    c.setStack(c.let(c.stackPlus(c.size)));
+    c.setStack(c.let(c.stackPlus(c.size)), c.size);
     c.set(0, v);
   });
   def('pop 8f/0 Ev', { ...D64, access: 'w' }, (c) => {

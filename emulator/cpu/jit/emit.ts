@@ -1,10 +1,10 @@
 /** Definitions emitted into a compiled region: registers, flags and fuel are WebAssembly locals, operands are known. */
-import { Emit, type Import, type PendingFlags, Vector } from '../emit.ts';
+import { Emit, type Import, type PendingFlags, Vector, WRITE_TYPES } from '../emit.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import { memForm, usesSegment, type Linkage } from '../interp.ts';
 import {
   modeIsUser,
-  R,
+  RSP,
   S,
   TLB_KERNEL_READ,
   TLB_KERNEL_WRITE,
@@ -13,6 +13,7 @@ import {
   type Mode,
 } from '../layout.ts';
 import { RUNTIME } from '../runtime.ts';
+import { INVALID, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, I64, i64, k32, k64, V128, v128, type Expr } from '../wasm/expr.ts';
@@ -55,6 +56,9 @@ export interface RegionContext {
   exit: Label;
   /** The same after an exception. */
   fault: Label;
+  /** The same where `exitRecord` is to be run by the interpreter. */
+  back: Label;
+  readonly windows: Windows;
   /** Goes to an offset relative to the page, as an edge from the current block. */
   edge(offset: number): void;
   /** Stays within the region if the linear address is one of its blocks that can be jumped to; else goes on. */
@@ -109,8 +113,10 @@ export function newContext(
     registers,
     discover,
     pending: undefined,
+    windows: new Windows(f),
     exit: { depth: 0 },
     fault: { depth: 0 },
+    back: { depth: 0 },
     edge: () => undefined,
     jump: () => undefined,
     x87: undefined,
@@ -165,7 +171,11 @@ export class JitEmit extends Emit {
     private readonly blockLength: number,
   ) {
     super(c.f, insn, c.state);
+    this.nesting = c.f.nesting;
   }
+
+  /** Of the instruction: what is emitted deeper may not be run. */
+  private readonly nesting: number;
 
   /** Operands of most instructions are read in place. */
   override get(k: number): Expr {
@@ -206,6 +216,7 @@ export class JitEmit extends Emit {
 
   private putGpr(n: number, size: number, high: boolean, value: Expr): void {
     const local = this.writeGpr(n);
+    this.c.windows.changed(n);
     if (size === 8) this.f.set(local, value);
     else if (size === 4) this.f.set(local, i64.extend_u(value));
     else {
@@ -319,6 +330,134 @@ export class JitEmit extends Emit {
     return callExpr(RUNTIME_RESULT.get(name)!, this.c.link.imports[name]!, args);
   }
 
+  // ---- memory near what was accessed before ----
+
+  /** Address of the stack access that is being written, and its displacement from RSP. */
+  private stackPlace: Expr | undefined;
+  private stackDisplacement = 0;
+
+  /** An address as a register and a displacement from it, where it is just that. */
+  private place(address: Expr): { register: number; displacement: number } | undefined {
+    if (this.insn.bits !== 64 || this.compact) return undefined;
+    if (address === this.stackPlace) return { register: RSP, displacement: this.stackDisplacement };
+    const m = this.insn.mem;
+    if (!m || address !== this.linear) return undefined;
+    if (m.base < 0 || m.base > 15 || m.index >= 0 || m.addressSize !== 8 || usesSegment(this.insn)) return undefined;
+    return { register: m.base, displacement: m.disp };
+  }
+
+  private open(register: number, displacement: number, write: boolean): Window | undefined {
+    return this.f.nesting === this.nesting ? this.c.windows.open(register, displacement, write) : undefined;
+  }
+
+  override access(address: Expr, size: number, write: boolean): Expr {
+    const place = this.place(address);
+    if (!place) return super.access(address, size, write);
+    const { f } = this;
+    const { register, displacement } = place;
+    const { windows } = this.c;
+    if (write) this.rmwIsScratchable = true;
+    const host = this.temp(I32);
+    const info = size | (write ? 0x100 : 0);
+    const near = windows.find(register, displacement, write);
+    if (near) {
+      const distance = displacement - near.displacement;
+      f.if(
+        i32.gt_u(i32.add(near.offset.get, distance), 4096 - size),
+        () => {
+          this.beforeFault();
+          f.set(host, this.slow(write ? 'modify' : 'read', address, info));
+          this.leaveUnless(host.get);
+        },
+        () => f.set(host, i32.add(near.host.get, distance)),
+      );
+      return host.get;
+    }
+    const x = this.lookupTlb(address, write);
+    const opened = this.open(register, displacement, write);
+    f.if(
+      this.miss(x, size),
+      () => {
+        this.beforeFault();
+        f.set(host, this.slow('slowAccess', address, info));
+        this.leaveUnless(host.get);
+        if (opened) f.set(opened.offset, k32(INVALID));
+      },
+      () => {
+        f.set(host, i32.wrap(x));
+        if (opened) f.set(opened.offset, i32.and(host.get, 0xfff));
+      },
+    );
+    if (opened) f.set(opened.host, host.get);
+    return host.get;
+  }
+
+  override store(address: Expr, size: number, value: Expr): void {
+    const place = this.place(address);
+    if (!place || WRITE_TYPES[size] !== value.type) return super.store(address, size, value);
+    const { f } = this;
+    const { register, displacement } = place;
+    const { windows } = this.c;
+    const v = this.let(value);
+    const slow = (): void => {
+      this.beforeFault();
+      this.leaveUnless(this.callRuntime(`write${size}`, address, v, k32(size | this.slowInfo), this.record()));
+    };
+    const near = windows.find(register, displacement, true);
+    if (near) {
+      const distance = displacement - near.displacement;
+      f.if(i32.gt_u(i32.add(near.offset.get, distance), 4096 - size), slow, () =>
+        f.store(size, i32.add(near.host.get, distance), v),
+      );
+      return;
+    }
+    const x = this.lookupTlb(address, true);
+    const opened = this.open(register, displacement, true);
+    f.if(
+      this.miss(x, size),
+      () => {
+        slow();
+        if (opened) f.set(opened.offset, k32(INVALID));
+      },
+      () => {
+        const host = opened ? opened.host : this.temp(I32);
+        f.set(host, i32.wrap(x));
+        f.store(size, host.get, v);
+        if (opened) f.set(opened.offset, i32.and(host.get, 0xfff));
+      },
+    );
+  }
+
+  override push(value: Expr, size: number): void {
+    const v = this.let(value);
+    const to = this.let(this.stackPlus(-size));
+    this.stackPlace = to;
+    this.stackDisplacement = -size;
+    this.store(this.stackAddress(to), size, v);
+    this.setStack(to, -size);
+  }
+
+  override top(size: number, offset = 0): Expr {
+    const at = this.let(this.stackPlus(offset));
+    this.stackPlace = at;
+    this.stackDisplacement = offset;
+    return this.load(this.stackAddress(at), size);
+  }
+
+  override setStack(offset: Expr, by?: number): void {
+    const { windows } = this.c;
+    const known = by === undefined || this.insn.bits !== 64 ? undefined : windows.save();
+    super.setStack(offset);
+    if (!known) return;
+    windows.restore(known);
+    windows.changed(RSP, by);
+  }
+
+  override callHelper(): void {
+    super.callHelper();
+    this.c.windows.clear();
+  }
+
   protected leaveFaulted(): void {
     this.f.br(this.c.fault);
   }
@@ -327,17 +466,11 @@ export class JitEmit extends Emit {
     this.f.brIf(i32.eqz(ok), this.c.fault);
   }
 
-  /** Leaves this instruction to the interpreter; nothing may have changed yet. */
-  retreat(record = this.recordAddress): void {
+  override retreat(): void {
     this.beforeFault();
     this.f.store(4, this.state + S.FAULT_FLAGS, k32(this.slowInfo >>> 16));
-    this.f.drop(this.callImport('retreat', k32(record)));
-    this.leaveFaulted();
-  }
-
-  override mayRetreat = false;
-  override retreatAfter(): void {
-    this.retreat(this.recordAddress + R.SIZE);
+    this.f.set(this.c.exitRecord, this.record());
+    this.f.br(this.c.back);
   }
 
   override mxcsrOdd(): Expr {
@@ -479,6 +612,7 @@ export class JitEmit extends Emit {
   runHelper(): void {
     this.c.x87?.sync();
     this.settleFlags();
+    this.c.windows.clear();
     spill(this.c);
     this.f.if(this.callImport('helper', this.record()), () => this.f.return());
     reload(this.c);

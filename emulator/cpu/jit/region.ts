@@ -142,7 +142,7 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
   reload(c);
   f.set(c.vpc, i64.load(k32(state + S.VPC)));
   f.set(selector, f.param(0));
-  const plan = blocks.some((b) => code.plainX87.has(b.page.physical)) ? undefined : planX87(blocks, successors);
+  const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
   if (plan) c.x87 = new X87Stack(c, plan);
   if (blocks.some((b) => b.insns.some(usesMxcsr))) {
     c.mxcsr = f.local(I32);
@@ -156,7 +156,11 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
     c.exit = exit;
     f.block((fault) => {
       c.fault = fault;
-      new Structure(c, region, graph, code, live, selector, targets).write();
+      f.block((back) => {
+        c.back = back;
+        new Structure(c, region, graph, code, live, selector, targets).write();
+      });
+      f.drop({ type: I32, op: 0x10, args: [c.exitRecord.get], k: link.imports.retreat! });
     });
     f.set(c.exitRecord, k32(0));
   });
@@ -215,6 +219,25 @@ function writeExit(c: RegionContext): void {
   const found = f.let({ type: I32, op: 0x10, args: [], k: link.imports.lookup! });
   f.if(i32.eqz(found), () => f.return());
   f.returnCallIndirect(link.handlerType, i32.load(found, R.FN), found);
+}
+
+/** A register that an instruction changes by a constant, changing nothing else. */
+function constantStep(insn: Insn): { register: number; by: number } | undefined {
+  const [to, from] = insn.operands;
+  if (insn.size !== 8 || to?.kind !== 'reg' || to.cls !== 'gpr') return undefined;
+  switch (insn.def.name) {
+    case 'add':
+    case 'sub':
+      if (from?.kind !== 'imm') return undefined;
+      return { register: to.reg, by: insn.def.name === 'add' ? insn.imm : -insn.imm };
+    case 'lea': {
+      const m = insn.mem!;
+      if (m.base !== to.reg || m.index >= 0 || m.addressSize !== 8) return undefined;
+      return { register: to.reg, by: m.disp };
+    }
+    default:
+      return undefined;
+  }
 }
 
 /** Flags live at the start of each block. Leaving the region, all are. */
@@ -323,6 +346,8 @@ class Structure {
 
   private node(n: Node): void {
     const { f, x87 } = this.c;
+    // What is known of pages comes along a single edge only.
+    if (n.kind !== 'block' || n.forwardIn !== 1 || n.isLoop) this.c.windows.clear();
     if (n.kind === 'block') return this.block(n, n.block!);
     if (x87) x87.state = undefined;
     if (n.kind === 'indirect') return this.indirect(n);
@@ -354,6 +379,7 @@ class Structure {
 
   private go(from: Node, to: Node): void {
     const { f } = this.c;
+    if (from.kind !== 'block') this.c.windows.clear();
     if (to.order <= from.order) {
       // Round a loop: let the run loop in when the fuel is used up.
       const target = to.block ?? to.header?.block;
@@ -373,6 +399,7 @@ class Structure {
     const j = this.graph.indirect;
     if (!j || !this.graph.allowed(n, j)) return;
     const saved = c.pending;
+    const windows = c.windows.save();
     f.set(c.exitTarget, target);
     const enter = (): void => {
       // Where an edge to a target leaves the region after all, every flag must be right.
@@ -403,6 +430,7 @@ class Structure {
       });
     }
     c.pending = saved;
+    c.windows.restore(windows);
     c.edge = (o) => this.edge(n, o);
   }
 
@@ -452,11 +480,17 @@ class Structure {
       const written = flagsWritten(insn);
       e.compact = this.region.rare.has(b);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
-      e.mayRetreat = k + 1 < b.count && !this.code.plainX87.has(b.page.physical);
+      e.mayRetreat = !this.code.plainFloats.has(b.page.physical);
       const mark = f.mark();
+      const step = constantStep(insn);
+      const windows = step && c.windows.save();
       if (!c.x87?.emit(e, b, k)) {
         if (insn.def.emit) insn.def.emit(e);
         else e.runHelper();
+      }
+      if (windows) {
+        c.windows.restore(windows);
+        c.windows.changed(step.register, step.by);
       }
       f.release(mark);
       offset += insn.len;
@@ -498,6 +532,7 @@ class Structure {
     const { c } = this;
     const { f } = c;
     const saved = c.pending;
+    const windows = c.windows.save();
     const b = blockAt(this.region, offset);
     const to = b && this.graph.target(b);
     const own = this.region.bases.get(n.block!)!;
@@ -529,5 +564,6 @@ class Structure {
       leave(c);
     }
     c.pending = saved;
+    c.windows.restore(windows);
   }
 }

@@ -1,6 +1,7 @@
 /**
  * x87 arithmetic on values in locals (x87/values.ts), as a compiled region does it: numbers that are normal, rounded to
- * nearest with 64 bits and every exception masked. What is left goes to a function of the runtime library (`rare`).
+ * nearest with 64 bits and every exception masked; and zeros where they are simple. `rare` gets the rest: it leaves the region, so
+ * that registers need not be kept over calls.
  */
 import { BIAS, INTEGER_BIT, SIGN } from '../x87/common.ts';
 import { multiplyHigh } from '../x87/significand.ts';
@@ -69,6 +70,13 @@ function finish(
   });
 }
 
+function setZero(f: FunctionBuilder, out: ValueLocals, status: Status, sign: Expr): void {
+  f.set(out.sign, sign);
+  f.set(out.significand, k64(0));
+  f.set(out.exponent, k32(ZERO_EXPONENT));
+  f.set(status.c1, k32(0));
+}
+
 /** out = a + b, or a − b. */
 export function sum(
   f: FunctionBuilder,
@@ -130,10 +138,7 @@ export function sum(
           });
           f.if(i64.eqz(hi.get), () => {
             f.brIf(i32.or(i64.ne(lo.get, 0), i32.ge_u(i32.sub(e.get, 1), 0x7ffd)), label);
-            f.set(out.significand, k64(0));
-            f.set(out.exponent, k32(ZERO_EXPONENT));
-            f.set(out.sign, k32(0));
-            f.set(status.c1, k32(0));
+            setZero(f, out, status, k32(0));
             f.br(done);
           });
           const n = f.let(i64.clz(hi.get));
@@ -145,7 +150,8 @@ export function sum(
       finish(f, out, status, label, sign.get, e.get, hi.get, lo.get);
       f.br(done);
     });
-    rare();
+    // Two zeros: only their exponents are negative. With different signs the sum is positive.
+    f.if(i32.lt_s(i32.and(a.exponent, b.exponent), 0), () => setZero(f, out, status, i32.and(a.sign, signB)), rare);
   });
 }
 
@@ -169,7 +175,11 @@ export function product(
       const e = f.let(i32.sub(i32.sub(i32.add(a.exponent, b.exponent), BIAS - 1), i32.wrap(short)));
       finish(f, out, status, label, f.let(i32.xor(a.sign, b.sign)), e, hi, lo);
     },
-    rare,
+    () => {
+      // One is zero, none is special.
+      const zero = i32.eq(i32.and(i32.or(a.exponent, b.exponent), 0xc0000000), 0x80000000 | 0);
+      f.if(zero, () => setZero(f, out, status, i32.xor(a.sign, b.sign)), rare);
+    },
   );
 }
 
@@ -194,7 +204,10 @@ export function quotient(
       const e = f.let(i32.add(i32.add(i32.sub(a.exponent, b.exponent), BIAS - 1), longer));
       finish(f, out, status, label, f.let(i32.xor(a.sign, b.sign)), e, hi, lo);
     },
-    rare,
+    () => {
+      const zero = i32.and(i32.lt_s(a.exponent, 0), isNormal(b));
+      f.if(zero, () => setZero(f, out, status, i32.xor(a.sign, b.sign)), rare);
+    },
   );
 }
 
@@ -218,7 +231,7 @@ export function squareRoot(
       const e = f.let(i32.add(i32.shr_s(i32.sub(a.exponent, BIAS), 1), BIAS));
       finish(f, out, status, label, k32(0), e, r.hi, r.lo);
     },
-    rare,
+    () => f.if(i32.lt_s(a.exponent, 0), () => setZero(f, out, status, a.sign), rare),
   );
 }
 
@@ -261,13 +274,13 @@ export function fromInteger(f: FunctionBuilder, out: ValueLocals, value: Expr): 
 
 /**
  * A value as a double or single (its bits in an i64), with C1 and what was cut off; others than normal results and
- * zeros are left to `rare`, which returns the bits and C1.
+ * zeros are left to `rare`, which does not come back.
  */
 export function narrow(
   f: FunctionBuilder,
   v: Value,
   size: 4 | 8,
-  rare: () => { bits: Expr; c1: Expr },
+  rare: () => void,
 ): { bits: Expr; c1: Expr; rest: Expr } {
   const fraction = size === 8 ? 52 : 23;
   const bias = size === 8 ? 1023 : 127;
@@ -289,52 +302,31 @@ export function narrow(
     () => {
       f.set(rest, k64(0));
       f.set(c1, k32(0));
-      f.if(i32.ne(v.exponent, ZERO_EXPONENT), () => {
-        const r = rare();
-        f.set(bits, r.bits);
-        f.set(c1, r.c1);
-      });
+      f.if(i32.ne(v.exponent, ZERO_EXPONENT), rare);
     },
   );
   return { bits: bits.get, c1: c1.get, rest: rest.get };
 }
 
-/** a and b compared: 1 where equal, below, unordered. `rare` gives C3, C2 and C0 at their places in FSW. */
-export function compare(
-  f: FunctionBuilder,
-  a: Value,
-  b: Value,
-  rare: () => Expr,
-): { equal: Expr; below: Expr; unordered: Expr } {
+/** a and b compared: 1 where equal, below. With anything special `rare` is run, which does not come back. */
+export function compare(f: FunctionBuilder, a: Value, b: Value, rare: () => void): { equal: Expr; below: Expr } {
   const equal = f.temp(I32);
   const below = f.temp(I32);
-  const unordered = f.temp(I32);
+  f.if(i32.and(i32.or(a.exponent, b.exponent), SPECIAL), rare);
+  // Zeros have no sign here; their exponent is negative.
+  const sign = (v: Value): Expr => f.let(i32.and(v.sign, i32.xor(i32.shr_s(v.exponent, 31), -1)));
+  const signA = sign(a);
+  const signB = sign(b);
+  const level = f.let(i32.eq(a.exponent, b.exponent));
+  f.set(equal, i32.and(level, i64.eq(a.significand, b.significand)));
+  f.set(below, select(level, i64.lt_u(a.significand, b.significand), i32.lt_s(a.exponent, b.exponent)));
   f.if(
-    i32.and(i32.or(a.exponent, b.exponent), SPECIAL),
+    i32.eq(signA, signB),
+    () => f.if(signA, () => f.set(below, i32.eqz(i32.or(below.get, equal.get)))),
     () => {
-      const c = f.let(rare());
-      f.set(equal, i32.and(i32.shr_u(c, 14), 1));
-      f.set(unordered, i32.and(i32.shr_u(c, 10), 1));
-      f.set(below, i32.and(i32.shr_u(c, 8), 1));
-    },
-    () => {
-      // Zeros have no sign here; their exponent is negative.
-      const sign = (v: Value): Expr => f.let(i32.and(v.sign, i32.xor(i32.shr_s(v.exponent, 31), -1)));
-      const signA = sign(a);
-      const signB = sign(b);
-      const level = f.let(i32.eq(a.exponent, b.exponent));
-      f.set(unordered, k32(0));
-      f.set(equal, i32.and(level, i64.eq(a.significand, b.significand)));
-      f.set(below, select(level, i64.lt_u(a.significand, b.significand), i32.lt_s(a.exponent, b.exponent)));
-      f.if(
-        i32.eq(signA, signB),
-        () => f.if(signA, () => f.set(below, i32.eqz(i32.or(below.get, equal.get)))),
-        () => {
-          f.set(equal, k32(0));
-          f.set(below, i32.ne(signA, 0));
-        },
-      );
+      f.set(equal, k32(0));
+      f.set(below, i32.ne(signA, 0));
     },
   );
-  return { equal: equal.get, below: below.get, unordered: unordered.get };
+  return { equal: equal.get, below: below.get };
 }

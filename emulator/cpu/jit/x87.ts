@@ -8,7 +8,7 @@ import { S } from '../layout.ts';
 import type { Local } from '../wasm/builder.ts';
 import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import { Fsw, MAX_EXPONENT, RESULT, SIGN } from '../x87/common.ts';
-import { exponentOf, signExponentOf, VALUE, ValueOp, ZERO, ZERO_EXPONENT, type Value } from '../x87/values.ts';
+import { exponentOf, signExponentOf, VALUE, ZERO, ZERO_EXPONENT, type Value } from '../x87/values.ts';
 import type { JitEmit, RegionContext } from './emit.ts';
 import {
   compare,
@@ -46,6 +46,8 @@ export interface StackState {
 export class X87Stack implements Status {
   /** Undefined: it is in memory. */
   state: StackState | undefined;
+  /** What it was before the instruction that is being written. */
+  private before: StackState | undefined;
   private readonly registers: (ValueLocals | undefined)[];
   /** Physical number of the relative register 0. */
   private readonly base: Local;
@@ -287,13 +289,12 @@ export class X87Stack implements Status {
   private parts(v: Value): [Expr, Expr, Expr] {
     return [v.significand, v.exponent, v.sign];
   }
-  /** Calls a function that leaves its result in VALUE and returns C1. */
-  private slow(e: JitEmit, out: ValueLocals, name: string, ...args: Expr[]): void {
-    const { f, state } = this.c;
-    this.setC1(this.call(e, name, ...args));
-    f.set(out.significand, i64.load(k32(state + VALUE)));
-    f.set(out.exponent, i32.load(k32(state + VALUE + 8)));
-    f.set(out.sign, i32.load(k32(state + VALUE + 12)));
+  /** Leaves an instruction that has changed nothing yet to the interpreter. */
+  private giveUp(e: JitEmit): void {
+    const now = this.state;
+    this.state = this.before;
+    e.retreat();
+    this.state = now;
   }
 
   /** Calls a function that returns a significand and leaves the rest in VALUE. */
@@ -304,20 +305,21 @@ export class X87Stack implements Status {
 
   private operation(e: JitEmit, op: X87Op): void {
     const { f } = this.c;
+    this.before = this.state;
     switch (op.kind) {
       case 'arithmetic': {
         this.ordinary(e);
         const [a, b] = [this.value(0), this.value(op.other)];
         const out = this.change(op.toOther ? op.other : 0);
-        this.arithmetic(e, op.operation, out, a, b, undefined);
+        this.arithmetic(e, op.operation, out, a, b);
         this.pop(op.pops);
         return;
       }
       case 'memory-arithmetic': {
         this.ordinary(e);
         const a = this.value(0);
-        const { value, bits } = this.operand(e, op.format);
-        this.arithmetic(e, op.operation, this.change(0), a, value, bits);
+        const value = this.operand(e, op.format);
+        this.arithmetic(e, op.operation, this.change(0), a, value);
         return;
       }
       case 'compare':
@@ -387,14 +389,19 @@ export class X87Stack implements Status {
           out,
           this,
           a,
-          (hi, lo) => this.withRest(e, 'x87_value_root64', hi, lo),
-          () => this.slow(e, out, 'x87_value_root', ...this.parts(a)),
+          (hi, lo) => this.withRest(e, 'x87_value_root', hi, lo),
+          () => this.giveUp(e),
         );
         return;
       }
       case 'whole': {
         const a = this.value(0);
-        return this.slow(e, this.change(0), 'x87_value_whole', ...this.parts(a));
+        const out = this.change(0);
+        this.setC1(this.call(e, 'x87_value_whole', ...this.parts(a)));
+        f.set(out.significand, i64.load(k32(this.c.state + VALUE)));
+        f.set(out.exponent, i32.load(k32(this.c.state + VALUE + 8)));
+        f.set(out.sign, i32.load(k32(this.c.state + VALUE + 12)));
+        return;
       }
       case 'status': {
         const top = i32.and(i32.add(this.base.get, this.state!.top), 7);
@@ -419,47 +426,28 @@ export class X87Stack implements Status {
     }
   }
 
-  /** `operation` is ModRM.reg of the instruction; `bits` are those of an operand in a floating-point format of memory. */
-  private arithmetic(
-    e: JitEmit,
-    operation: number,
-    out: ValueLocals,
-    st: Value,
-    other: Value,
-    bits: { bits: Expr; double: boolean } | undefined,
-  ): void {
+  /** `operation` is ModRM.reg of the instruction. */
+  private arithmetic(e: JitEmit, operation: number, out: ValueLocals, st: Value, other: Value): void {
     const { f } = this.c;
-    const swap = operation === 5 || operation === 7;
-    const [a, b] = swap ? [other, st] : [st, other];
-    const code =
-      operation === 0 ? ValueOp.ADD : operation === 1 ? ValueOp.MUL : operation < 6 ? ValueOp.SUB : ValueOp.DIV;
-    const rare = (): void => {
-      if (bits) {
-        const info = code | (swap ? ValueOp.SWAP : 0) | (bits.double ? ValueOp.DOUBLE : 0);
-        this.slow(e, out, 'x87_value_float', k32(info), ...this.parts(st), bits.bits);
-      } else this.slow(e, out, 'x87_value_two', k32(code), ...this.parts(a), ...this.parts(b));
-    };
-    if (code === ValueOp.MUL) product(f, out, this, a, b, rare);
-    else if (code === ValueOp.DIV)
-      quotient(f, out, this, a, b, (x, y) => this.withRest(e, 'x87_value_quotient', x, y), rare);
-    else sum(f, out, this, a, b, code === ValueOp.SUB, rare);
+    const [a, b] = operation === 5 || operation === 7 ? [other, st] : [st, other];
+    const rare = (): void => this.giveUp(e);
+    if (operation === 0) sum(f, out, this, a, b, false, rare);
+    else if (operation === 1) product(f, out, this, a, b, rare);
+    else if (operation < 6) sum(f, out, this, a, b, true, rare);
+    else quotient(f, out, this, a, b, (x, y) => this.withRest(e, 'x87_value_quotient', x, y), rare);
   }
 
-  /** Reads a memory operand into the scratch value. What is neither normal nor zero is marked special. */
-  private operand(
-    e: JitEmit,
-    format: MemoryFormat,
-  ): { value: Value; bits: { bits: Expr; double: boolean } | undefined } {
+  /** Reads a memory operand into the scratch value. */
+  private operand(e: JitEmit, format: MemoryFormat): Value {
     const { f } = this.c;
     const raw = e.load(e.address(), format === 'f64' ? 8 : format === 'i16' ? 2 : 4);
-    if (format === 'i32' || format === 'i16') {
+    if (format === 'i32' || format === 'i16')
       fromInteger(f, this.scratch, f.let(e.signExtend64(raw, format === 'i16' ? 2 : 4)));
-      return { value: valueOf(this.scratch), bits: undefined };
+    else {
+      const double = format === 'f64';
+      widen(f, this.scratch, double ? raw : f.let(i64.extend_u(raw)), double ? 8 : 4, () => this.giveUp(e));
     }
-    const double = format === 'f64';
-    const bits = double ? raw : f.let(i64.extend_u(raw));
-    widen(f, this.scratch, bits, double ? 8 : 4, () => f.set(this.scratch.exponent, k32(0x40000000)));
-    return { value: valueOf(this.scratch), bits: { bits, double } };
+    return valueOf(this.scratch);
   }
 
   private loadMemory(e: JitEmit, format: MemoryFormat | 'i64' | 'f80'): void {
@@ -479,7 +467,7 @@ export class X87Stack implements Status {
     if (format === 'f32' || format === 'f64') {
       const bits = size === 8 ? raw : f.let(i64.extend_u(raw));
       const to = this.push();
-      widen(f, to, bits, size === 8 ? 8 : 4, () => this.slow(e, to, 'x87_value_load', k32(size === 8 ? 1 : 0), bits));
+      widen(f, to, bits, size === 8 ? 8 : 4, () => this.giveUp(e));
     } else {
       const value = f.let(e.signExtend64(raw, size));
       fromInteger(f, this.push(), value);
@@ -488,7 +476,7 @@ export class X87Stack implements Status {
   }
 
   private storeMemory(e: JitEmit, bytes: 4 | 8 | 10, pops: number): void {
-    const { f, state } = this.c;
+    const { f } = this.c;
     const v = this.value(0);
     if (bytes === 10) {
       const host = e.access(e.address(), 10, true);
@@ -500,13 +488,7 @@ export class X87Stack implements Status {
     }
     this.ordinary(e);
     const address = e.address();
-    const { bits, c1, rest } = narrow(f, v, bytes, () => {
-      // A page fault comes before the flags.
-      e.access(address, bytes, true);
-      const up = f.let(this.call(e, 'x87_value_store', k32(bytes), ...this.parts(v)));
-      const result = k32(state + RESULT);
-      return { bits: bytes === 8 ? i64.load(result) : i64.load32_u(result), c1: up };
-    });
+    const { bits, c1, rest } = narrow(f, v, bytes, () => this.giveUp(e));
     e.store(address, bytes, bytes === 8 ? bits : i32.wrap(bits));
     this.setC1(c1);
     f.set(this.residue, i64.or(this.residue.get, rest));
@@ -528,25 +510,11 @@ export class X87Stack implements Status {
   private compare(e: JitEmit, op: X87Op & { kind: 'compare' | 'memory-compare' | 'test' }): void {
     const { f, state } = this.c;
     const a = this.value(0);
-    let b = ZERO;
-    let rare = (): Expr => this.call(e, 'x87_value_compare', k32(0), ...this.parts(a), ...this.parts(ZERO));
-    if (op.kind === 'compare') {
-      b = this.value(op.other);
-      rare = () =>
-        this.call(e, 'x87_value_compare', k32(op.quiet ? 1 : 0), ...this.parts(a), ...this.parts(this.value(op.other)));
-    } else if (op.kind === 'memory-compare') {
-      const { value, bits } = this.operand(e, op.format);
-      b = value;
-      rare = () =>
-        bits
-          ? this.call(e, 'x87_value_compare_float', k32(bits.double ? 1 : 0), ...this.parts(a), bits.bits)
-          : this.call(e, 'x87_value_compare', k32(0), ...this.parts(a), ...this.parts(value));
-    }
-    const { equal, below, unordered } = compare(f, a, b, rare);
-    if (op.kind === 'compare' && op.flags)
-      e.flagsCompare(i32.or(equal, unordered), unordered, i32.or(below, unordered));
+    const b = op.kind === 'compare' ? this.value(op.other) : op.kind === 'test' ? ZERO : this.operand(e, op.format);
+    const { equal, below } = compare(f, a, b, () => this.giveUp(e));
+    if (op.kind === 'compare' && op.flags) e.flagsCompare(equal, k32(0), below);
     else {
-      const bits = i32.or(i32.shl(equal, 14), i32.or(i32.shl(unordered, 10), i32.shl(below, 8)));
+      const bits = i32.or(i32.shl(equal, 14), i32.shl(below, 8));
       f.store(4, state + S.FSW, i32.or(i32.and(this.word(S.FSW), ~CONDITIONS), bits));
       this.setC1(k32(0));
     }

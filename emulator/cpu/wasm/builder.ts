@@ -35,6 +35,11 @@ export class FunctionBuilder {
 
   constructor(readonly signature: FunctionType) {}
 
+  /** How many blocks, loops and conditions are open. */
+  get nesting(): number {
+    return this.depth;
+  }
+
   param(index: number): Expr {
     return localGet(this.signature.params[index]!, index);
   }

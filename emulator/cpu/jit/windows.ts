@@ -1,0 +1,77 @@
+/**
+ * Windows: what a region knows of the pages that its registers point into.
+ *
+ * An access at [base + displacement] that found its page in the TLB leaves two locals behind: the host address and the
+ * offset in the page. While the base keeps its value, or changes by a constant, the next access with another displacement
+ * needs only to see that it ends in the same page. That holds along a path until something may change translations
+ * (a helper), and is forgotten where paths meet.
+ */
+import type { FunctionBuilder, Local } from '../wasm/builder.ts';
+import { I32 } from '../wasm/expr.ts';
+
+export interface Window {
+  /** Host address of [base + displacement]. */
+  readonly host: Local;
+  /** Its offset in the page, or INVALID where the access went a slow way; sums of it and displacements are compared unsigned. */
+  readonly offset: Local;
+  /** Displacement from what the base is now. */
+  readonly displacement: number;
+}
+
+/** An offset from which no displacement of less than a page leads back. */
+export const INVALID = 0x4000_0000;
+
+const MOST = 10;
+
+export class Windows {
+  private pool: { host: Local; offset: Local }[] = [];
+  /** By register × 2 + (1: for writing). What may be written may be read. */
+  private known = new Map<number, Window>();
+
+  constructor(private readonly f: FunctionBuilder) {}
+
+  /** The window for an access at `displacement` from a register, if there is one near enough. */
+  find(register: number, displacement: number, write: boolean): Window | undefined {
+    const near = (w: Window | undefined): Window | undefined =>
+      w && Math.abs(displacement - w.displacement) < 4096 ? w : undefined;
+    return near(this.known.get(register * 2 + 1)) ?? (write ? undefined : near(this.known.get(register * 2)));
+  }
+
+  /** A window to be set by the access that follows, or undefined when there are enough. */
+  open(register: number, displacement: number, write: boolean): Window | undefined {
+    const key = register * 2 + (write ? 1 : 0);
+    this.known.delete(key);
+    const inUse = new Set([...this.known.values()].map((w) => w.host));
+    let locals = this.pool.find((l) => !inUse.has(l.host));
+    if (!locals) {
+      if (this.pool.length === MOST) return undefined;
+      this.pool.push((locals = { host: this.f.local(I32), offset: this.f.local(I32) }));
+    }
+    const window = { ...locals, displacement };
+    this.known.set(key, window);
+    return window;
+  }
+
+  /** A register gets another value; `by`: its old one plus a constant. */
+  changed(register: number, by?: number): void {
+    for (const key of [register * 2, register * 2 + 1]) {
+      const w = this.known.get(key);
+      if (!w) continue;
+      if (by === undefined) this.known.delete(key);
+      else this.known.set(key, { ...w, displacement: w.displacement - by });
+    }
+  }
+
+  /** Nothing is known any more. */
+  clear(): void {
+    if (this.known.size) this.known = new Map();
+  }
+
+  save(): ReadonlyMap<number, Window> {
+    return new Map(this.known);
+  }
+
+  restore(known: ReadonlyMap<number, Window>): void {
+    this.known = new Map(known);
+  }
+}
