@@ -189,17 +189,14 @@ class Session {
     const { resumed, note } = await this.resumeSnapshot(spec);
     if (resumed) return;
     const manifest = this.disk?.manifest;
-    const kernelFile = this.bootFile(spec.kernel, manifest?.kernel);
-    if (!kernelFile)
-      throw new BlockError('manifest', 'there is no kernel to boot: give one, or a disk whose manifest names one');
-    const initrdFile = this.bootFile(spec.initrd, manifest?.initrd);
     this.progress.phase = 'kernel';
-    const files = Promise.all([
-      this.load('kernel', kernelFile),
-      initrdFile ? this.load('initrd', initrdFile) : undefined,
-    ]);
     this.tellProgress();
-    const [kernel, initrd] = await files;
+    const newer = this.disk?.newer;
+    const [kernel, initrd] = await this.bootFiles(spec, this.disk).catch((cause: unknown) => {
+      // An old disk that was kept: the files of its kernel may have given way to those of the new one.
+      if (!newer?.manifest || this.stopped) throw cause;
+      return this.bootFiles(spec, newer);
+    });
     const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
     // What is here already when the guest asks changes the order of its events.
     if (!spec.deterministic) this.prefetch(manifest);
@@ -373,10 +370,25 @@ class Session {
     if (manifest) this.disk?.cache.prefetch(manifest.bootChunks);
   }
 
-  private bootFile(given: Location | undefined, file: ManifestFile | undefined): BootFile | undefined {
+  private async bootFiles(
+    spec: MachineSpec,
+    from: Pick<OpenDisk, 'manifest' | 'url'> | undefined,
+  ): Promise<[Uint8Array, Uint8Array | undefined]> {
+    const kernel = this.bootFile(spec.kernel, from?.manifest?.kernel, from?.url);
+    if (!kernel)
+      throw new BlockError('manifest', 'there is no kernel to boot: give one, or a disk whose manifest names one');
+    const initrd = this.bootFile(spec.initrd, from?.manifest?.initrd, from?.url);
+    return Promise.all([this.load('kernel', kernel), initrd ? this.load('initrd', initrd) : undefined]);
+  }
+
+  private bootFile(
+    given: Location | undefined,
+    file: ManifestFile | undefined,
+    url: string | undefined,
+  ): BootFile | undefined {
     if (given !== undefined) return { location: given };
-    if (!file || this.disk?.url === undefined) return undefined;
-    return { ...file, location: hashedUrl(new URL(file.url, this.disk.url).href, file.sha256) };
+    if (!file || url === undefined) return undefined;
+    return { ...file, location: hashedUrl(new URL(file.url, url).href, file.sha256) };
   }
 
   private async load(name: string, file: BootFile): Promise<Uint8Array> {
