@@ -199,6 +199,8 @@ export class LinuxVMElement extends LitElement {
   @reactive() private exit: VmExit | undefined;
   @reactive() private progress: Progress | undefined;
   @reactive() private diskError: Error | undefined;
+  /** Why changes cannot be kept at the moment. */
+  @reactive() private storageProblem: string | undefined;
   @reactive() private memoryTrouble: Error | undefined;
   /** Its console, once it has been rendered. */
   @query('linux-vm-terminal') readonly terminal!: LinuxVMTerminal;
@@ -291,6 +293,7 @@ export class LinuxVMElement extends LitElement {
     this.exit = undefined;
     this.failure = undefined;
     this.diskError = undefined;
+    this.storageProblem = undefined;
     this.memoryTrouble = undefined;
     this.progress = undefined;
     this.terminal.reset();
@@ -382,6 +385,7 @@ export class LinuxVMElement extends LitElement {
   }
 
   private tellStorage(status: StorageStatus): void {
+    this.storageProblem = status.problem?.message;
     this.dispatchEvent(new CustomEvent<StorageStatus>('vm-storage', { detail: status, bubbles: true, composed: true }));
   }
 
@@ -497,9 +501,14 @@ export class LinuxVMElement extends LitElement {
           A part of the machine's memory could not be fetched; it waits and tries again: ${this.memoryTrouble.message}
         </span>
       </div>`;
+    if (this.storageProblem)
+      return html`<div class="bar" part="bar" role="alert"><span class="bad">${this.storageProblem}</span></div>`;
     if (this.diskError)
       return html`<div class="bar" part="bar" role="alert">
-        <span class="bad">The disk could not be read, and the guest was told so: ${this.diskError.message}</span>
+        <span class="bad">
+          The disk could not be ${(this.diskError as { code?: string }).code === 'store' ? 'written' : 'read'}, and the
+          guest was told so: ${this.diskError.message}
+        </span>
         <button class="plain" @click=${() => (this.diskError = undefined)}>Dismiss</button>
       </div>`;
     if (this.current === 'booting')
