@@ -65,6 +65,8 @@ export interface ProcessorStats {
   /** Regions compiled so far, and bytes of WebAssembly emitted for them. */
   regions: number;
   codeBytes: number;
+  /** Milliseconds in which that was written; not those in which the engine compiled it, in the background. */
+  emitMilliseconds?: number;
   /** Exceptions and interrupts delivered, TLB fills. */
   exceptions: number;
   interrupts: number;

@@ -4,7 +4,7 @@ import { pathToFileURL } from 'node:url';
 import { PROMPT } from '../../disks/qemu.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { describeExit, LinuxVM } from '../../src/node.ts';
-import { type BootFigures, GUEST_DIRECTORY } from './places.ts';
+import { type BootFigures, GUEST_DIRECTORY, guestPath } from './places.ts';
 
 /** The process that `place-node.ts` starts: one machine, and calls from outside. */
 export interface Call {
@@ -71,7 +71,7 @@ const METHODS: Record<Call['method'], (...args: never[]) => Promise<unknown>> = 
     });
   },
   async run(file: string, args: string[], timeout: number): Promise<string> {
-    const argv = [`${GUEST_DIRECTORY}/${file}`, ...args];
+    const argv = [guestPath(file), ...args];
     const { status, stdout, stderr } = await machine().run(argv, { signal: AbortSignal.timeout(timeout) });
     const text = new TextDecoder().decode(stdout);
     if (status !== 0) throw new Error(`status ${status}: ${text}${new TextDecoder().decode(stderr)}`);

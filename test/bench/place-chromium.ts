@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { Server } from 'node:http';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { PROMPT } from '../../disks/qemu.ts';
@@ -6,9 +5,18 @@ import type { Tier } from '../../emulator/processor.ts';
 import { createStaticServer, listen } from '../../src/cli/serve.ts';
 import type { LinuxVM } from '../../src/index.ts';
 import type { VmStats } from '../../src/protocol.ts';
-import { BOOT_LIMIT, type BootFigures, GUEST_DIRECTORY, type Place, type Running, withLimit } from './places.ts';
+import {
+  BOOT_LIMIT,
+  type BootFigures,
+  GUEST_DIRECTORY,
+  guestPath,
+  type Place,
+  type Running,
+  withLimit,
+} from './places.ts';
+import { processesOf, residentMiB } from './processes.ts';
 
-const FLAGS = [
+export const CHROMIUM_FLAGS = [
   '--no-sandbox',
   '--disable-gpu',
   '--disable-quic',
@@ -45,7 +53,10 @@ async function start(site: string, disk: string, programs: string, tier: Tier): 
     server.close();
   };
   try {
-    browser = await chromium.launch({ executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium', args: FLAGS });
+    browser = await chromium.launch({
+      executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
+      args: CHROMIUM_FLAGS,
+    });
     const page = await browser.newPage({ viewport: { width: 1000, height: 700 } });
     await page.addInitScript(watch, PROMPT.source);
     await page.goto(`${origin}?tier=${tier}`);
@@ -56,10 +67,17 @@ async function start(site: string, disk: string, programs: string, tier: Tier): 
     );
     const fetched = { ...bytes };
     const { processor } = await statsOf(page);
-    const residentMiB = await rendererMiB(browser);
     const { instructions, interpreted, regions, codeBytes } = processor;
     return {
-      boot: { ...times, ...fetched, instructions, interpreted, regions, codeBytes, residentMiB },
+      boot: {
+        ...times,
+        ...fetched,
+        instructions,
+        interpreted,
+        regions,
+        codeBytes,
+        residentMiB: residentMiB((await processesOf(browser))[0]!),
+      },
       put: (file) =>
         page.evaluate(
           async ([directory, name]) => {
@@ -78,12 +96,13 @@ async function start(site: string, disk: string, programs: string, tier: Tier): 
             const decoder = new TextDecoder();
             return { status, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
           },
-          { argv: [`${GUEST_DIRECTORY}/${file}`, ...args], milliseconds: timeout },
+          { argv: [guestPath(file), ...args], milliseconds: timeout },
         );
         if (result.status !== 0) throw new Error(`status ${result.status}: ${result.stdout}${result.stderr}`);
         return result.stdout;
       },
       stats: () => statsOf(page),
+      processes: () => processesOf(browser!),
       stop,
     };
   } catch (error) {
@@ -114,17 +133,6 @@ function watch(prompt: string): void {
 
 function statsOf(page: Page): Promise<VmStats> {
   return page.evaluate(() => document.querySelector<Element>('linux-vm')!.vm.stats());
-}
-
-/** Resident memory of the page's process in MiB. */
-async function rendererMiB(browser: Browser): Promise<number> {
-  const session = await browser.newBrowserCDPSession();
-  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
-  await session.detach();
-  const sizes = processInfo
-    .filter(({ type }) => type === 'renderer')
-    .map(({ id }) => Number(readFileSync(`/proc/${id}/statm`, 'utf8').split(' ')[1]) / 256);
-  return Math.max(...sizes);
 }
 
 type Bytes = Required<Pick<BootFigures, 'kernelBytes' | 'initramfsBytes' | 'diskBytes' | 'diskChunks' | 'siteBytes'>>;

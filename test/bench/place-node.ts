@@ -21,6 +21,7 @@ async function start(disk: string, programs: string, tier: Tier): Promise<Runnin
       put: async (file) => void (await call('put', programs, file)),
       run: async (file, args, timeout) => (await call('run', file, args, timeout)) as string,
       stats: async () => (await call('stats')) as VmStats,
+      processes: async () => [child.pid!],
       stop,
     };
   } catch (error) {

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PROMPT, startQemu } from '../../disks/qemu.ts';
 import { AgentClient } from '../../src/agent/client.ts';
-import { BOOT_LIMIT, GUEST_DIRECTORY, type Place, type Running, withLimit } from './places.ts';
+import { BOOT_LIMIT, GUEST_DIRECTORY, guestPath, type Place, type Running, withLimit } from './places.ts';
+import { residentMiB } from './processes.ts';
 
 /** QEMU's whole machine (TCG) with the same kernel, image and command line. */
 export function qemuPlace(disk: string, programs: string): Place {
@@ -33,7 +34,6 @@ async function start(disk: string, programs: string): Promise<Running> {
   });
   try {
     const seconds = await withLimit(prompt, BOOT_LIMIT, "QEMU's boot");
-    const residentMiB = Number(readFileSync(`/proc/${qemu.pid}/statm`, 'utf8').split(' ')[1]) / 256;
     // Its console stands still when the agent's socket is connected before the guest has opened its port.
     const socket = connect(agentSocket);
     const agent = new AgentClient({
@@ -42,7 +42,7 @@ async function start(disk: string, programs: string): Promise<Running> {
       onClose: (listener) => socket.on('close', listener),
     });
     return {
-      boot: { seconds, residentMiB },
+      boot: { seconds, residentMiB: residentMiB(qemu.pid!) },
       put: async (file) => {
         await agent.fs.mkdir(GUEST_DIRECTORY, { recursive: true });
         await agent.fs.writeFile(`${GUEST_DIRECTORY}/${file}`, new Uint8Array(readFileSync(join(programs, file))), {
@@ -50,12 +50,13 @@ async function start(disk: string, programs: string): Promise<Running> {
         });
       },
       run: async (file, args, timeout) => {
-        const argv = [`${GUEST_DIRECTORY}/${file}`, ...args];
+        const argv = [guestPath(file), ...args];
         const { status, stdout, stderr } = await agent.run(argv, { signal: AbortSignal.timeout(timeout) });
         const text = new TextDecoder().decode(stdout);
         if (status !== 0) throw new Error(`status ${status}: ${text}${new TextDecoder().decode(stderr)}`);
         return text;
       },
+      processes: async () => [qemu.pid!],
       stop: async () => {
         socket.destroy();
         await stop();

@@ -25,19 +25,29 @@ export interface Running {
   boot?: BootFigures;
   /** Puts a file of the programs' directory where `run` finds it. */
   put(file: string): Promise<void>;
-  /** Runs a program that was put there. @returns what it printed @throws Error when it fails or takes too long */
+  /** Runs a program that was put there, or one of the disk's by its path. @returns what it printed @throws Error when it fails or takes too long */
   run(file: string, args: readonly string[], timeout: number): Promise<string>;
   stats?(): Promise<VmStats>;
+  /** Ids of the processes that run the machine, the one with its memory first. */
+  processes?(): Promise<number[]>;
   stop(): Promise<void>;
 }
 
 export interface Place {
   name: string;
+  /** The place whose seconds are 1 for this one's slowdown; `native` unless told. */
+  against?: string;
   start(): Promise<Running>;
 }
 
 /** Where programs are in a guest. */
 export const GUEST_DIRECTORY = '/bench';
+
+/** @returns what stands before a program's arguments in the guest */
+export function guestPath(file: string): string {
+  return file.startsWith('/') ? file : `${GUEST_DIRECTORY}/${file}`;
+}
+
 export const BOOT_LIMIT = 300_000;
 
 export function withLimit<T>(work: Promise<T>, milliseconds: number, what: string): Promise<T> {

@@ -1,17 +1,21 @@
 import { parseArgs } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Tier } from '../../emulator/processor.ts';
 import type { VmStats } from '../../src/protocol.ts';
-import type { BootFigures, Place, Running } from './places.ts';
-import { type Measurement, parseMeasurement, PROGRAMS, TINY } from './programs.ts';
+import type { Place, Running } from './places.ts';
+import { processorSeconds } from './processes.ts';
+import { type DiskName, parseMeasurement, type Program, PROGRAMS } from './programs.ts';
+import { complaintsOf, type Idle, report, type Result, type Results } from './report.ts';
 import { writeResults } from './results.ts';
-import { PLACES, placeNames, setUp } from './setup.ts';
-import { describeHost, figure, geometricMean, median, table } from './statistics.ts';
+import { PLACES, placeNames, possiblePlaces, setUp } from './setup.ts';
+import { describeHost, figure } from './statistics.ts';
 
 const USAGE = `usage: npm run bench -- [options]
 
-  --only PATTERN  benches whose name matches this regular expression
+  --only PATTERN  benches whose name matches this regular expression; "idle" is the machine left alone
+  --list          names the benches
   --runs N        rounds, each in machines booted anew; medians are printed (default 3)
-  --in PLACES     of native,qemu,node,chromium (default all)
+  --in PLACES     of native,qemu,node,chromium,native-i386,v86 (default all that this host can do)
   --tier TIER     of our machine: auto, interp or jit (default auto); with jit, Node boots with auto and goes on with
                   jit from its saved state, Chromium boots with jit, which takes minutes
   --limit S       seconds after which a bench is given up (default 120)
@@ -19,11 +23,15 @@ const USAGE = `usage: npm run bench -- [options]
   --write         puts the tables into test/bench/RESULTS.md, too
   --help
 
-A bench's checksum must be the same everywhere; where it is not, the status is 1.`;
+real_* need the disk debian-dev, and natively root, for they run in its image; the rest need debian. v86 runs the C
+programs only, built for i386, and is compared with these run natively (native-i386); that needs gcc-multilib and seabios,
+and Debian's i386 kernel, which apt downloads. A bench's checksum must be the same everywhere; where it is not, or a bench
+fails, or a guest's clock is ahead of the host's, the status is 1.`;
 
 const { values: options } = parseArgs({
   options: {
     only: { type: 'string', default: '' },
+    list: { type: 'boolean', default: false },
     runs: { type: 'string', default: '3' },
     in: { type: 'string' },
     tier: { type: 'string', default: 'auto' },
@@ -34,30 +42,33 @@ const { values: options } = parseArgs({
   },
 });
 
-/** One bench, run once in one place. */
-interface Result extends Partial<Measurement> {
-  /** What it took on the host's clock, start of the program included: tells of a guest whose clock is wrong. */
-  hostSeconds: number;
-  /** What our machine's counters grew by meanwhile. */
-  counters?: Record<string, number>;
-  error?: string;
-}
+/** After the prompt, before a machine counts as idle; and for how long it is watched. Milliseconds. */
+const SETTLING = 5000;
+const WATCHING = 10_000;
 
-type Results = Record<string, Record<string, Result[]>>;
+interface Wanted {
+  program: Program;
+  bench: string;
+}
 
 /** A place and the machine that is up in it; one that fails is replaced. */
 class Worker {
   private running: Running | undefined;
   private here = new Set<string>();
-  readonly boots: BootFigures[] = [];
 
   constructor(readonly place: Place) {}
 
-  async measure(file: string, bench: string, timeout: number): Promise<Result> {
+  /** Whether the place is a machine, and runs such programs. */
+  takes({ devices }: Program): boolean {
+    const { name } = this.place;
+    return !devices || !(name.startsWith('native') || name === 'v86');
+  }
+
+  async measure({ program: { file, needs = [] }, bench }: Wanted, timeout: number): Promise<Result> {
     let began = performance.now();
     try {
       const running = await this.up();
-      for (const name of [file, ...(bench === 'sys_forkexec' ? [TINY] : [])])
+      for (const name of [file, ...needs])
         if (!this.here.has(name)) {
           await running.put(name);
           this.here.add(name);
@@ -70,17 +81,31 @@ class Worker {
       return { ...parseMeasurement(bench, output), hostSeconds, counters: before && after && growth(before, after) };
     } catch (error) {
       await this.stop();
-      const words = error instanceof Error ? error.message : String(error);
-      return { error: words, hostSeconds: (performance.now() - began) / 1000 };
+      return { error: wordsOf(error), hostSeconds: (performance.now() - began) / 1000 };
     }
   }
 
   async up(): Promise<Running> {
-    if (!this.running) {
-      this.running = await this.place.start();
-      if (this.running.boot) this.boots.push(this.running.boot);
-    }
-    return this.running;
+    return (this.running ??= await this.place.start());
+  }
+
+  /** The machine at the prompt: nothing but this may have been run in it. */
+  async idle(): Promise<Idle | undefined> {
+    const running = await this.up();
+    if (!running.processes) return undefined;
+    const pids = await running.processes();
+    const [before, began] = [processorSeconds(pids), performance.now()];
+    await sleep(WATCHING);
+    const seconds = (performance.now() - began) / 1000;
+    const idlePercent = ((processorSeconds(pids) - before) / seconds) * 100;
+    const guest = await running.run('/bin/cat', ['/proc/meminfo'], 60_000).catch(() => '');
+    const kib = (name: string): number => Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(guest)?.[1]);
+    return {
+      bootSeconds: running.boot?.seconds,
+      residentMiB: running.boot?.residentMiB,
+      idlePercent,
+      ...(guest && { guestMiB: (kib('MemTotal') - kib('MemFree')) / 1024 }),
+    };
   }
 
   async stop(): Promise<void> {
@@ -100,43 +125,85 @@ function growth(before: VmStats, after: VmStats): Record<string, number> {
   );
 }
 
+/** All of a round's machines of one disk are up together, so that each bench is run everywhere within moments. */
+async function round(
+  label: string,
+  workers: readonly Worker[],
+  wanted: readonly Wanted[],
+  results: Results,
+  idle: Record<string, Idle[]> | undefined,
+): Promise<void> {
+  try {
+    const broken = new Set<Worker>();
+    for (const worker of workers)
+      await worker.up().catch((error: unknown) => {
+        say(`${worker.place.name}: ${wordsOf(error)}`);
+        broken.add(worker);
+      });
+    if (idle) {
+      await sleep(SETTLING);
+      for (const worker of workers) {
+        const figures = broken.has(worker) ? undefined : await worker.idle();
+        if (!figures) continue;
+        (idle[worker.place.name] ??= []).push(figures);
+        say(`${label} idle ${worker.place.name}: ${figure(figures.idlePercent)} % of a core`);
+      }
+    }
+    for (const one of wanted)
+      for (const worker of workers) {
+        if (!worker.takes(one.program)) continue;
+        const result = await worker.measure(one, Number(options.limit) * 1000);
+        ((results[one.bench] ??= {})[worker.place.name] ??= []).push(result);
+        const what = result.error ?? `${figure(result.seconds)} s (best ${figure(result.best)}) ${result.checksum}`;
+        say(`${label} ${one.bench} ${worker.place.name}: ${what}`);
+      }
+  } finally {
+    for (const worker of workers) await worker.stop();
+  }
+}
+
 async function main(): Promise<number> {
   if (options.help) {
     process.stdout.write(`${USAGE}\n`);
     return 0;
   }
-  const [runs, limit] = [Number(options.runs), Number(options.limit)];
-  if (!(runs >= 1) || !(limit > 0)) throw new Error('--runs and --limit are numbers');
+  const runs = Number(options.runs);
+  if (!(runs >= 1) || !(Number(options.limit) > 0)) throw new Error('--runs and --limit are numbers');
   const only = new RegExp(options.only);
-  const wanted = PROGRAMS.flatMap(({ file, benches }) => benches.map((bench) => ({ file, bench }))).filter(
+  const wanted = PROGRAMS.flatMap((program) => program.benches.map((bench) => ({ program, bench }))).filter(
     ({ bench }) => only.test(bench),
   );
-  if (!wanted.length) throw new Error(`no bench matches --only ${options.only}`);
-  const names = placeNames(options.in, PLACES);
-  const workers = setUp(names, options.tier as Tier).map((place) => new Worker(place));
+  if (options.list) {
+    process.stdout.write(`${wanted.map(({ bench }) => bench).join('\n')}\n`);
+    return 0;
+  }
+  const idle: Record<string, Idle[]> | undefined = only.test('idle') ? {} : undefined;
+  if (!wanted.length && !idle) throw new Error(`no bench matches --only ${options.only}; --list names them all`);
+  const names = possiblePlaces(placeNames(options.in, PLACES), say);
+  const parts = (['debian', 'debian-dev'] as const satisfies readonly DiskName[])
+    .map((disk) => ({ disk, wanted: wanted.filter(({ program }) => program.disk === disk) }))
+    .filter((part) => part.wanted.length || (idle && part.disk === 'debian'))
+    .map((part) => ({
+      ...part,
+      workers: setUp(names, options.tier as Tier, part.disk).map((place) => new Worker(place)),
+    }));
+  const places = [...new Map(parts.flatMap(({ workers }) => workers.map(({ place }) => [place.name, place]))).values()];
   const host = describeHost();
   const results: Results = {};
-  for (let run = 0; run < runs; run++) {
-    // All of a round's machines are up together, so that each bench is run everywhere within moments.
-    for (const worker of workers) await worker.up().catch((error: unknown) => say(`${worker.place.name}: ${error}`));
-    for (const { file, bench } of wanted)
-      for (const worker of workers) {
-        const result = await worker.measure(file, bench, limit * 1000);
-        ((results[bench] ??= {})[worker.place.name] ??= []).push(result);
-        const what = result.error ?? `${figure(result.seconds)} s (best ${figure(result.best)}) ${result.checksum}`;
-        say(`${run + 1}/${runs} ${bench} ${worker.place.name}: ${what}`);
-      }
-    for (const worker of workers) await worker.stop();
-  }
-  const complaints = check(results);
-  if (options.json) {
-    const boots = Object.fromEntries(workers.map(({ place, boots }) => [place.name, boots]));
-    process.stdout.write(`${JSON.stringify({ host, tier: options.tier, results, boots, complaints }, undefined, 2)}\n`);
-  } else process.stdout.write(`${report(results, names)}\n`);
+  for (let run = 1; run <= runs; run++)
+    for (const part of parts)
+      await round(`${run}/${runs}`, part.workers, part.wanted, results, part.disk === 'debian' ? idle : undefined);
+  const complaints = complaintsOf(results);
+  const text = report(results, places, idle ?? {});
+  if (options.json)
+    process.stdout.write(`${JSON.stringify({ host, tier: options.tier, results, idle, complaints }, undefined, 2)}\n`);
+  else process.stdout.write(`${host}; tier ${options.tier}; medians of ${runs}\n\n${text}\n`);
   if (options.write) {
-    const words = `Seconds are medians of ${runs} rounds, × is the slowdown against native; *: without the benches that failed.`;
+    const words =
+      `Seconds are medians of ${runs} rounds, places interleaved; × is the slowdown against native, v86's against ` +
+      `native-i386; *: without the benches that failed or are not for that place.`;
     const command = ['npm run bench --', ...process.argv.slice(2)].join(' ');
-    writeResults('Programs', command, host, `${words}\n\n${report(results, names)}`);
+    writeResults('Programs', command, host, `${words}\n\n${text}`);
   }
   for (const complaint of complaints) say(complaint);
   return complaints.length ? 1 : 0;
@@ -146,83 +213,14 @@ function say(text: string): void {
   process.stderr.write(`${text}\n`);
 }
 
-/** @returns a line for each bench that failed somewhere or did not give one checksum */
-function check(results: Results): string[] {
-  return Object.entries(results).flatMap(([bench, places]) => {
-    const lines = Object.entries(places).flatMap(([place, list]) =>
-      list.flatMap(({ error }) => (error === undefined ? [] : [`FAILED ${bench} in ${place}: ${error}`])),
-    );
-    const sums = Object.entries(places).flatMap(([place, list]) =>
-      list.flatMap(({ checksum }) => (checksum === undefined ? [] : [`${checksum} (${place})`])),
-    );
-    if (new Set(sums.map((sum) => sum.slice(0, 8))).size > 1)
-      lines.push(`DIFFERENT CHECKSUMS of ${bench}: ${[...new Set(sums)].join(', ')}`);
-    return lines;
-  });
-}
-
-function report(results: Results, names: readonly string[]): string {
-  const others = names.filter((name) => name !== 'native');
-  const value = (bench: string, place: string, key: 'seconds' | 'best'): number => {
-    const list = results[bench]?.[place]?.flatMap((result) => result[key] ?? []) ?? [];
-    return list.length ? median(list) : NaN;
-  };
-  const slowdown = (bench: string, place: string, key: 'seconds' | 'best'): number =>
-    value(bench, place, key) / value(bench, 'native', key);
-  const native = names.includes('native');
-  const section = (key: 'seconds' | 'best', title: string): string => {
-    const benches = Object.keys(results);
-    const cells = (bench: string): string[] => [
-      bench,
-      ...names.map((place) => figure(value(bench, place, key))),
-      ...(native ? others.map((place) => figure(slowdown(bench, place, key))) : []),
-    ];
-    const mean = (place: string): string => {
-      const all = benches.map((bench) => slowdown(bench, place, key)).filter(Number.isFinite);
-      return all.length === benches.length ? figure(geometricMean(all)) : `${figure(geometricMean(all))}*`;
-    };
-    const rows = benches.map(cells);
-    if (native) rows.push(['geometric mean', ...names.map(() => ''), ...others.map(mean)]);
-    const head = [title, ...names.map((name) => `${name} s`), ...(native ? others.map((name) => `${name} ×`) : [])];
-    return table(head, rows);
-  };
-  return `${section('seconds', 'whole, warm-up included')}\n\n${section('best', 'past warm-up')}\n${mips(results)}`;
-}
-
-/** What our machine's counters say of each bench. */
-function mips(results: Results): string {
-  const rows = Object.entries(results).flatMap(([bench, places]) =>
-    Object.entries(places).flatMap(([place, list]) => {
-      const all = list.flatMap(({ counters, hostSeconds }) => (counters ? [{ ...counters, hostSeconds }] : []));
-      if (!all.length) return [];
-      const get = (key: string): number =>
-        median(all.map((counters) => (counters as unknown as Record<string, number>)[key] ?? NaN));
-      const instructions = get('instructions');
-      return [
-        [
-          `${bench} (${place})`,
-          figure(instructions / 1e6),
-          figure(instructions / get('hostSeconds') / 1e6),
-          figure((get('interpreted') / instructions) * 100),
-          figure(get('regions')),
-          figure(get('codeBytes') / 1e6),
-          figure((get('tlbFills') / instructions) * 1e6),
-          figure((get('exceptions') / instructions) * 1e6),
-          figure((get('interrupts') / instructions) * 1e6),
-        ],
-      ];
-    }),
-  );
-  if (!rows.length) return '';
-  const head =
-    'counters|10⁶ instructions|MIPS|interpreted %|regions|MB of code|TLB fills/10⁶|exceptions/10⁶|interrupts/10⁶';
-  return `\n${table(head.split('|'), rows)}\n`;
+function wordsOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 main().then(
   (status) => process.exit(status),
   (error: unknown) => {
-    say(error instanceof Error ? error.message : String(error));
+    say(wordsOf(error));
     process.exit(2);
   },
 );
