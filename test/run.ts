@@ -55,6 +55,7 @@ const steps: Step[] = [
   journey('persistence', 'persistence'),
   journey('crash', 'crash', '8'),
   journey('embed', 'embed'),
+  journey('quality', 'quality'),
 ];
 
 /** A browser journey: `test/browser/FILE.ts`. */
