@@ -1,6 +1,19 @@
 import { readFileSync } from 'node:fs';
 import type { Download, Page } from 'playwright-core';
-import { BOOT, check, COMMAND, complaints, journey, launch, prompt, screen, serveSite, type, until } from './site.ts';
+import {
+  BOOT,
+  check,
+  COMMAND,
+  complaints,
+  journey,
+  launch,
+  prompt,
+  screen,
+  serveSite,
+  state,
+  type,
+  until,
+} from './site.ts';
 
 /**
  * What stands around the terminal, with a real machine: consoles, files in and out, inspector, settings with a restart,
@@ -112,7 +125,7 @@ async function main(): Promise<void> {
       if (colour !== 'light') throw new Error(`the scheme is ${colour}`);
       await page.getByRole('combobox', { name: 'Memory' }).selectOption('256');
       await page.getByRole('button', { name: 'Restart now' }).click();
-      await page.waitForTimeout(500);
+      await until(page, 'the end of the old machine', COMMAND, async () => (await state(page)) !== 'running');
       await until(page, 'a prompt', BOOT, () => prompt(page));
       await focusConsole();
       await type(page, 'grep MemTotal /proc/meminfo; ls', /MemTotal: +2[0-4]\d{4} kB[^]*three megabytes.bin/);
