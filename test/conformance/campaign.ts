@@ -4,7 +4,7 @@ import { DEFS, type Def } from '../../emulator/cpu/insn.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { describeInput, differences } from './compare.ts';
 import { CODE_BYTES, Emulated } from './emulated.ts';
-import { encode, LEAVE_EMULATED, LEAVE_NATIVE, SLOT, unaskable, type Code } from './forms.ts';
+import { encode, place, SLOT, unaskable, type Code } from './forms.ts';
 import { fillInput } from './inputs.ts';
 import { buildNative, CODE, IN, runNative, WINDOW_BYTES } from './native.ts';
 import { fill16 } from './operands.ts';
@@ -93,10 +93,7 @@ export function campaign(options: CampaignOptions): CampaignResult {
       const crossing = slot % 64 === 63;
       const code = encode(d, variant, r, at, bits, crossing ? at + SLOT - 1 - r.below(12) : at);
       if (code) {
-        memory.set(code.bytes, code.entry - CODE);
-        emulated.set(code.bytes, code.entry - CODE);
-        if (bits === 64) memory.set(LEAVE_NATIVE, code.exit - CODE);
-        emulated[code.exit - CODE] = LEAVE_EMULATED;
+        place(code, memory, emulated);
         codes.push(code);
         ran.add(d);
         if (crossing) slot++;

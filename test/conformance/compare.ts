@@ -22,14 +22,6 @@ export function undefinedFlags(code: Code, input: DataView, at: number): number 
   const { insn } = code;
   const { name } = insn.def;
   switch (name) {
-    case 'and':
-    case 'or':
-    case 'xor':
-    case 'test':
-      return AF;
-    case 'mul':
-    case 'imul':
-      return SF | ZF | AF | PF;
     case 'div':
     case 'idiv':
       return ARITH;
@@ -66,6 +58,22 @@ export function undefinedFlags(code: Code, input: DataView, at: number): number 
     case 'rcl':
     case 'rcr':
       return shiftCount(code, input, at) > 1 ? OF : 0;
+    default:
+      return alwaysUndefined(name);
+  }
+}
+
+/** Arithmetic flags that are undefined whatever the operands are. */
+export function alwaysUndefined(name: string): number {
+  switch (name) {
+    case 'and':
+    case 'or':
+    case 'xor':
+    case 'test':
+      return AF;
+    case 'mul':
+    case 'imul':
+      return SF | ZF | AF | PF;
     default:
       return 0;
   }

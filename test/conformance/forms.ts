@@ -1,7 +1,7 @@
 /** Machine code for every form that the decoder's table has. */
 import { decode } from '../../emulator/cpu/decoder.ts';
 import type { Def, Insn } from '../../emulator/cpu/insn.ts';
-import { GS_BASE, FS_BASE, STATE, WINDOW } from './native.ts';
+import { CODE, GS_BASE, FS_BASE, STATE, WINDOW } from './native.ts';
 import type { Random } from './random.ts';
 
 /** One piece of code: an instruction in a slot of its own, with a jump out behind it. */
@@ -240,7 +240,19 @@ export function encode(
   return { def: d, insn, bits, entry: start, exit: start + bytes.length, target, bytes };
 }
 
-/** The instruction that leaves a case on the host: JMP through the pointer at STATE. */
-export const LEAVE_NATIVE: readonly number[] = [0xff, 0x24, 0x25, STATE & 255, 0, 0, STATE >>> 24];
+/** The instruction that leaves a case on the host: JMP through the pointer at STATE. 32-bit code leaves by INT3. */
+const LEAVE_NATIVE: readonly number[] = [0xff, 0x24, 0x25, STATE & 255, 0, 0, STATE >>> 24];
 /** The one that leaves it in the emulator, where user mode may not halt: #GP. */
-export const LEAVE_EMULATED = 0xf4;
+const LEAVE_EMULATED = 0xf4;
+
+/** Puts code, with what leaves it behind it, into what the processor and the emulator have at CODE. */
+export function place(
+  code: { readonly bits: 64 | 32; readonly entry: number; readonly exit: number; readonly bytes: Uint8Array },
+  native: Uint8Array,
+  emulated: Uint8Array,
+): void {
+  native.set(code.bytes, code.entry - CODE);
+  emulated.set(code.bytes, code.entry - CODE);
+  if (code.bits === 64) native.set(LEAVE_NATIVE, code.exit - CODE);
+  emulated[code.exit - CODE] = LEAVE_EMULATED;
+}

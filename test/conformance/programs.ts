@@ -2,6 +2,7 @@
 import { decode } from '../../emulator/cpu/decoder.ts';
 import { AF, ARITH, CF, DEFS, OF, PF, SF, ZF, type Def, type Insn } from '../../emulator/cpu/insn.ts';
 import { RBP, RSP } from '../../emulator/cpu/layout.ts';
+import { alwaysUndefined } from './compare.ts';
 import { encode, unaskable } from './forms.ts';
 import { WINDOW } from './native.ts';
 import type { Random } from './random.ts';
@@ -87,14 +88,6 @@ function familiesOf(bits: 64 | 32): Families {
 function undefinedAfter(insn: Insn, before: number): number | undefined {
   const { name, specs } = insn.def;
   switch (name) {
-    case 'and':
-    case 'or':
-    case 'xor':
-    case 'test':
-      return AF;
-    case 'mul':
-    case 'imul':
-      return SF | ZF | AF | PF;
     case 'bt':
     case 'bts':
     case 'btr':
@@ -129,7 +122,7 @@ function undefinedAfter(insn: Insn, before: number): number | undefined {
     }
     default:
       if (insn.def.reads & before) return undefined;
-      return before & ~insn.def.writes;
+      return (before & ~insn.def.writes) | alwaysUndefined(name);
   }
 }
 

@@ -4,7 +4,7 @@ import { ARITH, DEFS } from '../../emulator/cpu/insn.ts';
 import { RBP, RSP } from '../../emulator/cpu/layout.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { Emulated, type Outcome } from './emulated.ts';
-import { LEAVE_EMULATED, LEAVE_NATIVE } from './forms.ts';
+import { place } from './forms.ts';
 import { buildNative, CODE, IN, NO_EXCEPTION, OUT, runNative, WINDOW, WINDOW_BYTES } from './native.ts';
 import { f80, fill16, integer64, type Kind } from './operands.ts';
 import { COUNTS_IN_MEMORY, ProgramMaker, REACH, secondBase, type Program } from './programs.ts';
@@ -103,12 +103,7 @@ function runTrials(
   const size = Math.max(...trials.map((t) => t.program.exit - CODE)) + 64;
   const code = new Uint8Array(size).fill(0xcc);
   const emulated = code.slice();
-  for (const { program } of trials) {
-    code.set(program.bytes, program.entry - CODE);
-    emulated.set(program.bytes, program.entry - CODE);
-    if (program.bits === 64) code.set(LEAVE_NATIVE, program.exit - CODE);
-    emulated[program.exit - CODE] = LEAVE_EMULATED;
-  }
+  for (const { program } of trials) place(program, code, emulated);
   const inputs = Buffer.concat(trials.map((t) => t.inputs.subarray(0, t.count * IN.SIZE)));
   const view = new DataView(inputs.buffer, inputs.byteOffset, inputs.length);
   const count = trials.reduce((n, t) => n + t.count, 0);

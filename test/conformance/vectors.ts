@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import { brotliCompressSync, brotliDecompressSync, constants } from 'node:zlib';
 import type { Def } from '../../emulator/cpu/insn.ts';
 import { forms } from './campaign.ts';
-import { encode, LEAVE_EMULATED, LEAVE_NATIVE, SLOT, type Code } from './forms.ts';
+import { encode, place, SLOT, type Code } from './forms.ts';
 import { fillInput } from './inputs.ts';
 import {
   CODE,
@@ -58,10 +58,7 @@ function draw(def: Def, bits: 64 | 32): FormCases {
     const at = CODE + codes.length * SLOT;
     const code = encode(def, n, r, at, bits, at);
     if (!code) continue;
-    native.set(code.bytes, code.entry - CODE);
-    emulated.set(code.bytes, code.entry - CODE);
-    if (bits === 64) native.set(LEAVE_NATIVE, code.exit - CODE);
-    emulated[code.exit - CODE] = LEAVE_EMULATED;
+    place(code, native, emulated);
     codes.push(code);
   }
   const window = new Uint8Array(WINDOW_BYTES);
