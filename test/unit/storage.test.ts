@@ -3,7 +3,8 @@ import { IDBFactory } from 'fake-indexeddb';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { BlockCache } from '../../emulator/disk/cache.ts';
 import { sha256Hex } from '../../emulator/disk/hash.ts';
-import type { BaseIdentity } from '../../emulator/disk/identity.ts';
+import { HttpRangeSource } from '../../emulator/disk/http-range.ts';
+import { type BaseIdentity, identifyRange } from '../../emulator/disk/identity.ts';
 import type { DiskManifest } from '../../emulator/disk/manifest.ts';
 import { MemorySource } from '../../emulator/disk/memory.ts';
 import { MemoryStore, Overlay } from '../../emulator/disk/overlay.ts';
@@ -278,6 +279,21 @@ describe('base image', () => {
       database.close();
       expect(count).toBe(0);
     });
+  });
+
+  test.each<[string, Record<string, string>, Record<string, string>, boolean]>([
+    ['equal tags', { etag: '"a"' }, { etag: '"a"', 'last-modified': 'Mon, 01 Jan 2024 00:00:00 GMT' }, true],
+    ['other tags', { etag: '"a"' }, { etag: '"b"' }, false],
+    ['other dates', { 'last-modified': 'Mon, 01 Jan 2024 00:00:00 GMT' }, { 'last-modified': 'x' }, false],
+    ['other weak tags', { etag: 'W/"a"' }, { etag: 'W/"b"' }, false],
+    ['nothing but the address', {}, {}, true],
+  ])('a raw image on a server: %s', async (_, before, after, same) => {
+    const identify = async (headers: Record<string, string>): Promise<string> => {
+      const range = { ...headers, 'content-range': 'bytes 0-511/8192' };
+      const fetch = async (): Promise<Response> => new Response(new Uint8Array(512), { status: 206, headers: range });
+      return identifyRange(await HttpRangeSource.open('http://host/disk.ext2', { policy: { fetch } })).id;
+    };
+    expect((await identify(before)) === (await identify(after))).toBe(same);
   });
 
   test('storage that was never written takes the new base without a question', async () => {
