@@ -58,8 +58,7 @@ const offered = ({ leaf, register, bit }: Feature): boolean => ((cpuidLeaf(leaf,
 const MISSING: readonly (readonly [string, string])[] = [
   ['more than one processor', 'kernels see one'],
   ['task switches of 32-bit protected mode', '`#GP`; no system of this century uses them'],
-  ['virtual-8086 mode, 16-bit protected mode', 'DOS programs need another emulator'],
-  ['segment limits outside 64-bit code', 'accesses past a limit go through; bases, levels and types are right'],
+  ['virtual-8086 mode, limits of 16-bit code', 'DOS programs need another emulator'],
   ['alignment checks (`#AC`)', 'RFLAGS.AC is kept and has no effect'],
   ['performance counters, VMX, SVM', 'not offered'],
 ];

@@ -1,0 +1,136 @@
+/** Segments that are not flat: limits, expand-down, rights, null, in 32-bit code. */
+import { describe, expect, test } from 'vitest';
+import { CS, DS, FS, Mode } from '../../../emulator/cpu/layout.ts';
+import { asm32, assembles, type Code } from './assembler.ts';
+import { CODE, DATA, FREE, GDT, SystemMachine, UCODE32, UDATA, watchCompiler } from './system-machine.ts';
+
+watchCompiler();
+
+/** A user's data segment at DATA. @param type 2: read and write, 0: read only, 6: expand-down */
+const data = (limit: number, type = 2, flags = 0x40): bigint =>
+  BigInt(limit & 0xffff) |
+  (BigInt(DATA & 0xffffff) << 16n) |
+  (BigInt(0xf1 | type) << 40n) |
+  (BigInt(flags | (limit >> 16)) << 48n) |
+  (BigInt(DATA >>> 24) << 56n);
+
+describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+  const m = new SystemMachine(tier);
+  const { cpu } = m;
+  const load = `mov ax, ${FREE | 3}; mov ds, ax; `;
+
+  function start(code: Code, descriptor: bigint, registers: Record<string, number> = {}): void {
+    m.user(code.bytes, registers, 0x202, UCODE32);
+    m.quad(GDT + FREE, descriptor);
+    m.gate(0x80, { dpl: 3 });
+    m.quad(DATA, 0x1122334455667788n);
+  }
+
+  test.each<[string, string, bigint, boolean]>([
+    ['the last byte', 'mov bl, [0xfff]', data(0xfff), true],
+    ['one past it', 'mov bl, [0x1000]', data(0xfff), false],
+    ['four bytes up to it', 'mov ebx, [0xffc]', data(0xfff), true],
+    ['four bytes over it', 'mov ebx, [0xffd]', data(0xfff), false],
+    ['a write over it', 'mov [0xffe], ebx', data(0xfff), false],
+    ['a read-modify-write', 'add dword ptr [0xffd], 1', data(0xfff), false],
+    ['sixteen bytes', 'movups xmm0, [0xff1]', data(0xfff), false],
+    ['ten bytes', 'fld tbyte ptr [0xff7]', data(0xfff), false],
+    ['an address that wraps', 'mov ecx, -4; mov ebx, [ecx+8]', data(0xfff), true],
+    ['an address before it', 'mov ecx, -4; mov ebx, [ecx]', data(0xfff), false],
+    ['LEA looks at nothing', 'lea ebx, [0x5000]', data(0xfff), true],
+    ['a bit far away', 'mov ecx, 0x8000; bt [0], ecx', data(0xfff), false],
+    ['pages', 'mov ebx, [0x1ffc]', data(1, 2, 0xc0), true],
+    ['past pages', 'mov ebx, [0x1ffd]', data(1, 2, 0xc0), false],
+    ['expand-down: at the limit', 'mov bl, [0xfff]', data(0xfff, 6), false],
+    ['expand-down: above it', 'mov bl, [0x1000]', data(0xfff, 6), true],
+    ['expand-down of 16 bits: its end', 'mov bl, [0xffff]', data(0xfff, 6, 0), true],
+    ['expand-down of 16 bits: past its end', 'mov bl, [0x10000]', data(0xfff, 6, 0), false],
+    ['a write to what can only be read', 'mov [0], bl', data(0xfff, 0), false],
+    ['a read of it', 'mov bl, [0]', data(0xfff, 0), true],
+  ])('%s', (_, text, descriptor, allowed) => {
+    const code = asm32(`${load}${text}; int 0x80`);
+    start(code, descriptor);
+    cpu.cr4 |= 0x600;
+    cpu.modeChanged();
+    const trap = m.trap();
+    expect(trap.vector).toBe(allowed ? 0x80 : 13);
+    if (!allowed) expect([trap.code, trap.rip < code.bytes.length - 2]).toEqual([0, true]);
+  });
+
+  test('other segments than the limited one are as before', () => {
+    start(asm32(`${load}mov cx, ${UDATA}; mov es, ecx; mov ebx, es:[${DATA}]; push ebx; pop ecx; int 0x80`), data(0xfff));
+    expect(m.trap().vector).toBe(0x80);
+    expect(cpu.low(1)).toBe(0x55667788);
+  });
+
+  test('code with flat segments again is unchecked', () => {
+    start(asm32(`${load}mov ebx, [4]; mov ax, ${UDATA}; mov ds, ax; mov ecx, [${DATA}]; int 0x80`), data(0xfff));
+    cpu.setBig(0, 0n);
+    expect(m.trap().vector).toBe(0x80);
+    expect([cpu.low(3), cpu.low(1)]).toEqual([0x11223344, 0x55667788]);
+    expect(cpu.segments[DS]!.selector).toBe(UDATA);
+  });
+
+  test('the mode tells which: 64-bit code is never checked', () => {
+    start(asm32(`${load}jmp ${UCODE32}:${CODE + 0x40}`), data(0xfff));
+    cpu.memory.write(CODE + 0x40, Uint8Array.of(0xcd, 0x80));
+    for (let i = 0; i < 3; i++) cpu.step();
+    expect(cpu.mode).toBe(Mode.LimitedUser32);
+    expect(m.trap()).toMatchObject({ vector: 0x80, cs: UCODE32 });
+    expect(cpu.mode).toBe(Mode.Kernel64);
+    expect(cpu.segments[CS]!.attributes & 0x2000).toBe(0x2000);
+  });
+
+  test('a null DS', () => {
+    start(asm32('xor eax, eax; mov ds, eax; mov bl, [0]'), data(0));
+    expect(m.trap()).toMatchObject({ vector: 13, code: 0, rip: 4 });
+  });
+
+  test('a null FS is used in vain where another segment is limited', () => {
+    start(asm32(`${load}xor eax, eax; mov fs, eax; mov bl, fs:[0]`), data(0xfff));
+    expect(m.trap()).toMatchObject({ vector: 13, code: 0, rip: 10 });
+    expect(cpu.segments[FS]!.usable).toBe(false);
+  });
+
+  test.each<[string, string, number]>([
+    ['PUSH below an expand-down stack', 'push eax', 0x1000],
+    ['PUSH', 'push eax', 0x1003],
+    ['POP', 'pop eax', 0x0ffe],
+    ['CALL', 'call %%start', 0x1002],
+    ['through EBP', 'mov eax, [ebp]', 0x2000],
+    ['LEAVE', 'mov ebp, 0xffd; leave', 0x2000],
+  ])('%s is #SS', (_, text, esp) => {
+    const code = asm32(`mov ax, ${FREE | 3}; mov ss, ax; mov esp, ${esp}; mov ebp, 0x800; ${text}`);
+    start(code, data(0xfff, 6));
+    const trap = m.trap();
+    expect(trap).toMatchObject({ vector: 12, code: 0 });
+    if (!text.startsWith('mov')) expect(trap.rsp).toBe(esp);
+  });
+
+  test.each<[string, string, number, Record<string, number>]>([
+    ['REP STOSB up to the limit and on', 'rep stosb', 13, { rdi: 0xff8, rcx: 20 }],
+    ['REP MOVSD whose source ends', 'rep movsd', 13, { rsi: 0xff4, rdi: 0, rcx: 9 }],
+    ['REP LODSB that ends there', 'rep lodsb', 0x80, { rsi: 0xff8, rcx: 8 }],
+    ['REPNE SCASB that finds it before', 'repne scasb', 0x80, { rdi: 0xff0, rcx: 100 }],
+  ])('%s', (name, text, vector, registers) => {
+    start(asm32(`${load}mov es, ax; xor eax, eax; ${text}; int 0x80`), data(0xfff), registers);
+    cpu.memory.bytes.fill(1, DATA + 0xff0, DATA + 0x1010);
+    cpu.memory.bytes[DATA + 0xff5] = 0;
+    expect(m.trap().vector).toBe(vector);
+    const [rcx, rsi, rdi] = [cpu.low(1), cpu.low(6), cpu.low(7)];
+    if (name.includes('STOSB')) expect([rcx, rdi, cpu.memory.bytes[DATA + 0x1000]]).toEqual([12, 0x1000, 1]);
+    else if (name.includes('MOVSD')) expect([rcx, rsi, rdi]).toEqual([6, 0x1000, 12]);
+    else if (name.includes('LODSB')) expect([rcx, rsi]).toEqual([0, 0x1000]);
+    else expect([rcx, rdi]).toEqual([94, 0xff6]);
+  });
+
+  test('code that runs over the limit of its segment', () => {
+    // 32-bit user code at CODE, of 16 bytes.
+    const limited = 0x0040fb00_0000000fn | (BigInt(CODE & 0xffffff) << 16n);
+    m.user(asm32('nop; nop').bytes, {}, 0x202, FREE | 3);
+    m.quad(GDT + FREE, limited);
+    m.quad(0x30_0000 - 40, 0);
+    cpu.memory.write(CODE, new Uint8Array(20).fill(0x90));
+    expect(m.trap()).toMatchObject({ vector: 13, code: 0, cs: FREE | 3, rip: 16 - CODE });
+  });
+});
