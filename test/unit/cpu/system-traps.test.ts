@@ -54,7 +54,7 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
       ['#BP: INT3 of the kernel', asm('int3'), 3, -1, 0, 'kernel'],
       ['#BP: INT 3', asm('.byte 0xcd, 3'), 3, -1, 0, 'kernel'],
       ['#OF: INTO', asm32('mov al, 0x7f; inc al; into'), 4, -1, 0, 'compat'],
-      ['#BR: BOUND', asm32(`mov eax, 5; bound eax, [${DATA}]`), 5, -1, -6, 'compat'],
+      ['#BR: BOUND', asm32(`mov eax, 5; bound eax, ss:[${DATA}]`), 5, -1, -7, 'compat'],
       ['#UD: UD2', asm('ud2'), 6, -1, -2, 'user'],
       ['#UD: UD1', asm('ud1 eax, [rax]'), 6, -1, -3, 'user'],
       ['#UD: POPA in 64-bit code', asm('.byte 0x61'), 6, -1, -1, 'user'],
