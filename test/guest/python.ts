@@ -31,7 +31,7 @@ const MODULES = [
   ...['threading', 'subprocess', 'signal', 'mmap', 'ctypes'],
 ];
 /** Seconds for one module: thousands of tests, some of which start programs. */
-const PATIENCE = 1800;
+const PATIENCE = 3600;
 const FOLDER = resolve('build/testsuite');
 
 /** The package with Python's tests, without what it depends on. */
@@ -94,7 +94,7 @@ async function main(): Promise<number> {
     for (const name of positionals.length ? positionals : MODULES) {
       const began = performance.now();
       const { status, output } = await run(
-        `cd /tmp; python3 -m test -u none --timeout 600 test_${name} 2>&1`,
+        `cd /tmp; python3 -m test -u none --timeout 3500 test_${name} 2>&1`,
         PATIENCE,
       ).catch((error: unknown) => ({ status: -1, output: String(error) }));
       const seconds = ((performance.now() - began) / 1000).toFixed(0);
