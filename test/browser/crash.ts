@@ -176,16 +176,18 @@ async function main(): Promise<void> {
           let count = 0;
           await new Promise<void>((resolve, reject) => {
             const timer = setTimeout(resolve, after === Infinity ? 20 + Math.random() * 700 : 20_000);
-            page
-              .exposeFunction('flushed', (event: number) => {
-                reported = event;
-                if (count++ < after) return;
-                clearTimeout(timer);
-                resolve();
-              })
-              .then(() => call(page, 'replay', `round-${round}`, next))
-              // It ends with the browser.
-              .catch((error: Error) => (/closed|crashed|Target/.test(error.message) ? undefined : reject(error)));
+            page.on('console', (message) => {
+              const [, event] = /^flushed (\d+)$/.exec(message.text()) ?? [];
+              if (event === undefined) return;
+              reported = Number(event);
+              if (count++ < after) return;
+              clearTimeout(timer);
+              resolve();
+            });
+            // It ends with the browser.
+            call(page, 'replay', `round-${round}`, next).catch((error: Error) =>
+              /closed|crashed|Target/.test(error.message) ? undefined : reject(error),
+            );
           });
         } finally {
           await browser.kill();

@@ -9,6 +9,8 @@ import { checkFiles, type PromisedFile } from './check.ts';
 import { DONE, LOAD } from './record.ts';
 
 const FOLDER = '/root/crash';
+/** Before what the guest's program printed, on the page's console. */
+const PRINTED = 'printed: ';
 
 /**
  * The whole thing once: the built page boots, its guest writes and fsyncs files on its root disk, the browser is killed
@@ -30,8 +32,9 @@ export async function killGuest(folder: string, script: string): Promise<number>
       let enough: () => void = () => undefined;
       const killTime = new Promise<void>((resolve) => (enough = resolve));
       let text = '';
-      await page.exposeFunction('printed', (piece: string) => {
-        const lines = (text + piece).split('\n');
+      page.on('console', (message) => {
+        if (!message.text().startsWith(PRINTED)) return;
+        const lines = (text + message.text().slice(PRINTED.length)).split('\n');
         text = lines.pop()!;
         for (const line of lines) {
           const [, name, sha256] = DONE.exec(line) ?? [];
@@ -45,24 +48,23 @@ export async function killGuest(folder: string, script: string): Promise<number>
         { timeout: BOOT },
       );
       key = await page.evaluate(
-        async ([load, where]) => {
+        async ([load, where, mark]) => {
           const vm = document.querySelector<HTMLElement & { vm?: LinuxVM }>('linux-vm')!.vm!;
           await vm.fs.writeFile('/root/load.py', new TextEncoder().encode(load));
           await vm.run(['mkdir', '-p', where]);
           await vm.run(['sync']);
           const work = await vm.spawn(['python3', '/root/load.py', String(Date.now()), '1000', where]);
           const reader = work.stdout.getReader();
-          const { printed } = globalThis as unknown as { printed(piece: string): void };
           void (async () => {
             for (;;) {
               const { done, value } = await reader.read();
               if (done) return;
-              printed(new TextDecoder().decode(value));
+              console.log(mark + new TextDecoder().decode(value));
             }
           })();
           return vm.storage?.key;
         },
-        [LOAD, FOLDER] as const,
+        [LOAD, FOLDER, PRINTED] as const,
       );
       if (key === undefined) throw new Error('the page keeps nothing');
       const late = new Promise<never>((_, reject) =>
