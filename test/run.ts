@@ -56,6 +56,15 @@ const steps: Step[] = [
   journey('crash', 'crash', '8'),
   journey('embed', 'embed'),
   journey('quality', 'quality'),
+  {
+    ...journey('firefox', 'firefox'),
+    skip: () =>
+      !existsSync(DISK)
+        ? `no disk at ${DISK}: npm run disk -- debian`
+        : existsSync(process.env['FIREFOX'] ?? '/usr/bin/firefox-esr')
+          ? undefined
+          : 'no Firefox: apt-get install firefox-esr',
+  },
 ];
 
 /** A browser journey: `test/browser/FILE.ts`. */
