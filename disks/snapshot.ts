@@ -5,21 +5,33 @@
 import { createHash } from 'node:crypto';
 import { existsSync, openAsBlob, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { gzipSync } from 'node:zlib';
+import { promisify } from 'node:util';
+import { gzip } from 'node:zlib';
 import { createProcessor } from '../emulator/cpu/processor.ts';
-import type { DiskManifest, ManifestSnapshot } from '../emulator/disk/manifest.ts';
+import type { DiskManifest, ManifestFile, ManifestSnapshot } from '../emulator/disk/manifest.ts';
 import { openDisk, type OpenDisk } from '../emulator/disk/open.ts';
 import type { OverlayState } from '../emulator/disk/overlay.ts';
-import { Machine, type MachineState } from '../emulator/machine.ts';
+import type { BlockDevice } from '../emulator/disk/types.ts';
+import { Machine, type MachineOptions, type MachineState } from '../emulator/machine.ts';
+import type { Macrotasks } from '../emulator/macrotask.ts';
 import { BLOCK_PAGES, PAGE_SIZE } from '../emulator/machine-state.ts';
-import { encodeSnapshot, SNAPSHOT_FORMAT, type Snapshot } from '../emulator/snapshot.ts';
+import type { PageTable } from '../emulator/pager.ts';
+import { encodeSnapshot, SNAPSHOT_FORMAT } from '../emulator/snapshot.ts';
 import { AgentClient } from '../src/agent/client.ts';
+
+const compress = promisify(gzip);
 
 /** What a page asks for when nobody says otherwise. */
 const MEMORY = 512 * 2 ** 20;
 const CHUNK_PAGES = 64;
 /** Pages that stay free while the balloon takes the others: the kernel's reserves. */
 const MARGIN = 1500;
+/** Byte of the disk that tells the reads of the superblock. */
+const SUPERBLOCK = 1024;
+/** Instructions within which partitions have been looked for. */
+const PARTITIONS = 2_000_000;
+/** Instructions of the longest slice of a deterministic machine. */
+const SLICE = 200_000;
 const PROMPT = /[#$] $/;
 /** Ctrl+U. */
 const KILL_LINE = '\x15';
@@ -63,7 +75,13 @@ class Bench {
     );
   }
 
-  static async create(directory: string, manifest: DiskManifest, disk: OpenDisk, kernel: boolean): Promise<Bench> {
+  static async create(
+    directory: string,
+    manifest: DiskManifest,
+    disk: BlockDevice,
+    kernel: boolean,
+    options: Partial<MachineOptions> = {},
+  ): Promise<Bench> {
     const nobody = (): undefined => undefined;
     const attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void } = {
       console: nobody,
@@ -75,7 +93,8 @@ class Bench {
       memory: MEMORY,
       deterministic: true,
       ...(kernel && { kernel: file('vmlinux'), initrd: file('initramfs.gz'), cmdline: manifest.cmdline }),
-      disks: [disk.device],
+      disks: [disk],
+      ...options,
       events: { console: (bytes) => attach.console(bytes), agent: (bytes) => attach.agent(bytes) },
     });
     return new Bench(machine, attach);
@@ -141,9 +160,18 @@ interface Taken {
   console: Uint8Array;
 }
 
-/** Boots, and takes the machine at its prompt. */
-async function take(directory: string, manifest: DiskManifest, disk: OpenDisk): Promise<Taken> {
-  const bench = await Bench.create(directory, manifest, disk, true);
+/** Boots, and takes the machine at its prompt. @returns also how many instructions had run at the mount's first read */
+async function take(
+  directory: string,
+  manifest: DiskManifest,
+  disk: OpenDisk,
+): Promise<{ prompt: Taken; mount: number }> {
+  // The superblock is read for the search for partitions, and then for the mount.
+  const superblock: number[] = [];
+  const device = watched(disk.device, (offset, length) => {
+    if (offset <= SUPERBLOCK && offset + length > SUPERBLOCK) superblock.push(bench.machine.processor.instructions!);
+  });
+  const bench = await Bench.create(directory, manifest, device, true);
   const { machine } = bench;
   try {
     await bench.shows(PROMPT, () => machine.start());
@@ -153,7 +181,62 @@ async function take(directory: string, manifest: DiskManifest, disk: OpenDisk): 
     await sh(agent, 'sync');
     await clearFreePages(machine, agent);
     const state = await machine.save();
-    return { state, overlay: await disk.device.exportState(), console: screen };
+    const mount = superblock.find((instructions) => instructions > superblock[0]! + PARTITIONS);
+    if (mount === undefined) throw new Error('the machine for the snapshot has not mounted its disk');
+    return { prompt: { state, overlay: await disk.device.exportState(), console: screen }, mount };
+  } finally {
+    machine.stop();
+  }
+}
+
+/** A disk whose reads are told of before they are made. */
+function watched(disk: BlockDevice, onRead: (offset: number, length: number) => void): BlockDevice {
+  return new Proxy(disk, {
+    get(target, name) {
+      const value: unknown = Reflect.get(target, name, target);
+      if (typeof value !== 'function') return value;
+      return (...args: unknown[]): unknown => {
+        if (name === 'readCached') onRead(args[0] as number, args[1] as number);
+        return Reflect.apply(value, target, args);
+      };
+    },
+  });
+}
+
+/**
+ * Boots again, the same to the last instruction, and takes the machine shortly before it mounts its disk.
+ * @param mount instructions until the mount's first read
+ */
+async function takeKernel(directory: string, manifest: DiskManifest, disk: OpenDisk, mount: number): Promise<Taken> {
+  // A host's clock on which each slice takes a second gives every slice a turn of its own.
+  let now = 0;
+  let reached!: () => void;
+  const there = new Promise<void>((resolve) => (reached = resolve));
+  let reach = (): boolean => false;
+  const macrotasks: Macrotasks = {
+    post: (call) =>
+      void setImmediate(() => {
+        if (!reach()) call();
+      }),
+    close: () => undefined,
+  };
+  const bench = await Bench.create(directory, manifest, disk.device, true, { now: () => (now += 1000), macrotasks });
+  const { machine } = bench;
+  reach = () => {
+    if (machine.processor.instructions! <= mount - 2 * SLICE) return false;
+    machine.pause();
+    reached();
+    return true;
+  };
+  try {
+    machine.start();
+    await there;
+    const state = await machine.save();
+    if (machine.processor.instructions! >= mount)
+      throw new Error('the machine for the snapshot has mounted its disk earlier than before');
+    const overlay = await disk.device.exportState();
+    if (overlay.blocks.length) throw new Error('the machine for the snapshot has written to its disk before the mount');
+    return { state, overlay, console: new Uint8Array(0) };
   } finally {
     machine.stop();
   }
@@ -171,42 +254,43 @@ interface Order {
   first: number;
 }
 
-/** Resumes page by page and does what a visitor does, to see which pages that needs. */
+/**
+ * Resumes page by page and does what a visitor does, to see which pages that needs.
+ * @param commands typed after the first character has been echoed
+ */
 async function rehearse(
   directory: string,
   manifest: DiskManifest,
   disk: OpenDisk,
-  { state, overlay }: Taken,
+  { state, overlay, console }: Taken,
+  commands: readonly string[],
 ): Promise<Order> {
-  disk.device.importState(structuredClone(overlay));
-  const bench = await Bench.create(directory, manifest, disk, false);
+  if (overlay.blocks.length) disk.device.importState(structuredClone(overlay));
+  const bench = await Bench.create(directory, manifest, disk.device, false);
   const { machine } = bench;
   const { pages } = state.memory;
   const touched: number[] = [];
-  machine.resumeFrom(
-    {
-      ...state,
-      memory: {
-        size: state.memory.size,
-        table: { chunkPages: 1, pages, slots: Uint32Array.from(pages, (_, index) => index) },
-      },
-    },
-    (index) => {
-      touched.push(pages[index]!);
-      return Promise.resolve(page(state, index));
-    },
-  );
+  const table = { chunkPages: 1, pages, slots: Uint32Array.from(pages, (_, index) => index) };
+  machine.resumeFrom({ ...state, memory: { size: state.memory.size, table } }, (index) => {
+    touched.push(pages[index]!);
+    return Promise.resolve(page(state, index));
+  });
   try {
     machine.resize(100, 30);
-    const identity = { seed: new Uint8Array(64), machineId: '0'.repeat(32), mac: Uint8Array.of(2, 0, 0, 0, 0, 1) };
-    const refreshed = bench.connect(2).refresh(Date.UTC(2026, 0, 1), { ...identity, hostname: 'debian' });
+    const refreshed = bench.connect(2).refresh(Date.UTC(2026, 0, 1), {
+      seed: new Uint8Array(64),
+      machineId: '0'.repeat(32),
+      mac: Uint8Array.of(2, 0, 0, 0, 0, 1),
+      hostname: 'debian',
+    });
+    if (console.length === 0) await bench.shows(PROMPT, () => machine.start());
     await bench.shows(/x$/, () => {
       machine.start();
       bench.type('x');
     });
     await refreshed;
     const first = touched.length;
-    for (const command of REHEARSED) await bench.shows(PROMPT, () => bench.type(`${KILL_LINE}${command}\r`));
+    for (const command of commands) await bench.shows(PROMPT, () => bench.type(`${KILL_LINE}${command}\r`));
     return { touched: [...new Set(touched)], first };
   } finally {
     machine.stop();
@@ -217,18 +301,44 @@ function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
-/** Writes `bytes`, compressed, under the name of their SHA-256. @returns that, and the file as stored */
-function writeChunk(directory: string, bytes: Uint8Array): { name: string; stored: Uint8Array } {
-  const name = sha256(bytes);
-  const stored = gzipSync(bytes, { level: 9 });
-  const path = join(directory, name);
-  writeFileSync(`${path}.part`, stored);
-  renameSync(`${path}.part`, path);
-  return { name, stored };
+/** The distinct pages of several machines, in the order in which they are to be fetched. */
+class PageStore {
+  readonly pages: Uint8Array[] = [];
+  private readonly slots = new Map<string, number>();
+
+  /** Adds a machine's pages: those that it touches first in front. */
+  add({ memory }: MachineState, touched: readonly number[], bytesOf: (index: number) => Uint8Array): PageTable {
+    const index = new Map<number, number>();
+    memory.pages.forEach((number, i) => index.set(number, i));
+    const entries: [slot: number, page: number][] = [];
+    for (const number of new Set([...touched, ...memory.pages])) {
+      const bytes = bytesOf(index.get(number)!);
+      const hash = sha256(bytes);
+      let slot = this.slots.get(hash);
+      if (slot === undefined) {
+        slot = this.pages.push(bytes) - 1;
+        this.slots.set(hash, slot);
+      }
+      entries.push([slot, number]);
+    }
+    entries.sort(([a, x], [b, y]) => a - b || x - y);
+    return {
+      chunkPages: CHUNK_PAGES,
+      pages: Uint32Array.from(entries, ([, number]) => number),
+      slots: Uint32Array.from(entries, ([slot]) => slot),
+    };
+  }
+}
+
+/** The chunks in which pages are, in the order of the pages. */
+function chunksOf(table: PageTable, pages: readonly number[]): number[] {
+  const chunks = new Map<number, number>();
+  table.pages.forEach((number, i) => chunks.set(number, Math.floor(table.slots[i]! / CHUNK_PAGES)));
+  return [...new Set(pages.map((number) => chunks.get(number)!))];
 }
 
 /**
- * Makes the snapshot of the disk in `directory`, writes its chunks beside the disk's, and removes those of an earlier one.
+ * Makes the snapshots of the disk in `directory`, writes their chunks beside the disk's, and removes those of earlier ones.
  * @returns what belongs into the manifest, and one line for people
  */
 export async function writeSnapshot(
@@ -237,72 +347,58 @@ export async function writeSnapshot(
 ): Promise<{ snapshot: ManifestSnapshot; summary: string }> {
   const image = join(directory, manifest.image?.url ?? `${manifest.name}.ext2`);
   const open = async (): Promise<OpenDisk> => openDisk(await openAsBlob(image));
-  const taken = await take(directory, manifest, await open());
-  const { state, overlay, console } = taken;
-  const order = await rehearse(directory, manifest, await open(), taken);
+  const { prompt, mount } = await take(directory, manifest, await open());
+  const kernel = await takeKernel(directory, manifest, await open(), mount);
+  const order = await rehearse(directory, manifest, await open(), prompt, REHEARSED);
+  const kernelOrder = await rehearse(directory, manifest, await open(), kernel, []);
 
-  const index = new Map<number, number>();
-  state.memory.pages.forEach((number, i) => index.set(number, i));
-  const numbers = new Set(order.touched);
-  for (const number of state.memory.pages) numbers.add(number);
-  // Equal pages share a slot, the first one's.
-  const distinct: Uint8Array[] = [];
-  const slotOf = new Map<string, number>();
-  const firstPages = new Set(order.touched.slice(0, order.first));
-  let firstSlots = 0;
-  const entries: [slot: number, page: number][] = [];
-  for (const number of numbers) {
-    const bytes = page(state, index.get(number)!);
-    const hash = sha256(bytes);
-    let slot = slotOf.get(hash);
-    if (slot === undefined) {
-      slot = distinct.push(bytes) - 1;
-      slotOf.set(hash, slot);
-    }
-    if (firstPages.has(number)) firstSlots = Math.max(firstSlots, slot + 1);
-    entries.push([slot, number]);
-  }
-  entries.sort(([a, x], [b, y]) => a - b || x - y);
-  const table = {
-    chunkPages: CHUNK_PAGES,
-    pages: Uint32Array.from(entries, ([, number]) => number),
-    slots: Uint32Array.from(entries, ([slot]) => slot),
-  };
-  const snapshot: Snapshot = { state: { ...state, memory: { size: state.memory.size, table } }, overlay, console };
-
+  const store = new PageStore();
+  const table = store.add(prompt.state, order.touched, (index) => page(prompt.state, index));
+  const kernelTable = store.add(kernel.state, kernelOrder.touched, (index) => page(kernel.state, index));
   const folder = join(directory, 'chunks');
-  const chunks: string[] = [];
-  const sizes: number[] = [];
-  for (let at = 0; at < distinct.length; at += CHUNK_PAGES) {
-    const { name, stored } = writeChunk(folder, Buffer.concat(distinct.slice(at, at + CHUNK_PAGES)));
-    chunks.push(name);
-    sizes.push(stored.length);
-  }
-  const rest = writeChunk(folder, encodeSnapshot(snapshot));
-  const used = new Set<string | null>([...manifest.chunks, ...chunks, rest.name]);
+  const used = new Set<string | null>(manifest.chunks);
+  const write = async (bytes: Uint8Array): Promise<{ name: string; stored: Uint8Array }> => {
+    const name = sha256(bytes);
+    const stored = await compress(bytes, { level: 9 });
+    used.add(name);
+    // Under another name until complete: an interrupted build must not leave a short chunk behind.
+    writeFileSync(join(folder, `${name}.part`), stored);
+    renameSync(join(folder, `${name}.part`), join(folder, name));
+    return { name, stored };
+  };
+  const parts: Promise<{ name: string; stored: Uint8Array }>[] = [];
+  for (let at = 0; at < store.pages.length; at += CHUNK_PAGES)
+    parts.push(write(Buffer.concat(store.pages.slice(at, at + CHUNK_PAGES))));
+  const chunks = await Promise.all(parts);
+  const stateFile = async ({ state, overlay, console }: Taken, pages: PageTable): Promise<ManifestFile> => {
+    const memory = { size: state.memory.size, table: pages };
+    const { name, stored } = await write(encodeSnapshot({ state: { ...state, memory }, overlay, console }));
+    return { url: `chunks/${name}`, size: stored.length, sha256: sha256(stored), compression: 'gzip' };
+  };
+  const state = await stateFile(prompt, table);
+  const kernelState = await stateFile(kernel, kernelTable);
   for (const name of readdirSync(folder)) if (!used.has(name)) rmSync(join(folder, name));
-  const firstChunks = Math.ceil(firstSlots / CHUNK_PAGES);
+
+  const firstChunks = Math.max(...chunksOf(table, order.touched.slice(0, order.first))) + 1;
+  const kernelFirst = chunksOf(kernelTable, kernelOrder.touched.slice(0, kernelOrder.first));
   const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
-  const sum = (list: number[]): number => list.reduce((total, each) => total + each, 0);
+  const sum = (list: { stored: Uint8Array }[]): number => list.reduce((total, { stored }) => total + stored.length, 0);
   return {
     snapshot: {
       format: SNAPSHOT_FORMAT,
       memory: MEMORY,
-      state: {
-        url: `chunks/${rest.name}`,
-        size: rest.stored.length,
-        sha256: sha256(rest.stored),
-        compression: 'gzip',
-      },
-      size: distinct.length * PAGE_SIZE,
+      state,
+      size: store.pages.length * PAGE_SIZE,
       chunkSize: CHUNK_PAGES * PAGE_SIZE,
-      chunks,
+      chunks: chunks.map(({ name }) => name),
       firstChunks,
+      kernel: { state: kernelState, firstChunks: kernelFirst },
     },
     summary:
-      `snapshot of ${numbers.size} pages, ${distinct.length} distinct, ${mb(sum(sizes))}; ` +
-      `before the first typed character: ${order.first} pages in ${firstChunks} chunks of ${mb(sum(sizes.slice(0, firstChunks)))} ` +
-      `and ${mb(rest.stored.length)} of state; with ${REHEARSED.length} commands ${order.touched.length} pages`,
+      `snapshot of ${table.pages.length} pages, with the kernel's ${store.pages.length} distinct ones in ${mb(sum(chunks))}; ` +
+      `before the first typed character: ${order.first} pages in ${firstChunks} chunks of ${mb(sum(chunks.slice(0, firstChunks)))}, ` +
+      `${mb(state.size)} of state; from the mount: ${kernelOrder.first} pages in ${kernelFirst.length} chunks of ` +
+      `${mb(sum(kernelFirst.map((chunk) => chunks[chunk]!)))}`,
   };
 }
 

@@ -26,6 +26,13 @@ export interface PagerEvents {
   complete(): void;
 }
 
+/** Of a chunk. */
+const enum State {
+  Absent,
+  Wanted,
+  Present,
+}
+
 /** Chunks under way at once: for the guest, which waits, and in the background. */
 const PARALLEL = 6;
 const PARALLEL_BACKGROUND = 2;
@@ -86,7 +93,11 @@ export class Pager {
     }
     while (chunk < this.chunkCount) this.starts[++chunk] = pages.length;
     this.state = new Uint8Array(this.chunkCount);
-    this.left = this.chunkCount;
+    this.left = 0;
+    for (let i = 0; i < this.chunkCount; i++)
+      // Other snapshots may share the chunks: some may hold nothing of this one.
+      if (this.starts[i + 1]! > this.starts[i]!) this.left++;
+      else this.state[i] = State.Present;
     this.whole = new Promise((resolve, reject) => {
       this.settle = resolve;
       this.abandon = reject;
@@ -211,12 +222,6 @@ export class Pager {
     }
     this.events.arrived();
   }
-}
-
-const enum State {
-  Absent,
-  Wanted,
-  Present,
 }
 
 function damaged(): Error {

@@ -65,6 +65,8 @@ export class SnapshotSource {
     manifest: Pick<DiskManifest, 'compression'>,
     private readonly snapshot: ManifestSnapshot,
     private readonly url: string,
+    /** `kernel`: the machine before it mounted the disk. */
+    private readonly which: 'prompt' | 'kernel' = 'prompt',
     private readonly options: { policy?: Partial<FetchPolicy>; signal?: AbortSignal } = {},
   ) {
     const { size, chunkSize, chunks } = snapshot;
@@ -78,7 +80,7 @@ export class SnapshotSource {
 
   /** @throws BlockError after the retries of the policy, StateError when the file is damaged */
   async state(): Promise<Snapshot> {
-    const { state } = this.snapshot;
+    const { state } = this.which === 'kernel' ? this.snapshot.kernel! : this.snapshot;
     const bytes = await fetchFile(
       { ...state, url: new URL(state.url, this.url).href },
       { ...this.options, onProgress: (loaded) => (this.stateBytes = loaded) },
@@ -88,10 +90,11 @@ export class SnapshotSource {
 
   /** Begins to fetch the chunks that are needed first, some at a time and in their order. */
   prefetch(): void {
-    let next = 0;
+    const { firstChunks, kernel } = this.snapshot;
+    const chunks =
+      this.which === 'kernel' ? [...kernel!.firstChunks] : Array.from({ length: firstChunks }, (_, chunk) => chunk);
     const lane = async (): Promise<void> => {
-      while (next < this.snapshot.firstChunks) {
-        const chunk = next++;
+      for (let chunk; (chunk = chunks.shift()) !== undefined;) {
         if (this.asked.has(chunk)) continue;
         const bytes = this.fetch(chunk);
         this.early.set(chunk, bytes);

@@ -88,7 +88,7 @@ const MOST_UNREAD = 1 << 20;
 const PROGRESS_INTERVAL = 100;
 const LARGEST_KERNEL = 1 << 28;
 /** Milliseconds after a resume in which nothing is fetched but what the guest waits for. */
-const HEAD_START = 1500;
+const HEAD_START = 500;
 
 /** Serves one machine to the page at the other end of `port`. */
 export function serve(port: Port<ToWorker, FromWorker>, environment: WorkerEnvironment): void {
@@ -212,20 +212,25 @@ class Session {
     let note = misfit(snapshot, machineMemory(spec));
     if (changed) note = `the disk's snapshot was made without the option "${changed}"`;
     else if (spec.deterministic || spec.readOnly) note = "the disk's snapshot is neither deterministic nor read-only";
-    else if (disk.device.stats.overlayBytes > 0) note = 'the disk has been written to since its snapshot was made';
     if (note !== undefined) return { resumed: false, note };
-    const source = new SnapshotSource(disk.manifest!, snapshot, disk.url, {
+    // A kernel that has the disk mounted believes it as it was then.
+    const written = disk.device.stats.overlayBytes > 0;
+    if (written) note = 'the disk has been written to since its snapshot was made';
+    if (written && !snapshot.kernel) return { resumed: false, note };
+    const source = new SnapshotSource(disk.manifest!, snapshot, disk.url, written ? 'kernel' : 'prompt', {
       policy: this.policy,
       signal: this.controller.signal,
     });
     this.snapshot = source;
     source.prefetch();
+    if (written) this.prefetch(disk.manifest);
     try {
       const { state, overlay, console } = await source.state();
-      await this.createMachine({ cmdline: '', disk, spec }, { from: 'snapshot' }, (machine) => {
+      const origin: Origin = { from: written ? 'kernel' : 'snapshot', note };
+      await this.createMachine({ cmdline: '', disk, spec }, origin, (machine) => {
         if (!machine.resumeFrom) throw new Error('this kind of machine knows no snapshots');
         machine.resumeFrom(state, (chunk) => source.chunk(chunk));
-        disk.device.importState(overlay, true);
+        if (overlay.blocks.length) disk.device.importState(overlay, true);
       });
       if (this.stopped) return { resumed: true };
       this.output('console', console);

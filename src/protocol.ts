@@ -80,8 +80,11 @@ export type FromWorker =
 
 /** What a machine began with. */
 export interface Origin {
-  /** The kernel, the disk's snapshot, or a state that was saved (or suspended) before. */
-  from: 'boot' | 'snapshot' | 'state';
+  /**
+   * `boot`: the start of the kernel. `kernel`: a kernel that had started and had not mounted the disk, from the disk's
+   * snapshot. `snapshot`: the prompt, from there too. `state`: what was saved or suspended before.
+   */
+  from: 'boot' | 'kernel' | 'snapshot' | 'state';
   /** For people: why it is not the snapshot that the disk has. */
   note?: string;
 }

@@ -174,6 +174,7 @@ export class LinuxVM {
   private storageStatus: StorageStatus | undefined;
   private persisted: boolean | undefined;
   private askedToPersist = false;
+  private bootWrites: number | undefined;
   private readonly space = new SpaceGuard(this);
   /** How long a worker that is told to stop may take, in milliseconds. */
   private patience = 1000;
@@ -293,7 +294,7 @@ export class LinuxVM {
     const { from } = this.begunFrom;
     // Who goes on from a state of their own keeps their names, and the network its address.
     const { seed, mac, ...names } = identity;
-    const own = { seed, ...(from !== 'state' && names), ...(from === 'snapshot' && { mac }) };
+    const own = { seed, ...(from !== 'state' && names), ...((from === 'snapshot' || from === 'kernel') && { mac }) };
     try {
       await this.agent.refresh(Date.now(), own);
     } catch {
@@ -438,8 +439,9 @@ export class LinuxVM {
   private keepStatus(status: StorageStatus): void {
     const { persisted } = this;
     this.storageStatus = { ...status, persisted };
-    // Only now there is something to lose.
-    if (status.mode === 'exclusive' && status.storedBytes && !this.askedToPersist) {
+    // What a boot writes is nothing to lose yet, and some browsers ask the user.
+    if (this.current === 'running') this.bootWrites ??= status.writtenBytes;
+    if (status.mode === 'exclusive' && status.writtenBytes > (this.bootWrites ?? Infinity) && !this.askedToPersist) {
       this.askedToPersist = true;
       void askToPersist().then((answer) => {
         this.persisted = answer;

@@ -48,6 +48,11 @@ export interface ManifestSnapshot {
   chunks: string[];
   /** How many chunks, from the first on, a resume needs until a typed character is echoed. */
   firstChunks: number;
+  /**
+   * The same machine before it mounted the disk, for disks that have been written to since: its state, over the same
+   * chunks, and those that it needs first, in their order.
+   */
+  kernel?: { state: ManifestFile; firstChunks: number[] };
 }
 
 const HASH = /^[0-9a-f]{64}$/;
@@ -126,7 +131,23 @@ function parseSnapshot(value: unknown, fail: (what: string) => never): ManifestS
   if (!Array.isArray(chunks) || chunks.length !== expected || chunks.some((c) => !HASH.test(String(c))))
     return fail(`"snapshot.chunks" is not a list of ${expected} SHA-256`);
   const firstChunks = count('firstChunks', 0, expected);
-  return { format: s['format'], memory, state, size, chunkSize, chunks: chunks as string[], firstChunks };
+  const kernel = parseKernelSnapshot(s['kernel'], expected, fail);
+  return { format: s['format'], memory, state, size, chunkSize, chunks: chunks as string[], firstChunks, kernel };
+}
+
+function parseKernelSnapshot(
+  value: unknown,
+  chunks: number,
+  fail: (what: string) => never,
+): ManifestSnapshot['kernel'] {
+  if (value === undefined || value === null) return undefined;
+  const k = value as Record<string, unknown>;
+  const state = parseFile(k['state'], 'snapshot.kernel.state', fail);
+  const first = k['firstChunks'];
+  if (!state) return fail('"snapshot.kernel" has no "state"');
+  if (!Array.isArray(first) || first.some((c) => !(Number.isSafeInteger(c) && c >= 0 && c < chunks)))
+    return fail('"snapshot.kernel.firstChunks" is not a list of chunk numbers');
+  return { state, firstChunks: first as number[] };
 }
 
 function parseFile(value: unknown, name: string, fail: (what: string) => never): ManifestFile | undefined {

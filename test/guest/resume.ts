@@ -113,7 +113,7 @@ async function consistent({ directory, tier }: Place): Promise<void> {
   if (!manifest.snapshot) throw new Error('the disk has no snapshot: npm run disk -- --snapshot debian');
   const image = join(directory, manifest.image!.url);
   const disk = await openDisk(await openAsBlob(image));
-  const source = new SnapshotSource(manifest, manifest.snapshot, manifestUrl(directory), {
+  const source = new SnapshotSource(manifest, manifest.snapshot, manifestUrl(directory), 'prompt', {
     policy: { fetch: fileFetch },
   });
   const machine = await Machine.create({

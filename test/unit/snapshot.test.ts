@@ -217,6 +217,7 @@ describe('fetching a snapshot', () => {
       { compression: 'gzip' },
       { ...SNAPSHOT, size: count * PAGE, chunkSize: PAGE, chunks: names, firstChunks: count - 1 },
       'https://example.org/d/manifest.json',
+      'prompt',
       {
         policy: {
           attempts: 1,
