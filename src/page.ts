@@ -34,6 +34,11 @@ if (workbench && element) {
   if (link.state) element.removeAttribute('autostart');
   workbench.settings = settings;
   void workbench.follow(link);
+  // An address that differs only in its fragment does not load the page anew.
+  addEventListener('hashchange', () => {
+    const { run, files, directory } = parseLink(location.href);
+    void workbench.follow({ run, files, directory });
+  });
 
   /** The page works without its server from the second visit on. */
   const updates = registerServiceWorker();
