@@ -60,6 +60,10 @@ function execute(
 ): Promise<string> {
   return new Promise((resolve, reject) => {
     const env = { ...process.env, ...environment };
-    execFile(file, args, { env, timeout }, (error, stdout) => (error ? reject(error) : resolve(stdout)));
+    execFile(file, args, { env, timeout }, (error, stdout, stderr) => {
+      if (!error) resolve(stdout);
+      else if (error.killed) reject(new Error(`it was given up after ${timeout / 1000} s`));
+      else reject(new Error(`status ${error.code}: ${stdout.slice(-300)}${stderr.slice(-300)}`));
+    });
   });
 }

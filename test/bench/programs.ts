@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { join } from 'node:path';
 
@@ -108,8 +108,10 @@ export function buildPrograms(architecture: keyof typeof MACHINE_FLAGS = 'amd64'
     const product = join(directory, file);
     const newest = Math.max(...[source, 'bench.h'].map((name) => statSync(join(SOURCES, name)).mtimeMs));
     if (existsSync(product) && statSync(product).mtimeMs > newest) return;
-    if (source.endsWith('.py')) copyFileSync(join(SOURCES, source), product);
-    else execFileSync('gcc', [...flags, join(SOURCES, source), '-o', product], { stdio: 'inherit' });
+    if (source.endsWith('.py')) {
+      copyFileSync(join(SOURCES, source), product);
+      chmodSync(product, 0o755);
+    } else execFileSync('gcc', [...flags, join(SOURCES, source), '-o', product], { stdio: 'inherit' });
   };
   const machine = MACHINE_FLAGS[architecture];
   for (const { file, source, flags = [], needs = [] } of PROGRAMS) {

@@ -18,7 +18,7 @@ const USAGE = `usage: npm run bench -- [options]
   --in PLACES     of native,qemu,node,chromium,native-i386,v86 (default all that this host can do)
   --tier TIER     of our machine: auto, interp or jit (default auto); with jit, Node boots with auto and goes on with
                   jit from its saved state, Chromium boots with jit, which takes minutes
-  --limit S       seconds after which a bench is given up (default 120)
+  --limit S       seconds after which a bench is given up (default 300)
   --json          one JSON object on stdout instead of the tables
   --write         puts the tables into test/bench/RESULTS.md, too
   --help
@@ -35,7 +35,7 @@ const { values: options } = parseArgs({
     runs: { type: 'string', default: '3' },
     in: { type: 'string' },
     tier: { type: 'string', default: 'auto' },
-    limit: { type: 'string', default: '120' },
+    limit: { type: 'string', default: '300' },
     json: { type: 'boolean', default: false },
     write: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
@@ -46,6 +46,9 @@ const { values: options } = parseArgs({
 const SETTLING = 5000;
 const WATCHING = 10_000;
 
+/** Starts that may fail in a round before the place is left out. */
+const MOST_FAILURES = 2;
+
 interface Wanted {
   program: Program;
   bench: string;
@@ -55,6 +58,8 @@ interface Wanted {
 class Worker {
   private running: Running | undefined;
   private here = new Set<string>();
+  /** Starts of this round that failed. */
+  private failures = 0;
 
   constructor(readonly place: Place) {}
 
@@ -86,7 +91,15 @@ class Worker {
   }
 
   async up(): Promise<Running> {
-    return (this.running ??= await this.place.start());
+    if (this.running) return this.running;
+    if (this.failures >= MOST_FAILURES) throw new Error('it was left out, as it did not start');
+    try {
+      this.running = await this.place.start();
+    } catch (error) {
+      this.failures++;
+      throw error;
+    }
+    return this.running;
   }
 
   /** The machine at the prompt: nothing but this may have been run in it. */
@@ -106,6 +119,11 @@ class Worker {
       idlePercent,
       ...(guest && { guestMiB: (kib('MemTotal') - kib('MemFree')) / 1024 }),
     };
+  }
+
+  async endRound(): Promise<void> {
+    this.failures = 0;
+    await this.stop();
   }
 
   async stop(): Promise<void> {
@@ -158,7 +176,7 @@ async function round(
         say(`${label} ${one.bench} ${worker.place.name}: ${what}`);
       }
   } finally {
-    for (const worker of workers) await worker.stop();
+    for (const worker of workers) await worker.endRound();
   }
 }
 

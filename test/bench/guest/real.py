@@ -221,7 +221,7 @@ BENCHES = {
     "real_python": (3, None, python),
     "real_gcc": (1, prepare_gcc, gcc),
     "real_sqlite": (3, None, sqlite),
-    "real_git": (2, None, git),
+    "real_git": (1, None, git),
     "real_sha256": (3, prepare_data, sha256),
     "real_aes": (3, prepare_data, aes),
     "real_bignum": (3, None, bignum),
