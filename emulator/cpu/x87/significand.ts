@@ -68,13 +68,12 @@ export function divideSignificands(f: FunctionBuilder, a: Expr, divisor: Expr): 
  */
 export function rootSignificand(f: FunctionBuilder, hi: Expr, lo: Expr): Wide {
   const set = (x: Expr): Expr => f.let(x);
-  // An f64 gives 53 bits; the rest is the remainder by twice the root.
+  // An f64 gives 53 bits, cut so that it stays below 2^32; the rest is the remainder by twice the root.
   const estimate = f.temp(F64);
-  f.set(estimate, f64.convert_i64_s(i64.shr_u(hi, 1)));
-  f.set(estimate, f64.mul(f64.sqrt(f64.add(estimate.get, estimate.get)), kf64(2 ** 31)));
-  const first = set(i64.shl(i64.trunc_sat_f64_s(estimate.get), 1));
+  f.set(estimate, f64.sqrt(f64.mul(f64.convert_i64_s(i64.shr_u(hi, 11)), kf64(2 ** 11))));
   const inverse = f.temp(F64);
-  f.set(inverse, f64.div(kf64(0.25), estimate.get));
+  f.set(inverse, f64.div(kf64(1), estimate.get));
+  const first = set(i64.or(i64.shl(i64.reinterpret(estimate.get), 11), 1n << 63n));
   const high = set(i64.shr_u(first, 32));
   const low = set(i64.and(first, LOW));
   const middle = set(i64.mul(high, low));
@@ -88,10 +87,16 @@ export function rootSignificand(f: FunctionBuilder, hi: Expr, lo: Expr): Wide {
   const restLow = f.temp(I64);
   f.set(restHigh, i64.sub(i64.sub(hi, squareHigh), i64.extend_u(i64.lt_u(lo, squareLow))));
   f.set(restLow, i64.sub(lo, squareLow));
-  const halfLow = f64.convert_i64_s(i64.shr_u(restLow.get, 1));
-  const rest = f64.add(f64.mul(f64.convert_i64_s(restHigh.get), kf64(2 ** 64)), f64.mul(halfLow, kf64(2)));
-  // Below 2^13 in magnitude, and right but for an error of far less than one.
-  const more = set(i64.trunc_sat_f64_s(f64.floor(f64.mul(rest, inverse.get))));
+  // In units of 2^33, as the estimate is in units of 2^32.
+  const rest = f64.add(
+    f64.mul(f64.convert_i64_s(restHigh.get), kf64(2 ** 31)),
+    f64.mul(f64.convert_i64_s(i64.shr_u(restLow.get, 1)), kf64(2 ** -32)),
+  );
+  // The quotient rounded down: below 2^13 in magnitude, and right but for an error of far less than one. Added to a number
+  // whose last place is worth one, it is in the low bits.
+  const shifter = 1.5 * 2 ** 52;
+  const whole = f64.add(f64.sub(f64.mul(rest, inverse.get), kf64(0.5)), kf64(shifter));
+  const more = set(i64.sub(i64.reinterpret(whole), i64.reinterpret(kf64(shifter))));
   const root = f.temp(I64);
   f.set(root, i64.add(first, more));
   // rest − more × (2 × first + more)
