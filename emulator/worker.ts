@@ -87,8 +87,12 @@ export interface WorkerEnvironment {
 const MOST_UNREAD = 1 << 20;
 const PROGRESS_INTERVAL = 100;
 const LARGEST_KERNEL = 1 << 28;
-/** Milliseconds after a resume in which nothing is fetched but what the guest waits for. */
-const HEAD_START = 500;
+/**
+ * After a resume nothing is fetched but what the guest waits for, until it has said nothing for so long (milliseconds), or
+ * until so much time has passed.
+ */
+const QUIET = 500;
+const LONGEST_HEAD_START = 10_000;
 
 /** Serves one machine to the page at the other end of `port`. */
 export function serve(port: Port<ToWorker, FromWorker>, environment: WorkerEnvironment): void {
@@ -117,6 +121,8 @@ class Session {
   private early: Extract<ToWorker, { type: 'input' | 'resize' }>[] = [];
   private readonly fileBytes = new Map<string, { loaded: number; total?: number }>();
   private snapshot: SnapshotSource | undefined;
+  private restTimer: ReturnType<typeof setTimeout> | undefined;
+  private restBefore: number | undefined;
 
   constructor(
     private readonly port: Port<ToWorker, FromWorker>,
@@ -234,13 +240,26 @@ class Session {
       });
       if (this.stopped) return { resumed: true };
       this.output('console', console);
-      setTimeout(() => this.machine?.fetchRest?.(), HEAD_START);
+      this.restBefore = performance.now() + LONGEST_HEAD_START;
+      this.fetchRestSoon();
       return { resumed: true };
     } catch (cause) {
       if (this.stopped) return { resumed: true };
       this.snapshot = undefined;
       return { resumed: false, note: `the disk's snapshot could not be used: ${plainError(cause).message}` };
     }
+  }
+
+  private fetchRestSoon(): void {
+    if (this.restBefore === undefined) return;
+    clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(
+      () => {
+        this.restBefore = undefined;
+        this.machine?.fetchRest?.();
+      },
+      Math.min(QUIET, Math.max(0, this.restBefore - performance.now())),
+    );
   }
 
   private async restore(changes: Partial<MachineSpec>, state: Blob): Promise<void> {
@@ -421,6 +440,7 @@ class Session {
     if (channel === 'console') {
       this.unread += bytes.length;
       this.throttle();
+      this.fetchRestSoon();
     }
     this.port.post({ type: 'output', channel, bytes });
   }
@@ -580,6 +600,7 @@ class Session {
     }
     this.stopped = true;
     clearInterval(this.timer);
+    clearTimeout(this.restTimer);
     this.controller.abort();
     try {
       this.machine?.dispose();
