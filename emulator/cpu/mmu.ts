@@ -8,6 +8,7 @@
  * An unused entry has an upper half that no canonical address has, and a lower half that leads to a dummy page, so that
  * even an access to exactly that non-canonical address reaches nothing.
  */
+import { CR0_PG, CR0_WP, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_NXE } from './bits.ts';
 import type { Bus, Width } from '../bus.ts';
 import { ABSENT, type Cpu } from './cpu.ts';
 import { KeptSpaces, type Kept } from './pcid.ts';
@@ -27,15 +28,6 @@ const UNUSED_HIGH = 0x5eed_1e55 | 0;
 
 /** Page-fault error code bits (SDM vol. 3, 4.7). */
 export const PfError = { P: 1, W: 2, U: 4, RSVD: 8, I: 16 } as const;
-
-const CR0_WP = 1 << 16;
-const CR0_PG = 1 << 31;
-const CR4_PSE = 1 << 4;
-const CR4_PAE = 1 << 5;
-const CR4_PGE = 1 << 7;
-const CR4_PCIDE = 1 << 17;
-const EFER_NXE = 1 << 11;
-const EFER_LMA = 1 << 10;
 
 /** Where the entries for spans of 1 GiB begin in `Mmu.large`. */
 const HUGE = 2048;

@@ -1,4 +1,5 @@
 /** The processor: run loop, code modes, and the border between emitted code and TypeScript. */
+import { CR0_EM, CR0_TS, CR4_OSFXSR, IF, RF, TF } from './bits.ts';
 import type {
   ProcessorState,
   EntryState,
@@ -51,13 +52,6 @@ import { enterState, restoreCpu, saveCpu } from './reset.ts';
 import { fillTables } from './tables.ts';
 import { deliverException, deliverInterrupt } from './system/interrupts.ts';
 import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
-
-const CR0_EM = 1 << 2;
-const CR0_TS = 1 << 3;
-const CR4_OSFXSR = 1 << 9;
-const IF = 1 << 9;
-const TF = 1 << 8;
-const RF = 1 << 16;
 
 /**
  * Executions after which a block is given to the compiler. The host's own compilers need tens of milliseconds for a

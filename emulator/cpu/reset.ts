@@ -1,17 +1,10 @@
 /** The processor at a kernel's entry point, and its state as a plain object. */
+import { CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_PAE, EFER_LMA, EFER_LME } from './bits.ts';
 import type { EntryState, ProcessorState } from '../processor.ts';
 import type { Cpu, Segment } from './cpu.ts';
 import { CS, GPR_NAMES, S } from './layout.ts';
 import { updateBreakpoints } from './system/debug.ts';
 
-const CR0_PE = 1;
-const CR0_ET = 1 << 4;
-const CR0_NE = 1 << 5;
-const CR0_WP = 1 << 16;
-const CR0_PG = 1 << 31;
-const CR4_PAE = 1 << 5;
-const EFER_LME = 1 << 8;
-const EFER_LMA = 1 << 10;
 /** Descriptor attributes (bits 40 to 55): present code, execute/read, accessed; present data, read/write, accessed. */
 const CODE = 0x9b;
 const DATA = 0x93;

@@ -1,9 +1,8 @@
 /** Instructions on single flags. CLI and STI are system instructions. */
+import { DF } from '../bits.ts';
 import { CF, def } from '../insn.ts';
 import { RAX, S } from '../layout.ts';
 import { i32, k32 } from '../wasm/expr.ts';
-
-const DF = 1 << 10;
 
 export function defineFlagops(): void {
   def('clc f8', { writes: CF }, (c) => c.setCarry(k32(0)));

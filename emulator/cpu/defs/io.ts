@@ -1,4 +1,5 @@
 /** Port input and output. */
+import { DF, IF } from '../bits.ts';
 import type { Width } from '../../bus.ts';
 import type { Cpu } from '../cpu.ts';
 import { defHelper, type DefOptions, type Insn } from '../insn.ts';
@@ -6,8 +7,6 @@ import { DS, ES, RAX, RCX, RDI, RDX, RSI, S } from '../layout.ts';
 import { portBreak } from '../system/debug.ts';
 import { checkPort } from '../system/tss.ts';
 
-const DF = 0x400;
-const IF = 0x200;
 /**
  * A repeated string transfer comes up for air after this many elements, each as dear as an instruction; its RIP stays at
  * it until it is done.

@@ -1,4 +1,5 @@
 /** PUSH, POP and their relatives. Pushes and pops of segment registers are system instructions. */
+import { DF, IF, IOPL, NT, RF, TF, VM } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector, type Emit } from '../emit.ts';
 import { AF, ARITH, CF, def, defHelper, OF, PF, SF, ZF, type DefOptions, type Insn } from '../insn.ts';
@@ -7,13 +8,6 @@ import { i32, i64, k32 } from '../wasm/expr.ts';
 
 const D64: DefOptions = { defaultSize: 'd64' };
 
-const TF = 1 << 8;
-const IF = 1 << 9;
-const DF = 1 << 10;
-const IOPL = 3 << 12;
-const NT = 1 << 14;
-const RF = 1 << 16;
-const VM = 1 << 17;
 const AC = 1 << 18;
 const ID = 1 << 21;
 

@@ -2,6 +2,7 @@
  * String instructions. With a repeat prefix they stop after a bounded piece of work and are executed again from where
  * they are (RIP stays), so that interrupts are taken; registers are exact after every element that was done.
  */
+import { DF } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import type { Emit } from '../emit.ts';
 import { ARITH, def, defHelper, type DefOptions, type Insn } from '../insn.ts';
@@ -9,7 +10,6 @@ import { DS, ES, RAX, RCX, RDI, RSI, S } from '../layout.ts';
 import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import type { Local } from '../wasm/builder.ts';
 
-const DF = 1 << 10;
 /** Pieces (each at most the rest of a page) or single elements that one execution of REP MOVS or STOS may do. */
 const EMITTED_PIECES = 128;
 /** Elements that one execution of a repeated LODS, CMPS or SCAS may do. */

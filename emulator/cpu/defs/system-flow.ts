@@ -1,4 +1,5 @@
 /** Interrupt instructions, far transfers, and the fast system calls. */
+import { CR4_FSGSBASE } from '../bits.ts';
 import { Vector } from '../emit.ts';
 import type { Cpu } from '../cpu.ts';
 import { defHelper, OF, type DefOptions, type Insn } from '../insn.ts';
@@ -8,7 +9,6 @@ import { icebp, softwareInterrupt } from '../system/interrupts.ts';
 import { swapgs, syscall, sysenter, sysexit, sysret } from '../system/syscall.ts';
 import { regOf } from './system.ts';
 
-const CR4_FSGSBASE = 1 << 16;
 const FLOW: DefOptions = { ends: true, faults: true };
 
 /** Far CALL and JMP through memory: offset of the operand size, then the selector. */

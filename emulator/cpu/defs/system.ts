@@ -1,4 +1,5 @@
 /** Control and debug registers, descriptor-table registers, modes, MSRs, CPUID, time and random numbers. */
+import { CR4_TSD, IF } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { ARITH, CF, def, defHelper, type DefOptions, type Insn } from '../insn.ts';
@@ -9,8 +10,6 @@ import { readDebug, writeDebug } from '../system/debug.ts';
 import { readMsr, writeMsr } from '../system/msr.ts';
 import { i32, k32 } from '../wasm/expr.ts';
 
-const CR4_TSD = 1 << 2;
-const IF = 0x200;
 const IOPL_SHIFT = 12;
 
 /** Register number of operand `i`. */

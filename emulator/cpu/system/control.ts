@@ -1,27 +1,32 @@
 /** Control registers and the switches between modes (SDM vol. 3, 2.5 and 9.8). */
+import {
+  CR0_CD,
+  CR0_ET,
+  CR0_NW,
+  CR0_PE,
+  CR0_PG,
+  CR0_WP,
+  CR4_PAE,
+  CR4_PCIDE,
+  CR4_PGE,
+  CR4_PSE,
+  EFER_LMA,
+  EFER_LME,
+  EFER_NXE,
+  EFER_SCE,
+} from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, S } from '../layout.ts';
 import { ATTR } from './segments.ts';
 
-const CR0_PE = 1;
-const CR0_ET = 1 << 4;
-const CR0_WP = 1 << 16;
-const CR0_NW = 1 << 29;
-const CR0_CD = 1 << 30;
-const CR0_PG = 1 << 31;
 /** PE MP EM TS ET NE WP AM NW CD PG; the others read as 0. */
 const CR0_KNOWN = 0xe005003f | 0;
 
-const CR4_PSE = 1 << 4;
-const CR4_PAE = 1 << 5;
-const CR4_PGE = 1 << 7;
-const CR4_PCIDE = 1 << 17;
 /** TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT FSGSBASE PCIDE: what CPUID offers. */
 const CR4_KNOWN = 0x000307fc;
 
-export const EFER = { SCE: 1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
-const EFER_WRITABLE = EFER.SCE | EFER.LME | EFER.NXE;
+const EFER_WRITABLE = EFER_SCE | EFER_LME | EFER_NXE;
 
 /** Physical addresses have 40 bits (CPUID.80000008H). */
 const PHYSICAL_HIGH = 0xff;
@@ -35,13 +40,13 @@ export function writeCr0(cpu: Cpu, lo: number, hi: number): void {
   if ((pg && !(value & CR0_PE)) || (value & CR0_NW && !(value & CR0_CD))) throw cpu.fault(Vector.GP, 0);
   const turnsOn = pg && !(old & CR0_PG);
   const turnsOff = !pg && (old & CR0_PG) !== 0;
-  if (turnsOn && cpu.efer & EFER.LME) {
+  if (turnsOn && cpu.efer & EFER_LME) {
     if (!(cpu.cr4 & CR4_PAE) || cpu.segments[CS]!.attributes & ATTR.L) throw cpu.fault(Vector.GP, 0);
-    cpu.efer |= EFER.LMA;
+    cpu.efer |= EFER_LMA;
   }
   if (turnsOff && cpu.longMode) {
     if (cpu.code64 || cpu.cr4 & CR4_PCIDE) throw cpu.fault(Vector.GP, 0);
-    cpu.efer &= ~EFER.LMA;
+    cpu.efer &= ~EFER_LMA;
   }
   cpu.cr0 = value;
   cpu.i32[(cpu.state + S.CR0) >> 2] = value;
@@ -84,11 +89,11 @@ export function writeCr8(cpu: Cpu, lo: number, hi: number): void {
 
 /** WRMSR to IA32_EFER. @throws #GP(0) */
 export function writeEfer(cpu: Cpu, lo: number, hi: number): void {
-  if (hi !== 0 || lo & ~(EFER_WRITABLE | EFER.LMA)) throw cpu.fault(Vector.GP, 0);
+  if (hi !== 0 || lo & ~(EFER_WRITABLE | EFER_LMA)) throw cpu.fault(Vector.GP, 0);
   const old = cpu.efer;
-  if ((old ^ lo) & EFER.LME && cpu.cr0 & CR0_PG) throw cpu.fault(Vector.GP, 0);
-  cpu.efer = (lo & EFER_WRITABLE) | (old & EFER.LMA);
-  if ((old ^ cpu.efer) & EFER.NXE) cpu.mmu.flush(true);
+  if ((old ^ lo) & EFER_LME && cpu.cr0 & CR0_PG) throw cpu.fault(Vector.GP, 0);
+  cpu.efer = (lo & EFER_WRITABLE) | (old & EFER_LMA);
+  if ((old ^ cpu.efer) & EFER_NXE) cpu.mmu.flush(true);
   cpu.modeChanged();
   cpu.leave();
 }

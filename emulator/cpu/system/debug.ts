@@ -1,10 +1,10 @@
 /** Debug registers and the #DB exceptions that come of them (SDM vol. 3, chapter 18). */
+import { CR4_DE } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { ZF, type Insn } from '../insn.ts';
 import { RCX, SS } from '../layout.ts';
 
-const CR4_DE = 1 << 3;
 const GD = 1 << 13;
 /** DR6: breakpoints B0 to B3, BD (debug register access), BS (single step), BT. */
 const DR6_WRITABLE = 0xe00f;

@@ -1,4 +1,5 @@
 /** Far transfers: IRET, RETF, and far CALL and JMP through code segments and call gates (SDM vol. 3, 5.8). */
+import { IF, IOPL, NT, RF, TF, VM } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, RSP, S, SS } from '../layout.ts';
@@ -21,12 +22,6 @@ import {
 import { moveStack, peek, poke } from './stack.ts';
 import { tssStack32, tssStack64 } from './tss.ts';
 
-const TF = 0x100;
-const IF = 0x200;
-const IOPL = 0x3000;
-const NT = 0x4000;
-const RF = 0x10000;
-const VM = 0x20000;
 /** What any level may change: the arithmetic flags, TF, DF, NT, RF, AC, ID. */
 const ANY_LEVEL = 0x254dd5;
 const VIF_VIP = 0x180000;

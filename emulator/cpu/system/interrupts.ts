@@ -1,4 +1,5 @@
 /** Delivery of exceptions and interrupts through the IDT (SDM vol. 3, chapter 6). */
+import { IF, NT, RF, TF, VM } from '../bits.ts';
 import { ABSENT, GuestFault, type Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, RSP, S, SS } from '../layout.ts';
@@ -15,12 +16,6 @@ import {
   setSegment,
 } from './segments.ts';
 import { tssStack32, tssStack64 } from './tss.ts';
-
-const TF = 0x100;
-const IF = 0x200;
-const NT = 0x4000;
-const RF = 0x10000;
-const VM = 0x20000;
 
 /** What is delivered: decides the DPL check, the EXT bit and RF. */
 type Source = 'exception' | 'external' | 'software';

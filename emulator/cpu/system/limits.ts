@@ -3,6 +3,7 @@
  * all code has flat ones; where a segment is not flat, code is decoded in a mode of its own (`Mode.Limited…`), in which
  * each instruction is preceded by the check made here.
  */
+import { DF } from '../bits.ts';
 import type { Cpu, Segment } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import type { Insn } from '../insn.ts';
@@ -11,7 +12,6 @@ import { isRepeated } from './debug.ts';
 import { ATTR } from './segments.ts';
 
 const WHOLE = 0xffffffff;
-const DF = 0x400;
 
 /** Whether every offset can be read and written (CS: executed). */
 function isFlat(s: Segment, code: boolean): boolean {

@@ -1,4 +1,5 @@
 /** SYSCALL, SYSRET, SYSENTER, SYSEXIT and SWAPGS, as Intel processors do them. */
+import { EFER_SCE, IF, RF, VM } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, GS, RCX, RDX, RSP, S, SS } from '../layout.ts';
@@ -6,10 +7,6 @@ import { loadedFlags, noticeFlags } from './far.ts';
 import { canonical } from './interrupts.ts';
 import { setCache, setCpl } from './segments.ts';
 
-const EFER_SCE = 1;
-const RF = 0x10000;
-const IF = 0x200;
-const VM = 0x20000;
 /** RFLAGS bits that SYSRET takes from R11 (SDM vol. 2). */
 const SYSRET_FLAGS = 0x3c7fd7;
 const R11 = 11;
