@@ -32,13 +32,17 @@ await journey(async () => {
     page.on('pageerror', (error) => errors.push(String(error)));
     await check('boots and runs python3', async () => {
       await page.goto(`${host.address}?memory=256`);
-      await page.waitForFunction(
-        () => {
-          const { state } = document.querySelector<Element>('linux-vm') ?? {};
-          return state === 'running' || state === 'error';
-        },
-        { timeout: BOOT, polling: 500 },
-      );
+      const end = performance.now() + BOOT;
+      for (;;) {
+        const [now, text] = await page.evaluate(() => {
+          const element = document.querySelector<Element>('linux-vm');
+          const terminal = element?.shadowRoot?.querySelector('linux-vm-terminal');
+          return [element?.state ?? '', (terminal as { text?: string } | null | undefined)?.text ?? ''];
+        });
+        if (now === 'running' || now === 'error') break;
+        if (performance.now() > end) throw new Error(`it is still ${now}; the screen:\n${text}`);
+        await new Promise((resolve) => setTimeout(resolve, 500));
+      }
       const printed = await page.evaluate(async () => {
         const element = document.querySelector<Element>('linux-vm')!;
         if (element.state === 'error') return element.shadowRoot!.textContent!;
