@@ -704,7 +704,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       regions: this.jit.regions,
       codeBytes: this.jit.codeBytes,
       emitMilliseconds: this.jit.emitTime,
-      emitMilliseconds: this.jit.emitTime,
       exceptions: this.exceptions,
       interrupts: this.interruptCount,
       tlbFills: this.mmu.fills,
