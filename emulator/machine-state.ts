@@ -9,7 +9,7 @@ import type { ProcessorState } from './processor.ts';
 
 /**
  * Changes whenever an older state can no longer be restored: of any part of it, the processor's and the devices' included.
- * test/unit/state-shape.test.ts notices changes of their fields.
+ * test/unit/snapshot.test.ts notices changes of their fields.
  */
 export const STATE_VERSION = 2;
 export const PAGE_SIZE = 4096;
