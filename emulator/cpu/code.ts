@@ -68,7 +68,7 @@ export class CodeCache {
   /** Counts the times that all translations were dropped. */
   generation = 0;
   onFlush: () => void = () => undefined;
-  /** Physical pages whose floating-point code does not keep to what compiled regions expect of it, so that they expect nothing. */
+  /** Physical pages whose floating-point code does not keep to what compiled regions expect of it, so that they expect nothing, until it changes. */
   readonly plainFloats = new Set<number>();
 
   constructor(private readonly host: CodeHost) {
@@ -585,6 +585,7 @@ export class CodeCache {
     p.stubs.length = 0;
     for (const f of p.onDrop) f();
     p.onDrop.clear();
+    this.plainFloats.delete(p.physical);
     this.pages.delete(CodeCache.key(p.physical, p.mode));
   }
 

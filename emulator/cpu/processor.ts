@@ -303,8 +303,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     let seen = this.retreats.get(page);
     if (!seen || now - seen.since > RETREAT_WINDOW) this.retreats.set(page, (seen = { count: 0, since: now }));
     if (++seen.count < this.retreatLimit || this.code.plainFloats.has(page)) return;
-    this.code.plainFloats.add(page);
+    this.retreats.delete(page);
     this.code.written(page, 4096);
+    this.code.plainFloats.add(page);
   }
 
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number {
