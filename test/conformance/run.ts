@@ -123,9 +123,12 @@ function run(job: Job): Promise<void> {
 }
 
 const queue = jobs();
+/** Jobs that came to no result. The others' results are shown all the same. */
+const failed: string[] = [];
 await Promise.all(
   Array.from({ length: Math.min(2, availableParallelism()) }, async () => {
-    for (let job = queue.shift(); job; job = queue.shift()) await run(job);
+    for (let job = queue.shift(); job; job = queue.shift())
+      await run(job).catch((e: unknown) => failed.push(e instanceof Error ? e.message : String(e)));
   }),
 );
 
@@ -179,4 +182,5 @@ console.log(
     `(${asked.size} asked of the processor; ${byKernels} by kernels in test/unit/cpu/system-forms.ts)`,
 );
 console.log(`${total} mismatches; ${elapsed()} s, ${processorTime.toFixed(0)} s of processor time in two processes`);
-process.exitCode = total || uncovered.length || missing.length ? 1 : 0;
+for (const text of failed) console.error(text);
+process.exitCode = failed.length || total || uncovered.length || missing.length ? 1 : 0;
