@@ -52,7 +52,7 @@ export async function replay(key: string, from: number): Promise<void> {
     }
   }
   await disk.flush();
-  flushed(trace.events.length);
+  flushed(trace.events.length - 1);
   disk.close();
 }
 
