@@ -29,7 +29,11 @@ export function buildV86(programs: string): string {
   const directory = fileURLToPath(new URL('../../build/bench/v86', import.meta.url));
   mkdirSync(directory, { recursive: true });
   const kernel = join(directory, 'vmlinuz');
-  if (!existsSync(kernel)) copyFileSync(downloadKernel(join(directory, 'apt')), kernel);
+  if (!existsSync(kernel)) {
+    const scratch = join(directory, 'apt');
+    copyFileSync(downloadKernel(scratch), kernel);
+    rmSync(scratch, { recursive: true });
+  }
   for (const name of ['libv86.js', 'v86.wasm']) copyFileSync(join(V86, name), join(directory, name));
   for (const name of ['bios.bin', 'vgabios-stdvga.bin']) copyFileSync(join(BIOS, name), join(directory, name));
   writeFileSync(join(directory, 'initramfs'), initramfs(programs));
