@@ -21,8 +21,8 @@ run.addEventListener('click', () => {
   void (async () => {
     try {
       const { vm } = machine;
-      // Ten seconds are enough for an answer, and a loop without end is ended.
-      const { stdout, stderr } = await vm!.run(['timeout', '10', 'python3', '-'], { stdin: code.value });
+      // A minute is enough for an answer, and a loop without end is ended.
+      const { stdout, stderr } = await vm!.run(['timeout', '60', 'python3', '-'], { stdin: code.value });
       const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
       output.textContent = text(stdout) + text(stderr);
       verdict.textContent = text(stdout).trim() === ANSWER ? 'That is right.' : 'Not yet.';

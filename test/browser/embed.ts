@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Frame, Page } from 'playwright-core';
 import type { LinuxVM } from '../../src/index.ts';
-import { BOOT, check, COMMAND, complaints, journey, launch, serveSite } from './site.ts';
+import { BOOT, check, complaints, journey, launch, serveSite } from './site.ts';
 
 /**
  * The machine in other people's pages: the examples; the package's modules from another origin, as from a CDN; a sandboxed
@@ -80,7 +80,7 @@ async function main(): Promise<void> {
       await running(view.page);
       await view.page.getByLabel('Your program').fill('print(2 ** 100)');
       await view.page.getByRole('button', { name: 'Run' }).click();
-      await view.page.getByText('That is right.').waitFor({ timeout: COMMAND });
+      await view.page.getByText('That is right.').waitFor({ timeout: BOOT });
       await close(view);
     });
 
