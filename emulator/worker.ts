@@ -91,7 +91,7 @@ const LARGEST_KERNEL = 1 << 28;
  * After a resume nothing is fetched but what the guest waits for, until it has said nothing for so long (milliseconds), or
  * until so much time has passed.
  */
-const QUIET = 500;
+const QUIET = 1000;
 const LONGEST_HEAD_START = 10_000;
 
 /** Serves one machine to the page at the other end of `port`. */
