@@ -149,10 +149,12 @@ export function x87Op(insn: Insn): X87Op | 'sync' | 'other' {
   return op;
 }
 
+const isX87 = (insn: Insn): boolean => insn.def.map === 0 && insn.opcode >= 0xd8 && insn.opcode <= 0xdf;
+
 function classify(insn: Insn): X87Op | 'sync' | 'other' {
   const { def } = insn;
   if (!def.emit) return 'sync';
-  if (def.map === 0 && insn.opcode >= 0xd8 && insn.opcode <= 0xdf) {
+  if (isX87(insn)) {
     const reg = (insn.modrm >> 3) & 7;
     return (insn.mem ? memoryOp(insn.opcode, reg) : registerOp(insn.opcode, reg, insn.modrm & 7)) ?? 'sync';
   }
@@ -240,6 +242,8 @@ function factsOf(b: Block): Facts {
  * @returns undefined if the region has no x87 instruction
  */
 export function planX87(blocks: readonly Block[], successors: (b: Block) => readonly Block[]): X87Plan | undefined {
+  // Most regions have none, and are found out soon.
+  if (!blocks.some((b) => b.insns.some(isX87))) return undefined;
   const facts = new Map(blocks.map((b) => [b, factsOf(b)]));
   if (![...facts.values()].some((x) => x.starts || x.ends)) return undefined;
   const next = new Map(blocks.map((b) => [b, successors(b)]));
