@@ -294,7 +294,7 @@ export class LinuxVM {
     const { from } = this.begunFrom;
     // Who goes on from a state of their own keeps their names, and the network its address.
     const { seed, mac, ...names } = identity;
-    const own = { seed, ...(from !== 'state' && names), ...(from === 'snapshot' && { mac }) };
+    const own = { seed, ...(from !== 'state' && names), ...((from === 'snapshot' || from === 'kernel') && { mac }) };
     try {
       await this.agent.refresh(Date.now(), own);
     } catch {

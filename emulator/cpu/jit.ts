@@ -64,7 +64,15 @@ export class Jit {
   hot(record: number): void {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record);
-    if (!block || modeIsLimited(block.page.mode) || block.compiled || block.raises || block.crosses || block.count === 0) return;
+    if (
+      !block ||
+      modeIsLimited(block.page.mode) ||
+      block.compiled ||
+      block.raises ||
+      block.crosses ||
+      block.count === 0
+    )
+      return;
     if (!this.queue.length) this.since = performance.now();
     this.queue.push(this.find(block));
   }

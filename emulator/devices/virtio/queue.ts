@@ -251,8 +251,7 @@ export class SplitQueue implements Saved<QueueState> {
 
   private buffersPresent(chain: Chain): boolean {
     let all = true;
-    for (let i = 0; i < chain.count; i++)
-      if (!this.memory.present(chain.addresses[i]!, chain.lengths[i]!)) all = false;
+    for (let i = 0; i < chain.count; i++) if (!this.memory.present(chain.addresses[i]!, chain.lengths[i]!)) all = false;
     return all;
   }
 

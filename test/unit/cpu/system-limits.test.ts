@@ -58,7 +58,10 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
   });
 
   test('other segments than the limited one are as before', () => {
-    start(asm32(`${load}mov cx, ${UDATA}; mov es, ecx; mov ebx, es:[${DATA}]; push ebx; pop ecx; int 0x80`), data(0xfff));
+    start(
+      asm32(`${load}mov cx, ${UDATA}; mov es, ecx; mov ebx, es:[${DATA}]; push ebx; pop ecx; int 0x80`),
+      data(0xfff),
+    );
     expect(m.trap().vector).toBe(0x80);
     expect(cpu.low(1)).toBe(0x55667788);
   });
