@@ -190,7 +190,7 @@ export function differences(code: Code, input: DataView, results: Results, i: nu
     code.bits === 32 &&
     (vector === 13 || vector === 12) &&
     gotVector === 14 &&
-    record.getUint32(OUT.CR2, true) >= 0xffff_f000
+    (record.getUint32(OUT.CR2, true) + 0x1000) >>> 0 < 0x1200
   )
     return [];
   // Which of its two operands CMPS reads first is the processor's choice.
