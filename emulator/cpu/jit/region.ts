@@ -369,6 +369,8 @@ class Structure {
   /** Control flow from one node to another inside the region. */
   private branch(from: Node, to: Node): void {
     const { x87 } = this.c;
+    // What was written before this belongs to other paths.
+    if (from.kind !== 'block') this.c.pending = undefined;
     const state = x87?.state;
     x87?.edge(to.kind === 'block' ? to.block : undefined, () =>
       new JitEmit(this.c, NO_INSN, to.block!.offset, to.block!.record, 0).retreat(),
