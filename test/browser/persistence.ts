@@ -117,7 +117,7 @@ async function main(): Promise<void> {
           return Number(new TextDecoder().decode(stdout));
         });
       await limit(usage + (4 << 20));
-      await type(page, 'head -c 200000000 /dev/urandom > /big', /No space left on device/);
+      await type(page, 'dd if=/dev/urandom of=/big bs=1M count=200 oflag=dsync', /No space left on device/);
       await type(page, 'sync && dmesg | grep -c "I/O error"', /\n0\s/);
       await type(page, 'rm /big; cat /root/note', /\nkept for later\s/);
       await limit();
