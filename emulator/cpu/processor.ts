@@ -58,7 +58,7 @@ import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
  * region, so code that runs less is done sooner by the interpreter: Python importing its library takes twice the time
  * with 3,000, and no less with 150,000.
  */
-const HOT = 6000;
+const HOT = 25_000;
 const NEVER = 0x7fffffff;
 const RETREAT_WINDOW = 50_000_000;
 const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
