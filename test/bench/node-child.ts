@@ -31,7 +31,7 @@ const METHODS: Record<Call['method'], (...args: never[]) => Promise<unknown>> = 
     const began = performance.now();
     // A tier that compiles each block by itself on its first run would take minutes for a boot.
     const booting: Tier = tier === 'jit' ? 'auto' : tier;
-    vm = await LinuxVM.start({ disk: pathToFileURL(join(disk, 'manifest.json')).href, tier: booting });
+    vm = await LinuxVM.start({ disk: pathToFileURL(join(disk, 'manifest.json')).href, tier: booting, boot: 'cold' });
     const loading = (performance.now() - began) / 1000;
     const { console, exited } = vm;
     const seconds = await new Promise<number>((resolve, reject) => {

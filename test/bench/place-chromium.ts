@@ -59,7 +59,7 @@ async function start(site: string, disk: string, programs: string, tier: Tier): 
     });
     const page = await browser.newPage({ viewport: { width: 1000, height: 700 } });
     await page.addInitScript(watch, PROMPT.source);
-    await page.goto(`${origin}?tier=${tier}`);
+    await page.goto(`${origin}?tier=${tier}&boot=cold&storage=none`);
     const times = await withLimit(
       page.evaluate(() => (window as unknown as Watched).benchPrompt),
       BOOT_LIMIT,
