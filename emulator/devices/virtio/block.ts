@@ -114,9 +114,31 @@ export class VirtioBlock implements VirtioDevice<VirtioBlockState> {
   }
 
   notify(_queue: number): void {
+    if (this.options.inOrder) {
+      // Also what the disk has at hand, which may depend on how far it has read ahead, is answered later.
+      if (this.inFlight > 0) return;
+      this.inFlight++;
+      void Promise.resolve().then(() => this.ended());
+      return;
+    }
+    this.serve();
+  }
+
+  private serve(): void {
     let chain;
     while (!(this.options.inOrder && this.inFlight > 0) && (chain = this.queue.pop())) this.request(chain);
     this.queue.signal();
+  }
+
+  /** One of those in flight is done. */
+  private ended(): void {
+    this.inFlight--;
+    if (this.options.inOrder) this.serve();
+    else this.queue.signal();
+    if (this.inFlight > 0) return;
+    const idle = this.idle;
+    this.idle = [];
+    for (const done of idle) done();
   }
 
   private request(chain: Chain): void {
@@ -135,16 +157,7 @@ export class VirtioBlock implements VirtioDevice<VirtioBlockState> {
           () => undefined,
           (error: unknown) => this.failed(chain, error),
         )
-        .finally(() => {
-          this.inFlight--;
-          if (this.options.inOrder) this.notify(0);
-          else this.queue.signal();
-          if (this.inFlight === 0) {
-            const idle = this.idle;
-            this.idle = [];
-            for (const done of idle) done();
-          }
-        });
+        .finally(() => this.ended());
     } catch (error) {
       this.failed(chain, error);
     }
