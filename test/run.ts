@@ -14,8 +14,6 @@ interface Step {
   skip?: () => string | undefined;
   /** Seconds after which it is ended. */
   limit: number;
-  /** It is run a second time when it fails. */
-  again?: boolean;
 }
 
 const DISK = 'build/disks/debian/manifest.json';
@@ -82,7 +80,6 @@ function journey(name: string, file: string, ...args: string[]): Step {
           ? undefined
           : 'no Chromium: apt-get install chromium',
     limit: 900,
-    again: true,
   };
 }
 
@@ -151,12 +148,7 @@ for (const step of steps) {
   }
   process.stdout.write(`\n== ${step.name}\n`);
   const began = performance.now();
-  let { passed, failed } = await run(step);
-  if (failed && step.again) {
-    // Browsers on a busy machine now and then miss a limit of time; what fails twice has failed.
-    process.stdout.write(`\n== ${step.name}, once more\n`);
-    ({ passed, failed } = await run(step));
-  }
+  const { passed, failed } = await run(step);
   total.passed += passed;
   total.failed += failed;
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
