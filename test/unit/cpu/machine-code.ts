@@ -33,7 +33,11 @@ export class CodeMachine {
   readonly view: DataView;
   readonly bytes: Uint8Array;
 
-  constructor(tier: Tier = 'interp') {
+  /** Instructions of one slice: short ones make compiled code stop in its loops. */
+  slice = 1_000_000;
+
+  /** @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous */
+  constructor(tier: Tier = 'interp', heat?: number) {
     const host: ProcessorHost = {
       bus: {
         readPort: never,
@@ -47,6 +51,7 @@ export class CodeMachine {
       random: (bytes) => bytes.fill(0x5a),
     };
     this.cpu = createProcessor(host, RAM, tier) as X86Processor;
+    if (heat !== undefined) Object.assign(this.cpu, { heat, synchronous: true });
     this.bytes = this.cpu.memory.bytes;
     this.view = this.cpu.memory.view;
     const entry = (at: number, value: number): void => {
@@ -118,7 +123,8 @@ export class CodeMachine {
   /** Runs until the HLT after the code. */
   run(code: readonly number[], registers: Registers = {}, flags = 0, bits: 64 | 32 = 64): Outcome {
     this.load(code, registers, flags, bits);
-    const reason = this.cpu.run(1_000_000);
+    let reason = this.cpu.run(this.slice);
+    for (let left = 1_000_000; reason === 'budget' && left > 0; left -= this.slice) reason = this.cpu.run(this.slice);
     if (reason !== 'halted') throw new Error(`stopped by ${reason} at ${this.cpu.rip.toString(16)}`);
     this.cpu.halted = false;
     return this.outcome();

@@ -39,3 +39,17 @@ describe.each(['interp', 'jit'] as Tier[])('%s', (tier) => {
     expect(registers.rax).toBe(150n + 300n);
   });
 });
+
+test('flags that one path has pending are nothing to another', () => {
+  // mov r14d, 3; 1: lahf; mov r15d, 4; 2: fdivp; sub r15, 1; jg 2b; dec r14; jg 1b
+  const code = hex('41be03000000 9f 41bf04000000 def1 4983ef01 7ff8 49ffce 7fec');
+  const expected = new CodeMachine('interp').run(code, {});
+  const machine = new CodeMachine('auto', 2);
+  // Loops are left and come back into through the region's start, which the paths of the loops share.
+  machine.slice = 5;
+  for (let i = 0; i < 6; i++) {
+    const { registers, flags } = machine.run(code, {});
+    expect([registers.rax, flags]).toEqual([expected.registers.rax, expected.flags]);
+  }
+  expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+});
