@@ -56,6 +56,11 @@ export class LinuxVMSnapshotsPanel extends Panel {
     }
   }
 
+  /** Whether this browser keeps what the machine writes. */
+  private get keeps(): boolean {
+    return this.element?.vm?.storage?.mode === 'exclusive';
+  }
+
   private get name(): string {
     return this.nameInput?.value.trim() || `Snapshot of ${dateText(Date.now())}`;
   }
@@ -98,7 +103,9 @@ export class LinuxVMSnapshotsPanel extends Panel {
     await this.attempt(`Going back to “${snapshot.name}”`, async () => {
       const state = await this.store.state(snapshot.id);
       await this.element!.restore(state);
-      this.note = `The machine goes on from “${snapshot.name}”. Its disk is a copy: what it writes now is kept only in snapshots.`;
+      this.note =
+        `The machine goes on from “${snapshot.name}”, and its disk is as it was then. ` +
+        (this.keeps ? 'What it writes is kept.' : 'What it writes is kept only in snapshots.');
     });
   }
 
@@ -126,7 +133,11 @@ export class LinuxVMSnapshotsPanel extends Panel {
         </div>`;
       case 'restore':
         return html`<div class="row" role="alert">
-          What runs now ends. <button @click=${() => this.restore(snapshot)}>Go back</button>${keep}
+          <span>
+            What runs now ends${this.keeps ? ', and what was written to the disk since then is gone' : ''}; another
+            snapshot keeps it.
+          </span>
+          <button @click=${() => this.restore(snapshot)}>Go back</button>${keep}
         </div>`;
       case 'rename':
         return html`<form @submit=${(event: Event) => this.rename(event, snapshot)}>

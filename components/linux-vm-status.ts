@@ -79,8 +79,15 @@ export class LinuxVMStatus extends LitElement {
         stroke: var(--_accent);
         stroke-width: 1.5;
       }
+      /* Numbers come and go; what stands beside them stays where it is. */
       .wide {
         min-width: 7ch;
+      }
+      .disk {
+        min-width: 18ch;
+      }
+      .net {
+        min-width: 19ch;
       }
       .storage {
         margin-left: auto;

@@ -84,6 +84,11 @@ export class LinuxVMTerminal extends LitElement {
       .xterm .xterm-scrollable-element {
         background-color: transparent !important;
       }
+      /* A cell is as high as the font's rounded metrics, and the underscores of DejaVu Sans Mono and Menlo lie below. */
+      .xterm .xterm-rows > div {
+        overflow: clip !important;
+        overflow-clip-margin: 3px;
+      }
       .screen.bell {
         outline: 2px solid var(--_dim);
       }

@@ -237,7 +237,8 @@ export class LinuxVMElement extends LitElement {
   }
 
   /**
-   * Ends what runs, then goes on from a state that `vm.saveState()` gave; resolves when the processor runs.
+   * Ends what runs, then goes on from a state that `vm.saveState()` gave; resolves when the processor runs. With a
+   * `storage-key` the disk as it was then takes the place of what was kept.
    * @throws Error in words for people, such as for a state of another build; the same that the element shows
    */
   async restore(state: Blob): Promise<LinuxVM> {
@@ -313,10 +314,16 @@ export class LinuxVMElement extends LitElement {
         worker: this.worker,
         onProgress: (progress: Progress) => (this.progress = progress),
       };
+      const storage = {
+        storageKey: this.storageKey || undefined,
+        storageMode: choice.mode ?? this.storageMode,
+        storageBase: choice.base ?? this.storageBase,
+      };
       const vm = await (state
-        ? LinuxVM.restore(state, options)
+        ? LinuxVM.restore(state, { ...options, ...storage })
         : LinuxVM.start({
             ...options,
+            ...storage,
             disk: this.disk,
             kernel: this.kernel,
             initrd: this.initrd,
@@ -324,9 +331,6 @@ export class LinuxVMElement extends LitElement {
             boot: this.boot,
             hostname: this.hostname,
             memory: this.memory,
-            storageKey: this.storageKey || undefined,
-            storageMode: choice.mode ?? this.storageMode,
-            storageBase: choice.base ?? this.storageBase,
             resume: this.suspend,
           }));
       this.attach(vm);

@@ -1,3 +1,4 @@
+import type { BaseIdentity } from './disk/identity.ts';
 import type { OverlayBlock, OverlayState } from './disk/overlay.ts';
 
 /**
@@ -11,6 +12,8 @@ export interface SavedHeader {
   disk?: string;
   /** Bytes of the disk, so that another one is not taken for it. */
   diskSize?: number;
+  /** Whose contents the written blocks and the guest's memory belong to. */
+  base?: BaseIdentity;
   overlay?: { blockSize: number; count: number };
 }
 

@@ -23,7 +23,7 @@ import { BlockError } from './disk/types.ts';
 import type { PagedState } from './machine-state.ts';
 import type { ChunkReader } from './pager.ts';
 import type { ProcessorStats } from './processor.ts';
-import { readSaved, writeSaved } from './saved-state.ts';
+import { readSaved, type SavedHeader, writeSaved } from './saved-state.ts';
 import { misfit, SnapshotSource } from './snapshot.ts';
 import { StorageError } from './storage/error.ts';
 import { DiskStorage } from './storage/session.ts';
@@ -279,13 +279,14 @@ class Session {
     this.spec = spec;
     if (header.diskSize !== undefined && spec.disk === undefined)
       throw new Error('this machine was saved with a disk that was a local file: give the same file again');
-    if (header.diskSize !== undefined) await this.openDisk(spec);
-    if (this.disk && this.disk.device.size !== header.diskSize)
-      throw new Error(
-        `this machine was saved with a disk of ${header.diskSize} bytes, and this one has ${this.disk.device.size}`,
-      );
-    if (overlay) this.disk?.device.importState(overlay);
-    await this.createMachine({ cmdline: '', disk: this.disk, spec }, { from: 'state' }, (m) => m.restore(machine));
+    if (header.diskSize !== undefined) await this.openDisk(spec, true);
+    const { disk } = this;
+    if (disk) await checkDisk(disk, header);
+    await this.createMachine({ cmdline: '', disk, spec }, { from: 'state' }, async (m) => {
+      await m.restore(machine);
+      // Only now: what is stored must not give way to the disk of a machine that cannot go on.
+      if (overlay && disk) await this.storage!.begin(overlay);
+    });
   }
 
   /** @param restore puts its state into the machine, unless that begins with a kernel */
@@ -325,7 +326,8 @@ class Session {
     this.throttle();
   }
 
-  private async openDisk(spec: MachineSpec): Promise<void> {
+  /** @param restoring with contents that the storage is given afterwards, by `begin` */
+  private async openDisk(spec: MachineSpec, restoring = false): Promise<void> {
     if (spec.disk === undefined) return;
     const storage = new DiskStorage(
       spec.storage ?? { mode: 'exclusive', resume: false },
@@ -344,6 +346,7 @@ class Session {
         },
       },
       this.policy.fetch,
+      restoring,
     );
     this.storage = storage;
     const disk = await openDisk(spec.disk, {
@@ -541,6 +544,7 @@ class Session {
           memory: spec.memory,
           disk: typeof spec.disk === 'string' ? spec.disk : undefined,
           diskSize: this.disk?.device.size,
+          base: await this.disk?.identity(),
         },
         overlay,
         state,
@@ -620,6 +624,20 @@ class Session {
     if (last) void last.then(end);
     else end();
   }
+}
+
+/** @throws Error when it is not the disk that the machine was saved with: the guest's memory knows that one's contents */
+async function checkDisk(disk: OpenDisk, { diskSize, base }: SavedHeader): Promise<void> {
+  const { size } = disk.device;
+  if (size !== diskSize)
+    throw new Error(`this machine was saved with a disk of ${diskSize} bytes, and this one has ${size}`);
+  if (!base) return;
+  const here = await disk.identity();
+  if (here.id !== base.id)
+    throw new Error(
+      `this machine was saved over another version of its disk (${base.name}) than the one that is there now ` +
+        `(${here.name}): its memory does not fit that; start the machine anew`,
+    );
 }
 
 /** Bytes of RAM: it is mapped by large pages of 2 MiB. */

@@ -251,7 +251,8 @@ export class LinuxVM {
 
   /**
    * Goes on from a state that `saveState` gave. The same build is needed, and the same disk: by its address when it
-   * had one, else through `options.disk`.
+   * had one, else through `options.disk`. With a `storageKey` the disk as it was then takes the place of what was kept
+   * under that name, unless that belongs to another base image; then nothing is kept, and `storage.reason` says so.
    * @throws Error when the state is damaged or its disk is not there
    */
   static async restore(

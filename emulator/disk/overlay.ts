@@ -384,6 +384,14 @@ export class Overlay implements BlockDevice {
     if (!quiet) this.saveLater();
   }
 
+  /** The store was filled anew, under a machine that has not run yet. */
+  async reopen(): Promise<void> {
+    if (this.dirty.size || this.save || this.partial.size)
+      throw new BlockError('store', 'a disk that is in use cannot be given other contents');
+    this.held.clear();
+    for (const block of await this.store.open()) this.held.add(block);
+  }
+
   /** Nothing more is taken, and what the store does not have is forgotten: the store is about to be replaced. */
   async halt(): Promise<void> {
     this.halted = true;

@@ -3,7 +3,7 @@ import type { BaseIdentity } from '../disk/identity.ts';
 import type { DiskManifest } from '../disk/manifest.ts';
 import type { DiskBase, OpenDisk } from '../disk/open.ts';
 import { BlockError } from '../disk/types.ts';
-import { MemoryStore, type OverlayBlock, type OverlayStore } from '../disk/overlay.ts';
+import { MemoryStore, type OverlayBlock, type OverlayState, type OverlayStore } from '../disk/overlay.ts';
 import { BlockMap } from './block-map.ts';
 import type { StateRecord } from './database.ts';
 import { readDiff, writeDiff, writeImage } from './diff.ts';
@@ -21,6 +21,8 @@ const ESTIMATE_INTERVAL = 5000;
 const REFILL_INTERVAL = 10_000;
 /** Chunks of a kept base that are looked for before it is offered. */
 const PROBES = 3;
+/** Blocks in one transaction. */
+const BATCH = 1024;
 /** How long a machine that ends may take to write out its last changes. Milliseconds. */
 const LAST_WRITE = 5000;
 
@@ -53,14 +55,21 @@ export class DiskStorage {
     private readonly spec: StorageSpec,
     private readonly events: StorageEvents,
     private readonly fetch: Fetch = (url, init) => globalThis.fetch(url, init),
+    /** The disk is to have other contents than are stored: see `begin`. */
+    private readonly restoring = false,
   ) {}
 
   /** For `openDisk`. @throws StorageError */
   async openStore(base: DiskBase): Promise<{ store: OverlayStore; kept?: { manifest: DiskManifest; url: string } }> {
     const opened = await this.choose(base).catch((cause: unknown) => {
-      if (!(cause instanceof StorageError) || cause.code !== 'storage-unavailable') throw cause;
+      if (!(cause instanceof StorageError)) throw cause;
       // A machine that forgets is better than none; the page says so.
-      this.reason = cause.message;
+      if (cause.code === 'storage-unavailable') this.reason = cause.message;
+      else if (cause.code === 'storage-base-changed' && this.restoring)
+        this.reason =
+          'this machine was saved with another disk than the one whose changes are kept here; what it writes goes ' +
+          'with it, unless it is saved again';
+      else throw cause;
       return { store: new MemoryStore() };
     });
     if (this.spec.diff) await this.putDiff(opened.store, base, this.spec.diff);
@@ -76,6 +85,7 @@ export class DiskStorage {
     const reachable = (stored: BaseIdentity, manifest: DiskManifest | undefined): Promise<boolean> =>
       this.reachable(stored, manifest, base);
     if (mode === 'read-only') {
+      if (this.restoring) return { store: new MemoryStore() };
       const lower = await this.openReader(key, identity, reachable);
       const kept = lower && keptBase(lower.record.base, lower.manifest, identity);
       return { store: new MemoryStore(undefined, lower), kept };
@@ -142,6 +152,24 @@ export class DiskStorage {
   attach(disk: OpenDisk): void {
     this.disk = disk;
     this.timer = setInterval(() => void this.tell(), STATUS_INTERVAL);
+    void this.tell();
+  }
+
+  /**
+   * Gives the disk the contents that a saved machine had. Where changes are kept, these take the place of what was kept,
+   * all at once. The machine must not have run yet.
+   * @throws StorageError when there is no space; then nothing has changed
+   */
+  async begin({ blockSize, blocks }: OverlayState): Promise<void> {
+    const { store } = this;
+    const { device } = this.opened();
+    if (!store) {
+      device.importState({ blockSize, blocks });
+      return;
+    }
+    if (blockSize !== store.blockSize) throw otherBlocks(blockSize);
+    await fillAnew(store, batched(blocks));
+    await device.reopen();
     void this.tell();
   }
 
@@ -321,14 +349,30 @@ async function importInto(store: IdbStore, diff: Blob, halt?: () => Promise<void
   try {
     checkBase(header.base, store.base);
     if (header.blockSize !== store.blockSize) throw otherBlocks(header.blockSize);
+    await fillAnew(store, batches, halt);
+  } catch (cause) {
+    cancel();
+    throw cause;
+  }
+}
+
+type Batch = readonly (readonly [number, OverlayBlock])[];
+
+/** Puts these blocks in the place of all there are, at once, after the last has come. @param halt called before that */
+async function fillAnew(
+  store: IdbStore,
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
+  halt?: () => Promise<void> | undefined,
+): Promise<void> {
+  try {
     await store.unstage();
     const map = new BlockMap();
     let bytes = 0;
     for await (const batch of batches) {
       const data = batch.filter((entry): entry is readonly [number, Uint8Array] => entry[1] !== null);
       for (const [block] of batch)
-        if (block * store.blockSize >= store.base.size)
-          throw new StorageError('storage-damaged', `the changes have a block ${block} past the end of the disk`);
+        if (!(Number.isSafeInteger(block) && block >= 0 && block * store.blockSize < store.base.size))
+          throw new StorageError('storage-damaged', `the changes have a block ${block}, which the disk does not have`);
       await store.stage(data);
       map.apply(map.changed(batch.map(([block, data]) => [block, data === null] as const)));
       bytes += data.length * store.blockSize;
@@ -336,10 +380,13 @@ async function importInto(store: IdbStore, diff: Blob, halt?: () => Promise<void
     await halt?.();
     await store.replace(store.stagedSet, map.entries(), bytes);
   } catch (cause) {
-    cancel();
     await store.unstage().catch(() => undefined);
     throw cause;
   }
+}
+
+function* batched(blocks: OverlayState['blocks']): Iterable<Batch> {
+  for (let at = 0; at < blocks.length; at += BATCH) yield blocks.slice(at, at + BATCH);
 }
 
 function checkBase(given: BaseIdentity, here: BaseIdentity): void {

@@ -51,6 +51,14 @@ describe('<linux-vm-terminal>', () => {
     equal(typed, ['\x03']);
   });
 
+  it('shows what hangs below a line, such as an underscore', async () => {
+    const { terminal } = await stage();
+    const row = (): HTMLElement | null => terminal.shadowRoot!.querySelector('.xterm-rows > div');
+    await until('a row', row);
+    equal(getComputedStyle(row()!).getPropertyValue('overflow'), 'clip');
+    equal(getComputedStyle(row()!).getPropertyValue('overflow-clip-margin'), '3px');
+  });
+
   it('has the colours of its theme, and changes them while it is shown', async () => {
     const { terminal } = await stage();
     const colour = (): string => getComputedStyle(terminal).backgroundColor;

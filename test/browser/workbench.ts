@@ -145,6 +145,7 @@ async function main(): Promise<void> {
       await shows(page, 'The machine goes on from “here”');
       await focusConsole();
       await type(page, 'echo [$x]', /\n\[before\]\s/);
+      await type(page, 'echo kept > since; sync; echo $?', /\n0\s/);
     });
 
     await check('an address carries files and a command', async () => {
@@ -172,14 +173,12 @@ async function main(): Promise<void> {
     });
 
     await check('a second tab is told, and may take over', async () => {
-      // A snapshot has a disk of its own: the first tab goes back to the one that is kept.
-      await page.goto(host.address);
-      await until(page, 'a prompt', BOOT, () => prompt(page));
       const second = await context.newPage();
       await second.goto(host.address);
       await shows(second, 'This machine is open in another tab', BOOT);
       await second.getByRole('button', { name: 'Take over' }).click();
       await until(second, 'a prompt', BOOT, () => prompt(second));
+      await type(second, 'cat since', /\nkept\s/);
       await shows(page, 'Another tab took this machine over');
       await second.close();
     });

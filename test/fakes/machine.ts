@@ -14,6 +14,8 @@ export class FakeMachine implements WorkerMachine {
   readonly sizes: string[] = [];
   readonly agentBytes: Uint8Array[] = [];
   instructions = 1000;
+  /** Whether it can take no state. */
+  failing = false;
 
   constructor(
     readonly parts: MachineParts,
@@ -62,6 +64,7 @@ export class FakeMachine implements WorkerMachine {
     })();
   }
   async restore(state: ReadableStream<Uint8Array>): Promise<void> {
+    if (this.failing) throw new Error('this state is of another build');
     this.restored = await new Response(state).text();
   }
   dispose(): void {
@@ -78,9 +81,12 @@ export class FakeWorker {
   readonly sent: ToWorker[] = [];
   crash: (error: Error) => void = () => undefined;
   fetch: Fetch | undefined;
+  /** Of its machines. */
+  failing = false;
   /** Replaces the machine's making, to let it fail or hang. */
   create: MachineFactory = async (parts, events) => {
     const machine = new FakeMachine(parts, events);
+    machine.failing = this.failing;
     this.machines.push(machine);
     return machine;
   };

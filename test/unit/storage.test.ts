@@ -387,6 +387,79 @@ describe('machine', () => {
   });
 });
 
+describe('saved machine', () => {
+  const restore = async (
+    state: Blob,
+    options: Parameters<typeof LinuxVM.restore>[1] = {},
+    fails = false,
+  ): Promise<{ vm: LinuxVM; worker: FakeWorker }> => {
+    const worker = new FakeWorker();
+    worker.failing = fails;
+    return { worker, vm: await LinuxVM.restore(state, { disk: image, worker: worker.factory, ...options }) };
+  };
+  /** A machine that was saved with `a` at 0, and had `b` at 4096 when it was stopped. */
+  const saved = async (): Promise<Blob> => {
+    const { vm, worker } = await start();
+    await device(worker).write(0, pattern(4096, 3));
+    const state = await vm.saveState();
+    await device(worker).write(4096, pattern(4096, 4));
+    await vm.stop();
+    return state;
+  };
+  const expectDisk = async (worker: FakeWorker, first: Uint8Array, second: Uint8Array): Promise<void> => {
+    const bytes = await device(worker).read(0, 8192);
+    expect([Buffer.compare(bytes.subarray(0, 4096), first), Buffer.compare(bytes.subarray(4096), second)]).toEqual([
+      0, 0,
+    ]);
+  };
+
+  test('takes the place of what is kept, and what it writes is kept from then on', async () => {
+    const again = await restore(await saved(), { storageKey: 'work' });
+    await expectDisk(again.worker, pattern(4096, 3), image.subarray(4096, 8192));
+    expect(await again.vm.disk.status()).toMatchObject({ mode: 'exclusive', storedBytes: 4096 });
+    await device(again.worker).write(4096, pattern(4096, 5));
+    await again.vm.stop();
+    const next = await start();
+    await expectDisk(next.worker, pattern(4096, 3), pattern(4096, 5));
+    await next.vm.stop();
+  });
+
+  test('that cannot go on leaves what is kept as it is', async () => {
+    await expect(restore(await saved(), { storageKey: 'work' }, true)).rejects.toThrow('of another build');
+    const next = await start();
+    await expectDisk(next.worker, pattern(4096, 3), pattern(4096, 4));
+    await next.vm.stop();
+  });
+
+  test('of another disk than the one that is kept keeps nothing, and says so', async () => {
+    const state = await saved();
+    await deleteStorage('work');
+    const other = await start({ disk: pattern(SIZE, 77) });
+    await device(other.worker).write(0, pattern(4096, 9));
+    await other.vm.stop();
+    const again = await restore(state, { storageKey: 'work' });
+    await expectDisk(again.worker, pattern(4096, 3), image.subarray(4096, 8192));
+    const status = await again.vm.disk.status();
+    expect([status?.mode, /saved with another disk/.test(status?.reason ?? '')]).toEqual(['ephemeral', true]);
+    await again.vm.stop();
+    const kept = await start({ disk: pattern(SIZE, 77) });
+    expect(Buffer.compare(await device(kept.worker).read(0, 4096), pattern(4096, 9))).toBe(0);
+    await kept.vm.stop();
+  });
+
+  test('does not go on over another version of its disk', async () => {
+    await expect(restore(await saved(), { disk: pattern(SIZE, 77) })).rejects.toThrow(/another version of its disk/);
+  });
+
+  test('with a block that its disk does not have is refused', async () => {
+    const bytes = new Uint8Array(await (await saved()).arrayBuffer());
+    const view = new DataView(bytes.buffer);
+    view.setFloat64(12 + view.getUint32(8, true), NaN, true);
+    await expect(restore(new Blob([bytes]), { storageKey: 'work' })).rejects.toThrow(/block NaN/);
+    await expect(restore(new Blob([bytes]))).rejects.toThrow();
+  });
+});
+
 describe('suspended machine', () => {
   test('goes on where it was while the disk is as it was', async () => {
     const first = await start({ memory: 128 });
