@@ -86,8 +86,8 @@ export class LinuxVMStatus extends LitElement {
       .disk {
         min-width: 18ch;
       }
-      .net {
-        min-width: 19ch;
+      .cache {
+        min-width: 11ch;
       }
       .storage {
         margin-left: auto;
@@ -198,12 +198,12 @@ export class LinuxVMStatus extends LitElement {
           ? html`<span class="disk" title="The guest's disk: reading, writing, and what comes over the network for it"
                 >Disk ${rates && rates.read + rates.written > 0 ? activity(rates) : 'idle'}</span
               >
+              <span class="cache" title="Disk blocks that were in memory when the guest asked for them"
+                >Cache ${percentText(disk.hits, disk.hits + disk.misses)}</span
+              >
               <span class="net" title="Streamed from the server so far"
                 >↓
                 ${bytesText(disk.fetchedBytes)}${rates && rates.fetched > 0 ? ` (${bytesText(rates.fetched)}/s)` : ''}</span
-              >
-              <span class="cache" title="Disk blocks that were in memory when the guest asked for them"
-                >Cache ${percentText(disk.hits, disk.hits + disk.misses)}</span
               >`
           : nothing
       }

@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { build, type Plugin } from 'vite';
 import { CONTENT_SECURITY_POLICY } from '../src/policy.ts';
+import { drawIcons } from './icons.ts';
 
 /** Files that a visitor's first page does not need and that need not work offline. */
-const NOT_PRECACHED = /(^sw\.js|\.map|^screenshots\/.*|^disks\/.*)$/;
+const NOT_PRECACHED = /(^sw\.js|\.map|^icons\/.*\.png|^screenshots\/.*|^disks\/.*)$/;
 /** Vite puts the hash of the contents into these names. */
 const HASHED = /^assets\/.*-[\w-]{8}\.\w+$/;
 
@@ -35,9 +36,15 @@ export function serviceWorker(): Plugin {
     configResolved(config) {
       outDir = resolve(config.root, config.build.outDir);
     },
+    // Not in the page itself: its file is there only after the build.
+    transformIndexHtml: (_html, { path }) =>
+      path === '/index.html'
+        ? [{ tag: 'link', attrs: { rel: 'apple-touch-icon', href: './icons/apple-touch.png' }, injectTo: 'head' }]
+        : [],
     async closeBundle() {
       if (!existsSync(join(outDir, 'index.html'))) return; // The build failed.
-      prunePictures(join(outDir, 'manifest.webmanifest'));
+      await drawIcons(outDir);
+      checkPictures(join(outDir, 'manifest.webmanifest'));
       const names = list(outDir).filter((name) => !NOT_PRECACHED.test(name));
       const entries = names.map((url) => ({ url, revision: HASHED.test(url) ? null : hash(join(outDir, url)) }));
       await build({
@@ -72,19 +79,15 @@ export function serviceWorker(): Plugin {
   };
 }
 
-/** Pictures are made by a command (`npm run pictures`); a manifest must not name what is not there. */
-function prunePictures(file: string): void {
-  const there = (pictures: { src: string }[] | undefined): { src: string }[] =>
-    (pictures ?? []).filter(({ src }) => existsSync(join(file, '..', src)));
-  const manifest = JSON.parse(readFileSync(file, 'utf8')) as {
+/** @throws Error when the manifest names a picture that is not there: a browser would not install the site */
+function checkPictures(file: string): void {
+  const { icons, screenshots, shortcuts } = JSON.parse(readFileSync(file, 'utf8')) as {
     icons: { src: string }[];
     screenshots: { src: string }[];
-    shortcuts: { icons?: { src: string }[] }[];
+    shortcuts: { icons: { src: string }[] }[];
   };
-  manifest.icons = there(manifest.icons);
-  manifest.screenshots = there(manifest.screenshots);
-  for (const shortcut of manifest.shortcuts) shortcut.icons = there(shortcut.icons);
-  writeFileSync(file, JSON.stringify(manifest));
+  for (const { src } of [...icons, ...screenshots, ...shortcuts.flatMap((shortcut) => shortcut.icons)])
+    if (!existsSync(join(file, '..', src))) throw new Error(`${file} names ${src}, which is not there`);
 }
 
 function list(directory: string, under = ''): string[] {
