@@ -196,7 +196,7 @@ function watched(disk: BlockDevice, onRead: (offset: number, length: number) => 
       const value: unknown = Reflect.get(target, name, target);
       if (typeof value !== 'function') return value;
       return (...args: unknown[]): unknown => {
-        if (name === 'readCached') onRead(args[0] as number, args[1] as number);
+        if (name === 'readPieces') onRead(args[0] as number, args[1] as number);
         return Reflect.apply(value, target, args);
       };
     },

@@ -76,7 +76,9 @@ export class GuestMemory {
 
   /** Copies `data` to RAM. @throws RangeError when any byte would fall outside RAM. */
   write(address: number, data: Uint8Array): void {
-    this.writable(address, data.length).set(data);
+    this.check(address, data.length);
+    this.onWrite(address, data.length);
+    this.bytes.set(data, address);
   }
 
   read8(address: number): number {

@@ -61,19 +61,27 @@ export class BlockCache {
     return this.bytes;
   }
 
-  /** The bytes when all of them are in memory. Not to be written to. */
-  readCached(offset: number, length: number): Uint8Array | undefined {
+  /** Whether all of the bytes are in memory. */
+  has(offset: number, length: number): boolean {
     checkRange(this.source.size, offset, length);
     const size = this.source.blockSize;
+    const last = Math.floor((offset + Math.max(length, 1) - 1) / size);
+    for (let i = Math.floor(offset / size); i <= last; i++) if (!this.peek(i)) return false;
+    return true;
+  }
+
+  /** See `BlockDevice.readPieces`. */
+  readPieces(offset: number, length: number, take: (piece: Uint8Array) => void): boolean {
+    if (!this.has(offset, length)) return false;
+    const size = this.source.blockSize;
+    const end = offset + length;
     const first = Math.floor(offset / size);
     const last = Math.floor((offset + Math.max(length, 1) - 1) / size);
-    for (let i = first; i <= last; i++) if (!this.peek(i)) return undefined;
     this.stats.hits += last - first + 1;
     this.follow(first, last);
-    if (first === last) return this.touch(first)!.subarray(offset - first * size, offset - first * size + length);
-    const out = new Uint8Array(length);
-    for (let i = first; i <= last; i++) copyBlock(out, offset, this.touch(i)!, i * size);
-    return out;
+    for (let i = first; i <= last; i++)
+      take(this.touch(i)!.subarray(Math.max(offset - i * size, 0), Math.min(end - i * size, size)));
+    return true;
   }
 
   /** @throws BlockError when the source has given up */

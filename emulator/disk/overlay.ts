@@ -129,6 +129,7 @@ export class Overlay implements BlockDevice {
   readonly readOnly: boolean;
   private readonly counters = emptyStats();
   private readonly blockSize: number;
+  private readonly zero: Uint8Array;
   private readonly held = new Set<number>();
   private dirty = new Map<number, OverlayBlock>();
   private saving = new Map<number, OverlayBlock>();
@@ -158,6 +159,7 @@ export class Overlay implements BlockDevice {
     this.size = base.source.size;
     this.readOnly = options.readOnly ?? false;
     this.blockSize = store.blockSize;
+    this.zero = new Uint8Array(this.blockSize);
     this.limit = options.limit ?? 2 ** 31;
     this.dirtyLimit = options.dirtyLimit ?? 8 << 20;
   }
@@ -190,29 +192,41 @@ export class Overlay implements BlockDevice {
     };
   }
 
-  readCached(offset: number, length: number): Uint8Array | undefined {
+  readPieces(offset: number, length: number, take: (piece: Uint8Array) => void): boolean {
     checkRange(this.size, offset, length);
-    const first = Math.floor(offset / this.blockSize);
-    const last = Math.floor((offset + Math.max(1, length) - 1) / this.blockSize);
-    let held = 0;
-    for (let i = first; i <= last; i++) {
-      if (!this.held.has(i)) continue;
-      if (this.peek(i) === undefined) return undefined;
-      held++;
-    }
-    if (held === 0) {
-      const bytes = this.base.readCached(offset, length);
-      if (bytes) this.count(length);
-      return bytes;
-    }
-    const out = new Uint8Array(length);
-    for (const run of this.runs(offset, length)) {
-      const bytes = run.held ? this.blockBytes(run.block) : this.base.readCached(run.offset, run.length);
-      if (bytes === undefined) return undefined;
-      if (bytes) place(out, offset, run, bytes, this.blockSize);
-    }
+    if (!this.inMemory(offset, length)) return false;
     this.count(length);
-    return out;
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const next = this.endOfRun(at, end);
+      const block = Math.floor(at / this.blockSize);
+      if (this.held.has(block)) {
+        const start = block * this.blockSize;
+        take((this.peek(block) ?? this.zero).subarray(at - start, next - start));
+      } else this.base.readPieces(at, next - at, take);
+      at = next;
+    }
+    return true;
+  }
+
+  private inMemory(offset: number, length: number): boolean {
+    const end = offset + length;
+    for (let at = offset; at < end;) {
+      const next = this.endOfRun(at, end);
+      const block = Math.floor(at / this.blockSize);
+      if (this.held.has(block) ? this.peek(block) === undefined : !this.base.has(at, next - at)) return false;
+      at = next;
+    }
+    return true;
+  }
+
+  /** Where the held block, or the stretch of base, ends that begins at `at`; at most `end`. */
+  private endOfRun(at: number, end: number): number {
+    const size = this.blockSize;
+    let block = Math.floor(at / size);
+    if (this.held.size === 0) return end;
+    if (!this.held.has(block++)) while (block * size < end && !this.held.has(block)) block++;
+    return Math.min(end, block * size);
   }
 
   async read(offset: number, length: number): Promise<Uint8Array> {
@@ -422,10 +436,6 @@ export class Overlay implements BlockDevice {
     return bytes;
   }
 
-  private blockBytes(block: number): OverlayBlock | undefined {
-    return this.peek(block);
-  }
-
   private async fetchHeld(blocks: readonly number[]): Promise<OverlayBlock[]> {
     try {
       return await this.store.read(blocks);
@@ -465,14 +475,21 @@ export class Overlay implements BlockDevice {
       this.dirty.set(block, data);
       return true;
     }
-    const offset = block * this.blockSize;
-    const old = this.held.has(block)
-      ? this.peek(block)
-      : this.base.readCached(offset, Math.min(this.blockSize, this.size - offset));
-    if (old === undefined) return false;
     // A copy even where it is dirty already: a reader may still hold the old array.
     const whole = new Uint8Array(this.blockSize);
-    if (old) whole.set(old);
+    if (this.held.has(block)) {
+      const old = this.peek(block);
+      if (old === undefined) return false;
+      if (old) whole.set(old);
+    } else {
+      const offset = block * this.blockSize;
+      let done = 0;
+      const take = (piece: Uint8Array): void => {
+        whole.set(piece, done);
+        done += piece.length;
+      };
+      if (!this.base.readPieces(offset, Math.min(this.blockSize, this.size - offset), take)) return false;
+    }
     whole.set(data, at);
     this.held.add(block);
     this.dirty.set(block, whole);
@@ -545,16 +562,12 @@ export class Overlay implements BlockDevice {
 
   /** Cuts a range into single held blocks and the stretches of base between them. */
   private runs(offset: number, length: number): Run[] {
-    const size = this.blockSize;
     const runs: Run[] = [];
     const end = offset + length;
     for (let at = offset; at < end;) {
-      const block = Math.floor(at / size);
-      const next = Math.min(end, (block + 1) * size);
-      const held = this.held.has(block);
-      const last = runs[runs.length - 1];
-      if (!held && last && !last.held) last.length += next - at;
-      else runs.push({ held, block, offset: at, length: next - at });
+      const block = Math.floor(at / this.blockSize);
+      const next = this.endOfRun(at, end);
+      runs.push({ held: this.held.has(block), block, offset: at, length: next - at });
       at = next;
     }
     return runs;

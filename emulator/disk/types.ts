@@ -26,8 +26,11 @@ export interface BlockDevice {
   readonly readOnly: boolean;
   /** @throws BlockError when the data cannot be had; the guest is then given an I/O error. Never hangs. */
   read(offset: number, length: number): Promise<Uint8Array>;
-  /** The same bytes at once when all of them are in memory, else undefined. The result must not be written to. */
-  readCached?(offset: number, length: number): Uint8Array | undefined;
+  /**
+   * Hands out the same bytes at once, piece by piece and in order, when all of them are in memory. The pieces must not be
+   * written to. @returns false, having handed out nothing, when they are not
+   */
+  readPieces?(offset: number, length: number, take: (piece: Uint8Array) => void): boolean;
   /** Takes a copy of `data`. Done at once when it returns nothing. @throws BlockError (or rejects) as for `read`. */
   write(offset: number, data: Uint8Array): Promise<void> | void;
   /** Resolves when everything written before is as lasting as the store below can make it. */

@@ -77,6 +77,9 @@ export class VirtioBlock implements VirtioDevice<VirtioBlockState> {
   private readonly headerView = new DataView(this.header.buffer);
   private readonly statusByte = new Uint8Array(1);
   private gather = new Uint8Array(64 * 1024);
+  /** The request that `take` fills. */
+  private reading!: Chain;
+  private readonly take = (piece: Uint8Array): void => this.reading.append(piece);
   private idle: (() => void)[] = [];
 
   constructor(
@@ -201,10 +204,9 @@ export class VirtioBlock implements VirtioDevice<VirtioBlockState> {
     }
     this.counters.reads++;
     this.counters.readBytes += length;
-    const cached = this.disk.readCached?.(offset, length);
-    if (cached) {
+    this.reading = chain;
+    if (this.disk.readPieces?.(offset, length, this.take)) {
       this.counters.immediate++;
-      chain.write(0, cached);
       this.finish(chain, S_OK, length);
       return undefined;
     }

@@ -26,6 +26,9 @@ export class Chain {
   readable = 0;
   /** The queue's life in which it was taken; after a reset the queue has another and the request is dead. */
   epoch = 0;
+  /** Where `append` goes on: a buffer to write, and bytes into it. */
+  private next = 0;
+  private filled = 0;
   readonly addresses: number[] = [];
   readonly lengths: number[] = [];
 
@@ -35,7 +38,7 @@ export class Chain {
   begin(head: number, epoch: number): void {
     this.head = head;
     this.epoch = epoch;
-    this.readableBytes = this.writableBytes = this.count = this.readable = 0;
+    this.readableBytes = this.writableBytes = this.count = this.readable = this.next = this.filled = 0;
   }
 
   /** @internal */
@@ -88,11 +91,27 @@ export class Chain {
       }
       const n = Math.min(length - offset, source.length - done);
       const whole = done === 0 && n === source.length;
-      this.memory.writable(this.addresses[i]! + offset, n).set(whole ? source : source.subarray(done, done + n));
+      this.memory.write(this.addresses[i]! + offset, whole ? source : source.subarray(done, done + n));
       done += n;
       offset = 0;
     }
     return done;
+  }
+
+  /** Copies `source` into the buffers to write, behind what was appended before; what does not fit is left out. */
+  append(source: Uint8Array): void {
+    let i = Math.max(this.next, this.readable);
+    for (let done = 0; i < this.count && done < source.length;) {
+      const n = Math.min(this.lengths[i]! - this.filled, source.length - done);
+      const whole = n === source.length;
+      this.memory.write(this.addresses[i]! + this.filled, whole ? source : source.subarray(done, done + n));
+      done += n;
+      this.filled += n;
+      if (this.filled < this.lengths[i]!) break;
+      i++;
+      this.filled = 0;
+    }
+    this.next = i;
   }
 }
 
