@@ -1,5 +1,8 @@
 /** Small parts of the machine that stand alone. */
 
+/** Bytes of output after which it should go on its way. */
+const FULL = 256 * 1024;
+
 /** Collects output of the guest into few arrays: a kernel prints by the byte or by 16. */
 export class ByteBatch {
   private buffer = new Uint8Array(4096);
@@ -7,6 +10,11 @@ export class ByteBatch {
 
   /** @param emit takes the bytes; they are its own */
   constructor(private readonly emit: (bytes: Uint8Array) => void) {}
+
+  /** Whether it is time to flush: a guest may print without end. */
+  get full(): boolean {
+    return this.length >= FULL;
+  }
 
   addByte(byte: number): void {
     if (this.length === this.buffer.length) this.grow(1);
@@ -29,7 +37,7 @@ export class ByteBatch {
     if (this.length === 0) return;
     const bytes = this.buffer.slice(0, this.length);
     this.length = 0;
-    if (this.buffer.length > 65536) this.buffer = new Uint8Array(4096);
+    if (this.buffer.length > 4 * FULL) this.buffer = new Uint8Array(4096);
     this.emit(bytes);
   }
 }

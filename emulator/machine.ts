@@ -78,6 +78,8 @@ export class Machine {
   private readonly deterministic: boolean;
   private readonly events: MachineEvents;
   private readonly outputs: ByteBatch[];
+  /** A port whose batch is full is on hold until that has gone on its way. */
+  private readonly batches: ReadonlyMap<ConsolePort, ByteBatch>;
   private readonly panic = new PanicWatch();
 
   private state: MachineStatus = 'created';
@@ -174,11 +176,19 @@ export class Machine {
     this.agent = new VirtioConsole([{ name: AGENT_PORT }]);
     const terminal = new ByteBatch((bytes) => this.output('console', bytes));
     const channel = new ByteBatch((bytes) => this.output('agent', bytes));
-    this.console.ports[0]!.onOutput = (bytes) => terminal.add(bytes);
-    this.agent.ports[0]!.onOutput = (bytes) => channel.add(bytes);
-    this.agent.ports[0]!.onGuestOpen = (open) => this.events.agentOpen?.(open);
     this.outputs = [serial, terminal, channel];
-    for (const port of [this.console.ports[0]!, this.agent.ports[0]!]) port.onWritable = () => this.wakeWriters();
+    this.batches = new Map([
+      [this.console.ports[0]!, terminal],
+      [this.agent.ports[0]!, channel],
+    ]);
+    for (const [port, batch] of this.batches) {
+      port.onOutput = (bytes) => {
+        batch.add(bytes);
+        if (batch.full) port.hold = true;
+      };
+      port.onWritable = () => this.wakeWriters();
+    }
+    this.agent.ports[0]!.onGuestOpen = (open) => this.events.agentOpen?.(open);
 
     this.blocks = (options.disks ?? []).map(
       (disk, i) =>
@@ -363,12 +373,13 @@ export class Machine {
       this.scheduler.run();
       if (this.deterministic && this.requestsInFlight > 0) return this.waitForDisks();
       const reason = this.runProcessor(this.budget());
+      const told = this.tellDrivers();
       if (this.request) {
         this.finish(this.request);
         return false;
       }
       // Before idling, so that a prompt is seen at once; in a deterministic machine always at the same points.
-      if (reason === 'halted' || this.deterministic) this.flushOutputs();
+      if (reason === 'halted' || this.deterministic || this.outputFull) this.flushOutputs();
       // A handler may have paused or stopped the machine.
       if (!this.isRunning()) return false;
       switch (reason) {
@@ -382,7 +393,7 @@ export class Machine {
           return false;
         case 'halted':
           this.panic.halted();
-          if (!this.idle()) return false;
+          if (!told && !this.idle()) return false;
           break;
         case 'budget':
           if (this.panic.isFinal(this.clock.now())) {
@@ -392,6 +403,13 @@ export class Machine {
       }
       if (this.hostNow() - start >= (this.requestsInFlight ? TURN_WITH_IO : TURN)) return true;
     }
+  }
+
+  /** Devices' interrupts that could wait for the end of the slice. @returns whether there was one */
+  private tellDrivers(): boolean {
+    let told = false;
+    for (const transport of this.transports) if (transport.settle()) told = true;
+    return told;
   }
 
   private thaw(): void {
@@ -467,8 +485,13 @@ export class Machine {
     this.events[kind]?.(bytes);
   }
 
+  private get outputFull(): boolean {
+    return this.outputs.some((output) => output.full);
+  }
+
   private flushOutputs(): void {
     for (const output of this.outputs) output.flush();
+    for (const port of this.batches.keys()) if (port.hold) port.hold = false;
   }
 
   private wakeWriters(): void {
@@ -573,6 +596,7 @@ export class Machine {
     await this.drain();
     if (this.state === 'stopped') throw new Error('the machine stopped while its state was being saved');
     this.flushOutputs();
+    this.tellDrivers();
     return {
       version: STATE_VERSION,
       deterministic: this.deterministic,

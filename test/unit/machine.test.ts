@@ -468,6 +468,26 @@ describe('terminal and agent', () => {
     expect(pieces).toEqual(['hello']);
   });
 
+  test('output without end goes on its way within the slice, and the guest waits meanwhile', async () => {
+    let largest = 0;
+    const { machine, cpu } = await make({
+      events: { console: (bytes) => (largest = Math.max(largest, bytes.length)) },
+    });
+    const port = machine.console.ports[0]!;
+    const held: boolean[] = [];
+    cpu.program = () => {
+      held.push(port.hold);
+      for (let i = 0; i < 1000 && !port.hold; i++) port.onOutput(new Uint8Array(4096));
+      held.push(port.hold);
+      if (cpu.runs === 2) machine.stop();
+      return cpu.spend(10);
+    };
+    machine.start();
+    await machine.stopped;
+    expect(held).toEqual([false, true, false, true]);
+    expect(largest).toBe(256 * 1024);
+  });
+
   test('large input waits for room, in order, and two writers do not mix', async () => {
     const { machine } = await make();
     const port = machine.agent.ports[0]!;

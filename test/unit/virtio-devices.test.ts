@@ -232,6 +232,23 @@ describe('virtio-console with one terminal', () => {
     expect(text(driver.memory.slice(DATA + 0x100, 4)) + text(driver.memory.slice(DATA + 0x200, 1))).toBe('typed');
   });
 
+  test('interrupts after the slice, and only a driver that has not looked for itself', () => {
+    const device = new VirtioConsole([{ console: true }]);
+    const driver = new Driver(device).start({ eventIndex: true });
+    const { avail } = driver.rings(1);
+    const write = (used: number, event: number): unknown[] => {
+      for (let i = 0; i < used; i++) driver.add(1, [{ address: DATA, length: 1 }]);
+      const before = driver.irq;
+      driver.memory.write16(avail + 4 + driver.size * 2, event); // used_event: what it has not seen
+      return [before, driver.transport.settle(), driver.acknowledge(), driver.transport.settle()];
+    };
+    expect(write(1, 1)).toEqual([false, false, 0, false]);
+    expect(write(1, 1)).toEqual([false, true, 1, false]);
+    expect(write(30, 32)).toEqual([false, false, 0, false]);
+    driver.write(0x70, 0);
+    expect(driver.transport.settle()).toBe(false);
+  });
+
   test('on hold leaves output with the guest until it is released', () => {
     const { driver, device, out } = setup();
     device.ports[0]!.hold = true;

@@ -18,6 +18,8 @@ const CONTROL_TX = 3;
 const QUEUE_SIZE = 128;
 /** Bytes that a port holds for the guest before it takes no more. */
 const BACKLOG = 256 * 1024;
+/** The most bytes taken of one request. */
+const MOST_OUTPUT = 1 << 20;
 /** A control message of the driver is 8 bytes. */
 const CONTROL_SIZE = 8;
 /** Control messages waiting for the driver; more means it does not read them, and the oldest requests are moot. */
@@ -45,7 +47,7 @@ export interface VirtioConsoleState {
 
 /** One port, as the host sees it. */
 export class ConsolePort {
-  /** Bytes of the guest; they are a copy and may be kept. */
+  /** Bytes of the guest, where it has them: they are good until this returns. */
   onOutput: (bytes: Uint8Array) => void = () => undefined;
   /** The backlog has room again after `send` took less than it was given. */
   onWritable: () => void = () => undefined;
@@ -239,7 +241,7 @@ export class VirtioConsole implements VirtioDevice<VirtioConsoleState> {
     else if (this.multiport && index === CONTROL_TX) this.readControl();
     else {
       const port = index < 2 ? 0 : (index - 2) >> 1;
-      if (index & 1) this.transmit(port);
+      if (index & 1) this.transmit(port, true);
       else this.deliver(port);
     }
   }
@@ -250,27 +252,28 @@ export class VirtioConsole implements VirtioDevice<VirtioConsoleState> {
 
   // Data
 
-  /** Guest to host. */
-  private transmit(index: number): void {
+  /**
+   * Guest to host. Linux writes to a terminal twice a line, and waits for each write on the spot with interrupts off: one
+   * for each would come when all is known already, and cost as much again.
+   */
+  private transmit(index: number, asked = false): void {
     const port = this.ports[index]!;
     const queue = this.queueOf(index, true);
     while (!port.hold) {
       const chain = queue.pop();
       if (!chain) break;
-      // A driver writes at most some pages at a time; what claims more is taken in pieces, not in one allocation.
-      let offset = 0;
-      const total = Math.min(chain.readableBytes, 1 << 20);
-      while (offset < total) {
-        const bytes = new Uint8Array(Math.min(total - offset, 64 * 1024));
-        const n = chain.read(offset, bytes);
-        if (n === 0) break;
-        offset += n;
-        port.counters.output += n;
-        port.onOutput(n === bytes.length ? bytes : bytes.subarray(0, n));
+      // A driver writes at most some pages at a time; what claims more is an attack, and cut off.
+      let left = MOST_OUTPUT;
+      for (let i = 0; i < chain.readable && left > 0; i++) {
+        const n = Math.min(chain.lengths[i]!, left);
+        if (n > 0) port.onOutput(this.host.memory.slice(chain.addresses[i]!, n));
+        left -= n;
       }
+      port.counters.output += MOST_OUTPUT - left;
       queue.push(chain, 0);
     }
-    queue.signal();
+    if (asked) queue.signalLater();
+    else queue.signal();
   }
 
   /** Host to guest. */

@@ -152,6 +152,7 @@ export class SplitQueue implements Saved<QueueState> {
   private signalled = 0;
   private epoch = 0;
   private broken = false;
+  private owed = false;
   /**
    * Requests that may still be taken before `signal` ends the batch. A driver adds none while the device works, so
    * more than the ring holds means that the device's own writes feed the ring.
@@ -175,7 +176,7 @@ export class SplitQueue implements Saved<QueueState> {
   /** Forgets everything; requests in flight die. */
   reset(): void {
     this.size = this.maxSize;
-    this.ready = this.indirect = this.eventIndex = this.broken = this.waiting = false;
+    this.ready = this.indirect = this.eventIndex = this.broken = this.waiting = this.owed = false;
     this.descriptors = this.available = this.used = 0;
     this.lastAvailable = this.usedIndex = this.signalled = 0;
     this.epoch++;
@@ -351,6 +352,7 @@ export class SplitQueue implements Saved<QueueState> {
 
   /** Interrupts the driver if there are used buffers that it wants to hear of (2.7.7). */
   signal(): void {
+    this.owed = false;
     this.allowance = this.size;
     if (!this.ready || this.broken || this.signalled === this.usedIndex) return;
     const { memory } = this;
@@ -363,6 +365,22 @@ export class SplitQueue implements Saved<QueueState> {
     if (!wanted) return;
     this.signals++;
     this.interrupt();
+  }
+
+  /** In place of `signal` where the driver is likely to look for itself soon: it is told with `settle` if it has not. */
+  signalLater(): void {
+    // Past a ring's worth it is asked after all, long before the indices wrap around.
+    if (((this.usedIndex - this.signalled) & 0xffff) >= this.size) return this.signal();
+    this.owed = true;
+    this.allowance = this.size;
+  }
+
+  /** @returns whether the driver was interrupted */
+  settle(): boolean {
+    if (!this.owed) return false;
+    const before = this.signals;
+    this.signal();
+    return this.signals !== before;
   }
 
   save(): QueueState {

@@ -122,6 +122,13 @@ export class VirtioMmio implements MmioDevice, VirtioHost, Saved<TransportState>
     }
   }
 
+  /** Between two slices of the processor: interrupts that could wait until now. @returns whether there was one */
+  settle(): boolean {
+    let told = false;
+    for (let i = 0; i < this.queues.length; i++) if (this.queues[i]!.settle()) told = true;
+    return told;
+  }
+
   private get live(): boolean {
     return (this.status & (STATUS_DRIVER_OK | STATUS_NEEDS_RESET)) === STATUS_DRIVER_OK;
   }
