@@ -28,7 +28,7 @@ interface BlockFields {
   readonly heated: boolean;
   /** An instruction that only raises an exception, in place of one that can't be decoded or may not be run. */
   readonly raises: boolean;
-  /** It crosses into the next page. */
+  /** A single instruction that is checked each time: it crosses into the next page, or its segment is null. */
   readonly crosses: boolean;
 }
 

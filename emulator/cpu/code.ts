@@ -16,6 +16,7 @@ import { FAR, FAR_PART, farFromRip, fuses, memForm, usesSegment } from './interp
 import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
 import {
+  FS,
   modeBits,
   modeIsLimited,
   modeIsUser,
@@ -33,7 +34,7 @@ const MAX_BLOCK = 48;
 /** The share that is taken for blocks without a counter: enough for a region in their own page. */
 const FEW = 1 / 128;
 
-/** In R0 of a check's record: it is about segment limits, not about the next page. */
+/** In R0 of a check's record: it is about segment limits and alignment, not about the next page. */
 const LIMITS = 1;
 
 export interface CodeHost extends HandlerHost {
@@ -48,7 +49,12 @@ export interface CodeHost extends HandlerHost {
   /** Sets S.RIP to a record's instruction. */
   rewind(record: number): void;
   /** Before an instruction in a limited mode: 1 to go on, 0 with RIP set back to it. */
-  checkLimits(insn: Insn, record: number): number;
+  checkAccesses(insn: Insn, record: number): number;
+  /**
+   * Code outside 64-bit mode, where segments are flat, that accesses memory through FS or GS is about to be translated.
+   * @returns whether the segment is null, so that the access has to be checked
+   */
+  throughSegment(n: number): boolean;
   /** May code using this unit run now? 0: yes; 6: #UD; 7: #NM. */
   unitFault(unit: 'x87' | 'mmx' | 'sse'): number;
 }
@@ -57,6 +63,8 @@ export class CodeCache {
   readonly handlers: Handlers;
   readonly jumps: JumpCaches;
   private readonly pages = new Map<number, CodePage>();
+  /** Modes that there has been code of, a bit each. */
+  private modes = 0;
   /** By physical page number: 1 where there is translated code. */
   private readonly marks: Uint8Array;
   private next = RECORDS;
@@ -80,7 +88,7 @@ export class CodeCache {
   // ---- pages and blocks ----
 
   private static key(physical: number, mode: Mode): number {
-    return (physical / 4096) * 8 + mode;
+    return (physical / 4096) * 16 + mode;
   }
 
   hasCode(physical: number): boolean {
@@ -117,16 +125,9 @@ export class CodeCache {
     const key = CodeCache.key(pagePhysical, mode);
     let page = this.pages.get(key);
     if (!page) {
-      page = {
-        physical: pagePhysical,
-        mode,
-        blocks: new Map(),
-        spill: new Set(),
-        stubs: [],
-        granules: 0,
-        onDrop: new Set(),
-      };
+      page = emptyPage(pagePhysical, mode);
       this.pages.set(key, page);
+      this.modes |= 1 << mode;
     }
     const offset = physical & 0xfff;
     const known = page.blocks.get(offset);
@@ -146,16 +147,7 @@ export class CodeCache {
   /** A block of one instruction that is not kept: for single steps. The records are overwritten by the next one. */
   single(physical: number, mode: Mode): Block {
     const pagePhysical = physical - (physical & 0xfff);
-    const page: CodePage = {
-      physical: pagePhysical,
-      mode,
-      blocks: new Map(),
-      spill: new Set(),
-      stubs: [],
-      granules: 0,
-      onDrop: new Set(),
-    };
-    return this.decodeBlock(page, physical & 0xfff, 1);
+    return this.decodeBlock(emptyPage(pagePhysical, mode), physical & 0xfff, 1);
   }
 
   private readonly crossBytes = new Uint8Array(32);
@@ -170,6 +162,8 @@ export class CodeCache {
     let at = offset;
     let fault: { vector: number; code: number } | undefined;
     let crosses = false;
+    let guarded = false;
+    const limited = modeIsLimited(page.mode);
     while (insns.length < most && at < 4096) {
       let insn = decode(u8, base + at, base + 4096, bits);
       if (insn === 'more') {
@@ -200,10 +194,16 @@ export class CodeCache {
           break;
         }
       }
+      const segment = insn.mem ? insn.mem.seg : insn.segment;
+      if (segment >= FS && bits !== 64 && !limited && this.host.throughSegment(segment)) {
+        // A null segment: a block of its own, that is checked.
+        if (insns.length) break;
+        guarded = true;
+      }
       insns.push(insn);
       offsets.push(at);
       at += insn.len;
-      if (d.ends || crosses) break;
+      if (d.ends || crosses || guarded) break;
     }
     const start = this.next;
     let record = start;
@@ -218,14 +218,13 @@ export class CodeCache {
       record += R.SIZE;
     }
     const dead = this.deadFlags(insns);
-    const limited = modeIsLimited(page.mode);
     const last = insns[insns.length - 1];
     const branches = !fault && last !== undefined && last.def.ends;
     let target: number | undefined;
     for (let k = 0; k < insns.length; k++) {
       const insn = insns[k]!;
       let shape = FAR;
-      if (limited) {
+      if (limited || guarded) {
         this.clearRecord(record);
         w[(record + R.FN) >> 2] = Slot.CrossCheck;
         u16[(record + R.OFFSET) >> 1] = offsets[k]!;
@@ -256,7 +255,7 @@ export class CodeCache {
         if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
       }
       w[(record + R.FN) >> 2] = this.handlers.handler(insn, dead[k]!, shape);
-      const before = limited ? undefined : insns[k - 1];
+      const before = limited || guarded ? undefined : insns[k - 1];
       if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.handlers.pair(before, insn, shape);
       if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
       if (insn.def.helper !== undefined) {
@@ -298,7 +297,7 @@ export class CodeCache {
         handler: w[(start + R.FN) >> 2]!,
         heated: !fault && (!branches || (last.def.emit !== undefined && !last.def.helper)),
         raises: fault !== undefined,
-        crosses,
+        crosses: crosses || guarded,
       },
       u8,
     );
@@ -331,7 +330,7 @@ export class CodeCache {
     const key = CodeCache.key(physical, mode);
     let page = this.pages.get(key);
     if (!page) {
-      page = { physical, mode, blocks: new Map(), spill: new Set(), stubs: [], granules: 0, onDrop: new Set() };
+      page = emptyPage(physical, mode);
       this.pages.set(key, page);
     }
     page.spill.add(block);
@@ -346,7 +345,7 @@ export class CodeCache {
   /** Runs before an instruction that crosses pages (is the next page what it was?) or one in a limited mode. 1: go on. */
   private cross(record: number): number {
     if (this.host.u16[(record + R.R0) >> 1] === LIMITS)
-      return this.host.checkLimits(this.insns[this.host.i32[(record + R.AUX) >> 2]!]!, record);
+      return this.host.checkAccesses(this.insns[this.host.i32[(record + R.AUX) >> 2]!]!, record);
     const second = this.host.fetchNextPage(record);
     if (second < 0) return 0;
     const expected = this.host.i32[(record + R.DISP) >> 2]!;
@@ -537,6 +536,7 @@ export class CodeCache {
     const from = (physical & 0xfff) >> 7;
     const to = Math.min(31, ((physical & 0xfff) + size - 1) >> 7);
     for (let mode = 0; mode < MODES; mode++) {
+      if (!((this.modes >> mode) & 1)) continue;
       const p = this.pages.get(CodeCache.key(page, mode as Mode));
       if (p) for (let g = from; g <= to; g++) if (p.granules & (1 << g)) return true;
     }
@@ -553,6 +553,7 @@ export class CodeCache {
     let dropped = false;
     let rest = false;
     for (let mode = 0; mode < MODES; mode++) {
+      if (!((this.modes >> mode) & 1)) continue;
       const p = this.pages.get(CodeCache.key(page, mode as Mode));
       if (!p) continue;
       if (p.granules & mask) {
@@ -604,6 +605,16 @@ export class CodeCache {
     this.onFlush();
   }
 }
+
+const emptyPage = (physical: number, mode: Mode): CodePage => ({
+  physical,
+  mode,
+  blocks: new Map(),
+  spill: new Set(),
+  stubs: [],
+  granules: 0,
+  onDrop: new Set(),
+});
 
 /** Instructions with implicit memory operands (stack and string instructions), which may fault. */
 function touchesMemory(insn: Insn): boolean {

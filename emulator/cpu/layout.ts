@@ -110,17 +110,26 @@ export const Mode = {
   Kernel32: 3,
   User16: 4,
   Kernel16: 5,
-  /** 32-bit code with a segment that is not flat: see system/limits.ts. */
+  /** Code whose accesses are checked one by one: a segment is not flat (system/limits.ts), or alignment (system/alignment.ts). */
   LimitedUser32: 6,
   LimitedKernel32: 7,
+  LimitedUser16: 8,
+  LimitedKernel16: 9,
+  LimitedUser64: 10,
 } as const;
 export type Mode = (typeof Mode)[keyof typeof Mode];
-export const MODES = 8;
+export const MODES = 11;
 export const modeIsLimited = (mode: Mode): boolean => mode >= Mode.LimitedUser32;
-export const modeBits = (mode: Mode): 64 | 32 | 16 =>
-  mode <= Mode.User64 ? 64 : mode === Mode.User16 || mode === Mode.Kernel16 ? 16 : 32;
-export const modeIsUser = (mode: Mode): boolean =>
-  mode === Mode.User64 || mode === Mode.User32 || mode === Mode.User16 || mode === Mode.LimitedUser32;
+const BITS = [64, 64, 32, 32, 16, 16, 32, 32, 16, 16, 64] as const;
+export const modeBits = (mode: Mode): 64 | 32 | 16 => BITS[mode];
+const USER_MODES =
+  (1 << Mode.User64) |
+  (1 << Mode.User32) |
+  (1 << Mode.User16) |
+  (1 << Mode.LimitedUser32) |
+  (1 << Mode.LimitedUser16) |
+  (1 << Mode.LimitedUser64);
+export const modeIsUser = (mode: Mode): boolean => ((USER_MODES >> mode) & 1) !== 0;
 
 /** A decoded record: 32 bytes, one an instruction, those of a block one after the other. */
 export const R = {

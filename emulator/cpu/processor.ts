@@ -1,5 +1,5 @@
 /** The processor: run loop, code modes, and the border between emitted code and TypeScript. */
-import { CR0_EM, CR0_TS, CR4_OSFXSR, IF, RF, TF } from './bits.ts';
+import { CR0_EM, CR0_PE, CR0_TS, CR4_OSFXSR, IF, RF, TF } from './bits.ts';
 import type {
   ProcessorState,
   EntryState,
@@ -51,6 +51,7 @@ import {
 import { enterState, restoreCpu, saveCpu } from './reset.ts';
 import { fillTables } from './tables.ts';
 import { deliverException, deliverInterrupt } from './system/interrupts.ts';
+import { checkAlignment, needsAlignment } from './system/alignment.ts';
 import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
 
 /**
@@ -178,7 +179,10 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.code.onMark = (physical) => this.mmu.protectPhysical(physical);
     this.code.handlers.warm();
     this.jit = new Jit(this, this.code, tier);
-    this.code.onFlush = () => this.jit.flushed();
+    this.code.onFlush = () => {
+      this.sys.segmentsUsed = 0;
+      this.jit.flushed();
+    };
     this.enterCode = this.code.handlers.exports.enter as (record: number) => void;
     this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
     fillTables(this.u8);
@@ -351,9 +355,16 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     return this.code.page(this.fetchPhysical[k]!, this.mode);
   }
 
-  checkLimits(insn: Insn, record: number): number {
-    const at = this.i32[(this.state + S.VPC) >> 2]! + this.u16[(record + R.OFFSET) >> 1]!;
-    const verdict = checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
+  checkAccesses(insn: Insn, record: number): number {
+    const vpc = (this.state + S.VPC) >> 2;
+    const at = this.i32[vpc]! + this.u16[(record + R.OFFSET) >> 1]!;
+    let verdict = this.code64 ? WITHIN : checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
+    if (verdict === WITHIN && needsAlignment(this)) {
+      // Operands relative to RIP are so to the next instruction's.
+      const next = (at + insn.len) | 0;
+      this.setRip(next, (this.i32[vpc + 1]! + (next >>> 0 < at >>> 0 ? 1 : 0)) | 0);
+      verdict = checkAlignment(this, insn);
+    }
     if (verdict === WITHIN) return 1;
     this.rewind(record);
     if (verdict === STEPWISE) this.stepwise = true;
@@ -363,6 +374,12 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     }
     return 0;
   }
+
+  throughSegment(n: number): boolean {
+    this.sys.segmentsUsed |= 1 << n;
+    return (this.cr0 & CR0_PE) !== 0 && !this.segments[n]!.usable;
+  }
+
   /** The next instruction, a repeated one, goes by single iterations. */
   private stepwise = false;
 
@@ -478,21 +495,28 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     const cs = this.segments[CS]!;
     const user = this.cpl === 3;
     const wide = (cs.attributes & 0x4000) !== 0;
+    const limited = needsLimits(this) || needsAlignment(this);
     const mode = this.code64
       ? user
-        ? Mode.User64
+        ? limited
+          ? Mode.LimitedUser64
+          : Mode.User64
         : Mode.Kernel64
       : user
         ? wide
-          ? needsLimits(this)
+          ? limited
             ? Mode.LimitedUser32
             : Mode.User32
-          : Mode.User16
+          : limited
+            ? Mode.LimitedUser16
+            : Mode.User16
         : wide
-          ? needsLimits(this)
+          ? limited
             ? Mode.LimitedKernel32
             : Mode.Kernel32
-          : Mode.Kernel16;
+          : limited
+            ? Mode.LimitedKernel16
+            : Mode.Kernel16;
     const at = this.state >> 2;
     this.i32[at + (S.MODE >> 2)] = mode;
     this.i32[at + (S.CPL >> 2)] = this.cpl;

@@ -104,6 +104,9 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
   let flags = 0x202 | (r.u32() & 0x8d5);
   if (def.map === 0 && /^(movs|stos|lods|cmps|scas|ins|outs)/.test(name) ? r.oneIn(4) : r.oneIn(32)) flags |= 0x400;
 
+  // Alignment checks.
+  if (r.oneIn(16)) flags |= 0x40000;
+
   const kind = kindOf(name, r);
   const x87 = def.unit === 'x87';
   fillVectors(r, def.unit, kind, name, view, at + IN.FX);
@@ -253,8 +256,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
       [
         r.oneIn(8) ? r.u32() : code.target,
         drawSelector(r, true),
-        // Not TF, NT, VM or AC.
-        (r.u32() & 0x00_3ed5) >>> 0,
+        // Not TF, NT or VM.
+        r.u32() & 0x04_3ed5,
         WINDOW + 0x800 + r.below(0x800),
         r.oneIn(4) ? drawSelector(r, false) : 0x2b,
       ].forEach((v, k) => put(to, off + k * size, size, v));
@@ -278,8 +281,8 @@ export function fillInput(code: Code, r: Random, view: DataView, at: number): vo
     });
   else if (name === 'popf')
     patch(gpr(RSP), 8, (to, off) => {
-      // Not TF or AC, which the harness does not survive, nor NT and VM.
-      to.setBigUint64(off, BigInt((r.u32() & 0x00_3ed5) >>> 0), true);
+      // Not TF, which the harness does not survive, nor NT and VM.
+      to.setBigUint64(off, BigInt(r.u32() & 0x04_3ed5), true);
     });
   else if (
     /^cmpxchg/.test(name) &&

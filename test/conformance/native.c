@@ -104,6 +104,7 @@ __asm__(
     "  mov %r12, 0x30000160; mov %r13, 0x30000168; mov %r14, 0x30000170; mov %r15, 0x30000178\n"
     "  mov 0x30000290, %rsp\n"
     "  pushfq; popq 0x30000180; cld\n"
+    "  pushfq; andl $~0x40000, (%rsp); popfq\n"
     "  rdfsbase %rax; mov %rax, 0x300002b8\n"
     "  rdgsbase %rax; mov %rax, 0x300002c0\n"
     "  mov %es, 0x300002c8; mov %ds, 0x300002ca; mov %fs, 0x300002cc; mov %gs, 0x300002ce\n"
@@ -131,6 +132,8 @@ static void restore_segments(void) {
 }
 
 static void on_signal(int signal, siginfo_t *info, void *context) {
+  /* AC is still what the case had. */
+  __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl $~0x40000, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::: "memory", "cc");
   ucontext_t *u = context;
   (void)info;
   uint64_t fs, gs;

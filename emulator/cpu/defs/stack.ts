@@ -1,5 +1,5 @@
 /** PUSH, POP and their relatives. Pushes and pops of segment registers are system instructions. */
-import { DF, IF, IOPL, NT, RF, TF, VM } from '../bits.ts';
+import { AC, DF, IF, IOPL, NT, RF, TF, VM } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector, type Emit } from '../emit.ts';
 import { AF, ARITH, CF, def, defHelper, OF, PF, SF, ZF, type DefOptions, type Insn } from '../insn.ts';
@@ -8,7 +8,6 @@ import { i32, i64, k32 } from '../wasm/expr.ts';
 
 const D64: DefOptions = { defaultSize: 'd64' };
 
-const AC = 1 << 18;
 const ID = 1 << 21;
 
 function push(c: Emit): void {
@@ -130,6 +129,7 @@ function popf(cpu: Cpu, insn: Insn): void {
   else if (insn.bits === 64) cpu.setBig(RSP, cpu.big(RSP) + BigInt(size));
   else cpu.set32(RSP, cpu.low(RSP) + size);
   cpu.rflags = now & ~RF;
+  if ((now ^ old) & AC) cpu.modeChanged();
   if (now & ~old & IF || now & TF) cpu.leave();
 }
 

@@ -21,14 +21,15 @@ function isFlat(s: Segment, code: boolean): boolean {
 }
 
 /**
- * Whether code has to be checked: in protected mode, with a segment that is not flat. FS and GS are often null, and
- * then not used: alone that is no reason.
+ * Whether code has to be checked: in protected mode, with a segment that is not flat. FS and GS are often null, which is
+ * a reason only while there is code that would use them.
  */
 export function needsLimits(cpu: Cpu): boolean {
   if (!(cpu.cr0 & 1) || cpu.code64) return false;
   for (let n = ES; n <= 5; n++) {
     const s = cpu.segments[n]!;
-    if (!(n >= FS && !s.usable) && !isFlat(s, n === CS)) return true;
+    const unused = n >= FS && !s.usable && !(cpu.sys.segmentsUsed & (1 << n));
+    if (!unused && !isFlat(s, n === CS)) return true;
   }
   return false;
 }
@@ -49,7 +50,7 @@ function allows(s: Segment, offset: number, size: number, write: boolean): boole
 }
 
 /** Bytes that a memory operand without a size of its own has. */
-function bytesOf(insn: Insn): number {
+export function bytesOf(insn: Insn): number {
   const { name } = insn.def;
   if (/^fx(save|rstor)/.test(name)) return 512;
   if (name === 'cmpxchg8b') return 8;
@@ -62,8 +63,8 @@ function bytesOf(insn: Insn): number {
 }
 
 /** What uses its operand's address only. */
-const ADDRESS_ONLY = /^(lea|nop|invlpg|prefetch|clflush)/;
-const STRING: Record<string, readonly [source: boolean, destination: boolean, writes: boolean]> = {
+export const ADDRESS_ONLY = /^(lea|nop|invlpg|prefetch|clflush)/;
+export const STRING: Record<string, readonly [source: boolean, destination: boolean, writes: boolean]> = {
   movs: [true, true, true],
   cmps: [true, true, false],
   stos: [false, true, true],
@@ -97,7 +98,11 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
     const seg = insn.segment >= 0 ? insn.segment : DS;
     const at = name === 'xlat' ? cpu.low(RBX) + (cpu.low(RAX) & 0xff) : cpu.low(RDI);
     const size = name === 'xlat' ? 1 : name === 'maskmovq' ? 8 : 16;
-    return allows(cpu.segments[seg]!, at | 0, size, size > 1) ? WITHIN : seg === SS ? Vector.SS : Vector.GP;
+    return allows(cpu.segments[seg]!, at & (insn.addressSize === 2 ? 0xffff : -1), size, size > 1)
+      ? WITHIN
+      : seg === SS
+        ? Vector.SS
+        : Vector.GP;
   }
   if (!insn.mem || ADDRESS_ONLY.test(name)) return WITHIN;
   const o = insn.operands.find((x) => x.kind === 'mem');
@@ -113,25 +118,60 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
   return insn.mem.seg === SS ? Vector.SS : Vector.GP;
 }
 
+/** What an instruction does to the stack on its own account. */
+interface StackAccess {
+  /** What it is relative to: RSP or RBP. */
+  readonly base: number;
+  readonly delta: number;
+  readonly bytes: number;
+  readonly write: boolean;
+}
+
 /** PUSH and POP and their kin. */
-function checkStack(cpu: Cpu, insn: Insn): number {
-  const { name } = insn.def;
+export function stackAccess(insn: Insn): StackAccess | undefined {
   const { size } = insn;
+  const access = (base: number, delta: number, bytes: number, write: boolean): StackAccess => ({
+    base,
+    delta,
+    bytes,
+    write,
+  });
+  switch (insn.def.name) {
+    case 'push':
+    case 'pushf':
+    case 'call':
+      return access(RSP, -size, size, true);
+    case 'callf':
+      return access(RSP, -2 * size, 2 * size, true);
+    case 'pusha':
+      return access(RSP, -8 * size, 8 * size, true);
+    case 'pop':
+    case 'popf':
+    case 'ret':
+      return access(RSP, 0, size, false);
+    case 'retf':
+      return access(RSP, 0, 2 * size, false);
+    case 'iret':
+      return access(RSP, 0, 3 * size, false);
+    case 'popa':
+      return access(RSP, 0, 8 * size, false);
+    case 'leave':
+      return access(RBP, 0, size, false);
+    case 'enter': {
+      const words = 1 + (insn.immHigh & 31);
+      return access(RSP, -words * size, words * size, true);
+    }
+  }
+  return undefined;
+}
+
+function checkStack(cpu: Cpu, insn: Insn): number {
+  const access = stackAccess(insn);
+  if (!access) return WITHIN;
   const ss = cpu.segments[SS]!;
   const mask = ss.attributes & ATTR.DB ? -1 : 0xffff;
-  const at = (base: number, delta: number, n: number, write: boolean): number =>
-    allows(ss, (cpu.low(base) + delta) & mask, n, write) ? WITHIN : Vector.SS;
-  if (/^(push|pushf|call)$/.test(name)) return at(RSP, -size, size, true);
-  if (name === 'callf') return at(RSP, -2 * size, 2 * size, true);
-  if (name === 'pusha') return at(RSP, -8 * size, 8 * size, true);
-  if (/^(pop|popf|ret)$/.test(name)) return at(RSP, 0, size, false);
-  if (name === 'retf') return at(RSP, 0, 2 * size, false);
-  if (name === 'iret') return at(RSP, 0, 3 * size, false);
-  if (name === 'popa') return at(RSP, 0, 8 * size, false);
-  if (name === 'leave') return at(RBP, 0, size, false);
-  if (name !== 'enter') return WITHIN;
-  const words = 1 + (insn.immHigh & 31);
-  return at(RSP, -words * size, words * size, true);
+  const at = (cpu.low(access.base) + access.delta) & mask;
+  return allows(ss, at, access.bytes, access.write) ? WITHIN : Vector.SS;
 }
 
 function checkString(cpu: Cpu, insn: Insn, [reads, uses, writes]: readonly [boolean, boolean, boolean]): number {

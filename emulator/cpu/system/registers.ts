@@ -32,6 +32,9 @@ export class SystemRegisters {
   /** DR7 has an instruction breakpoint on. */
   codeBreakpoints = false;
 
+  /** FS and GS, a bit each: whether there is translated code outside 64-bit mode that accesses memory through them unchecked. */
+  segmentsUsed = 0;
+
   /** Random numbers not yet handed out. Private, so that a saved state does not carry them: two machines must not share them. */
   #pool: Int32Array | undefined;
   #left = 0;

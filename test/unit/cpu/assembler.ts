@@ -57,3 +57,4 @@ export class Code {
 
 export const asm = (text: string): Code => new Code(64, text);
 export const asm32 = (text: string): Code => new Code(32, text);
+export const asm16 = (text: string): Code => new Code(16, text);

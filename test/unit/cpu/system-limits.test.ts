@@ -1,7 +1,7 @@
-/** Segments that are not flat: limits, expand-down, rights, null, in 32-bit code. */
+/** Segments that are not flat: limits, expand-down, rights, null, in 32-bit and 16-bit code. */
 import { describe, expect, test } from 'vitest';
 import { CS, DS, FS, Mode } from '../../../emulator/cpu/layout.ts';
-import { asm32, assembles, type Code } from './assembler.ts';
+import { asm, asm16, asm32, assembles, type Code } from './assembler.ts';
 import { CODE, DATA, FREE, GDT, SystemMachine, UCODE32, UDATA, watchCompiler } from './system-machine.ts';
 
 watchCompiler();
@@ -95,6 +95,31 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     expect(cpu.segments[FS]!.usable).toBe(false);
   });
 
+  const flat = `mov ax, ${UDATA}; mov ds, eax; mov es, eax; `;
+
+  test('a null FS is used in vain where all others are flat', () => {
+    start(asm32(`${flat}mov gs, eax; mov bl, [${DATA}]; mov bl, fs:[${DATA}]`), data(0));
+    expect(m.trap()).toMatchObject({ vector: 13, code: 0, rip: 16 });
+  });
+
+  test('code that GS was there for finds it null', () => {
+    const code = asm32(
+      `${flat}mov gs, eax; mov ecx, 200; %%again: call %%f; dec ecx; jne %%again; xor eax, eax; mov gs, eax;` +
+        'call %%f; hlt; %%f: mov ebx, gs:[esi]; ret',
+    );
+    start(code, data(0), { rsi: DATA });
+    expect(m.trap()).toMatchObject({ vector: 13, code: 0, rip: code.bytes.length - 4 });
+    expect([cpu.low(1), cpu.low(3)]).toEqual([0, 0x55667788]);
+  });
+
+  test('code that found GS null has it later', () => {
+    start(asm32(`${flat}%%f: mov ebx, gs:[esi]; mov edx, gs:[esi+4]; int 0x80`), data(0), { rsi: DATA });
+    // The handler of #GP loads GS and goes back.
+    cpu.memory.write(0xc000 + 13 * 16, Uint8Array.from(asm(`mov ecx, ${UDATA}; mov gs, ecx; add rsp, 8; iretq`).bytes));
+    expect(m.trap().vector).toBe(0x80);
+    expect([cpu.low(3), cpu.low(2)]).toEqual([0x55667788, 0x11223344]);
+  });
+
   test.each<[string, string, number]>([
     ['PUSH below an expand-down stack', 'push eax', 0x1000],
     ['PUSH', 'push eax', 0x1003],
@@ -125,6 +150,27 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     else if (name.includes('MOVSD')) expect([rcx, rsi, rdi]).toEqual([6, 0x1000, 12]);
     else if (name.includes('LODSB')) expect([rcx, rsi]).toEqual([0, 0x1000]);
     else expect([rcx, rdi]).toEqual([94, 0xff6]);
+  });
+
+  test.each<[string, string, number]>([
+    ['the last word', 'mov bx, [0xffe]', 0x80],
+    ['a word past it', 'mov bx, [0xfff]', 13],
+    ['a write past it', 'mov [0x1000], bl', 13],
+    ['an address that wraps at 64 KiB', 'mov bx, 0xfff0; mov cl, [bx+0x20]', 0x80],
+    ['a string that ends there', 'mov si, 0xffe; mov cx, 2; rep lodsb', 0x80],
+    ['a string that goes on', 'mov si, 0xffe; mov cx, 3; rep lodsb', 13],
+    ['a jump out of the code', 'jmp %%start+0x4000', 13],
+  ])('16-bit code: %s', (_, text, vector) => {
+    m.user(asm16(`mov ax, ${(FREE + 8) | 3}; mov ds, ax; ${text}; int 0x80`).bytes, {}, 0x202, FREE | 3);
+    m.gate(0x80, { dpl: 3 });
+    // 16-bit user code at CODE.
+    m.quad(GDT + FREE, 0x0000fb00_00000fffn | (BigInt(CODE & 0xffffff) << 16n));
+    m.quad(GDT + FREE + 8, data(0xfff, 2, 0));
+    m.quad(0x30_0000 - 40, 0);
+    const trap = m.trap();
+    expect(trap.vector).toBe(vector);
+    expect(trap.cs).toBe(FREE | 3);
+    if (vector === 13) expect(trap.code).toBe(0);
   });
 
   test('code that runs over the limit of its segment', () => {
