@@ -1,11 +1,10 @@
-import { FitAddon } from '@xterm/addon-fit';
-import { Unicode11Addon } from '@xterm/addon-unicode11';
-import { WebLinksAddon } from '@xterm/addon-web-links';
+import type { FitAddon } from '@xterm/addon-fit';
 import type { WebglAddon } from '@xterm/addon-webgl';
-import { type ITheme, Terminal } from '@xterm/xterm';
+import type { ITheme, Terminal } from '@xterm/xterm';
 import xtermStyles from '@xterm/xterm/css/xterm.css?inline';
 import { css, html, LitElement, type PropertyValues, unsafeCSS } from 'lit';
 import { customElement, property, query } from 'lit/decorators.js';
+import { messageOf } from './format.ts';
 import { encodeKey, encodeText, type Modifiers, type NamedKey, NO_MODIFIERS } from './keys.ts';
 import { type Theme, tokens } from './theme.ts';
 
@@ -110,6 +109,10 @@ export class LinuxVMTerminal extends LitElement {
 
   @query('.screen') private readonly screen!: HTMLElement;
   private terminal: Terminal | undefined;
+  private opening: Promise<void> | undefined;
+  /** What is to be shown once it is open. */
+  private readonly early: { data: Uint8Array | string; done(): void }[] = [];
+  private wantsFocus = false;
   private fitAddon: FitAddon | undefined;
   private webgl: WebglAddon | undefined;
   /** Bytes shown, up to MUCH. */
@@ -134,6 +137,7 @@ export class LinuxVMTerminal extends LitElement {
   /** Shows bytes of a UTF-8 terminal stream; resolves when they are on the screen. */
   write(data: Uint8Array | string): Promise<void> {
     const { terminal } = this;
+    if (!terminal && this.opening) return new Promise((done) => this.early.push({ data, done }));
     if (terminal && this.written < MUCH && (this.written += data.length) >= MUCH)
       whenIdle(() => void this.useWebgl(terminal));
     return terminal ? new Promise((resolve) => terminal.write(data, resolve)) : Promise.resolve();
@@ -141,10 +145,12 @@ export class LinuxVMTerminal extends LitElement {
 
   /** Empties the screen and the scroll-back and forgets every mode. */
   reset(): void {
+    for (const { done } of this.early.splice(0)) done();
     this.terminal?.reset();
   }
 
   override focus(): void {
+    this.wantsFocus = !this.terminal;
     this.terminal?.focus();
   }
 
@@ -182,16 +188,25 @@ export class LinuxVMTerminal extends LitElement {
   }
 
   protected override firstUpdated(): void {
-    this.open();
+    this.openSoon();
   }
 
   override connectedCallback(): void {
     super.connectedCallback();
-    if (this.hasUpdated) this.open();
+    if (this.hasUpdated) this.openSoon();
+  }
+
+  /** Resolves when it has its size, too. */
+  protected override async getUpdateComplete(): Promise<boolean> {
+    const result = await super.getUpdateComplete();
+    await this.opening;
+    return result;
   }
 
   override disconnectedCallback(): void {
     super.disconnectedCallback();
+    this.opening = undefined;
+    this.reset();
     this.observer?.disconnect();
     this.light?.removeEventListener('change', this.onScheme);
     this.terminal?.dispose();
@@ -230,11 +245,25 @@ export class LinuxVMTerminal extends LitElement {
     };
   }
 
-  private open(): void {
+  /** It takes a while to load and to start: what is around it can be seen, and a machine be loading, before. */
+  private openSoon(): void {
+    const opening = import('./xterm.ts').then(
+      (parts) => {
+        if (this.opening === opening) this.open(parts);
+      },
+      (cause: unknown) => {
+        this.screen.textContent = `The terminal could not be loaded (${messageOf(cause)}): load the page again.`;
+      },
+    );
+    this.opening = opening;
+  }
+
+  private open(xterm: typeof import('./xterm.ts')): void {
     if (this.terminal) return;
-    const terminal = new Terminal({
+    const terminal = new xterm.Terminal({
       allowProposedApi: true, // for the Unicode add-on
-      cursorBlink: !globalThis.matchMedia?.('(prefers-reduced-motion: reduce)').matches,
+      // Blinking keeps the page drawing, sixty times a second, for as long as it is shown.
+      cursorBlink: false,
       fontFamily: this.fontFamily || FONT,
       fontSize: this.fontSize,
       macOptionIsMeta: this.hasKeyboard('option-is-meta'),
@@ -243,12 +272,12 @@ export class LinuxVMTerminal extends LitElement {
       theme: this.colours,
     });
     this.terminal = terminal;
-    this.fitAddon = new FitAddon();
+    this.fitAddon = new xterm.FitAddon();
     terminal.loadAddon(this.fitAddon);
-    terminal.loadAddon(new Unicode11Addon());
+    terminal.loadAddon(new xterm.Unicode11Addon());
     terminal.unicode.activeVersion = '11';
     terminal.loadAddon(
-      new WebLinksAddon((_event, url) => {
+      new xterm.WebLinksAddon((_event, url) => {
         globalThis.open(url, '_blank', 'noopener,noreferrer');
       }),
     );
@@ -266,6 +295,8 @@ export class LinuxVMTerminal extends LitElement {
     this.observer.observe(this.screen);
     this.light?.addEventListener('change', this.onScheme);
     this.fit();
+    if (this.wantsFocus) this.focus();
+    for (const { data, done } of this.early.splice(0)) void this.write(data).then(done);
   }
 
   private fit(): void {

@@ -1,6 +1,6 @@
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from 'lit';
 import { customElement, property, query, state as reactive } from 'lit/decorators.js';
-import { OfflineDisk } from '../src/offline/disk.ts';
+import type { OfflineDisk } from '../src/offline/disk.ts';
 import { type Settings, SettingsStore } from '../src/settings.ts';
 import { type Link, unpackInto } from '../src/share.ts';
 import type { LinuxVM, VmState } from '../src/vm.ts';
@@ -8,15 +8,8 @@ import { bytesText, messageOf } from './format.ts';
 import { icons, type IconName } from './icons.ts';
 import './linux-vm-consoles.ts';
 import type { LinuxVMConsoles, TerminalOptions } from './linux-vm-consoles.ts';
-import './linux-vm-files-panel.ts';
 import './linux-vm-hint.ts';
-import './linux-vm-inspector-panel.ts';
 import './linux-vm-key-bar.ts';
-import './linux-vm-link-dialog.ts';
-import './linux-vm-settings-panel.ts';
-import './linux-vm-share-panel.ts';
-import './linux-vm-snapshots-panel.ts';
-import './linux-vm-disk-panel.ts';
 import './linux-vm-status.ts';
 import type { LinuxVMElement } from './linux-vm.ts';
 import type { LinuxVMTerminal } from './linux-vm-terminal.ts';
@@ -33,6 +26,17 @@ const PANELS = [
   ['settings', 'Settings'],
 ] as const satisfies readonly (readonly [IconName, string])[];
 export type PanelName = (typeof PANELS)[number][0];
+
+/** What a first look at the terminal does not need. */
+const PARTS: Readonly<Record<PanelName | 'link', () => Promise<unknown>>> = {
+  files: () => import('./linux-vm-files-panel.ts'),
+  disk: () => import('./linux-vm-disk-panel.ts'),
+  snapshots: () => import('./linux-vm-snapshots-panel.ts'),
+  inspector: () => import('./linux-vm-inspector-panel.ts'),
+  share: () => import('./linux-vm-share-panel.ts'),
+  settings: () => import('./linux-vm-settings-panel.ts'),
+  link: () => import('./linux-vm-link-dialog.ts'),
+};
 
 /** Something to tell that no panel shows. */
 export interface Notice {
@@ -234,6 +238,7 @@ export class LinuxVMWorkbench extends LitElement {
   private startedWith: Pick<Settings, 'memory' | 'keepDisk'> | undefined;
   private problem: string | undefined;
   private warned = false;
+  private parts: Promise<void> | undefined;
   private offline: { url: string; disk: Promise<OfflineDisk | undefined> } | undefined;
 
   /** The machine's element, once it is in the slot. */
@@ -249,6 +254,28 @@ export class LinuxVMWorkbench extends LitElement {
   /** Opens a panel; none closes the one that is open. */
   show(panel: PanelName | undefined): void {
     this.open = panel;
+    if (panel) this.parts = this.load(panel).then(() => undefined);
+  }
+
+  /** @returns whether the part is there */
+  private async load(part: keyof typeof PARTS): Promise<boolean> {
+    try {
+      await PARTS[part]();
+      return true;
+    } catch (cause) {
+      this.tell({
+        text: `A part of this page could not be loaded (${messageOf(cause)}): load the page again when its server can be reached.`,
+        bad: true,
+      });
+      return false;
+    }
+  }
+
+  /** Resolves when the panel that was opened is there, too. */
+  protected override async getUpdateComplete(): Promise<boolean> {
+    const result = await super.getUpdateComplete();
+    await this.parts;
+    return result;
   }
 
   /** Does what an address asks for beyond the choice of a machine, once the visitor agrees. */
@@ -257,8 +284,9 @@ export class LinuxVMWorkbench extends LitElement {
     if (!link.run && !link.files && !link.state) return;
     await this.updateComplete;
     if (link.run || link.files || foreign) {
-      const agreed = await this.shadowRoot!.querySelector('linux-vm-link-dialog')!.ask(link);
-      if (!agreed) {
+      const loaded = await this.load('link');
+      if (!this.isConnected) return;
+      if (!loaded || !(await this.shadowRoot!.querySelector('linux-vm-link-dialog')!.ask(link))) {
         if (link.state) await this.element?.start().catch(() => undefined);
         return;
       }
@@ -417,7 +445,7 @@ export class LinuxVMWorkbench extends LitElement {
   };
 
   private async upload(files: Promise<Dropped[]>): Promise<void> {
-    this.open = 'files';
+    this.show('files');
     await this.updateComplete;
     await this.shadowRoot!.querySelector('linux-vm-files-panel')?.upload(files);
   }
@@ -435,7 +463,7 @@ export class LinuxVMWorkbench extends LitElement {
   }
 
   private toggle(name: PanelName): void {
-    this.open = this.open === name ? undefined : name;
+    this.show(this.open === name ? undefined : name);
     if (!this.open) return;
     // The heading, so that a screen reader says where it is, and Tab goes on from there.
     void this.updateComplete.then(() => this.panel?.querySelector<HTMLElement>('h2')?.focus());
@@ -448,7 +476,7 @@ export class LinuxVMWorkbench extends LitElement {
     const url = new URL(disk, document.baseURI).href;
     if (this.offline?.url !== url) {
       void this.offline?.disk.then((open) => open?.close()).catch(() => undefined);
-      this.offline = { url, disk: OfflineDisk.open(url) };
+      this.offline = { url, disk: import('../src/offline/disk.ts').then((part) => part.OfflineDisk.open(url)) };
       this.offline.disk.catch(() => undefined); // the panel shows it
     }
     return this.offline.disk;
@@ -520,7 +548,8 @@ export class LinuxVMWorkbench extends LitElement {
   }
 
   protected override render(): TemplateResult {
-    const hint = !this.settings.value.hintSeen && this.state === 'running';
+    // There is time to read while the machine is loading.
+    const hint = !this.settings.value.hintSeen && ['loading', 'booting', 'running'].includes(this.state);
     return html`
       <div class="layout">
         <linux-vm-consoles

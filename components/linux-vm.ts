@@ -286,7 +286,7 @@ export class LinuxVMElement extends LitElement {
 
   private async begin(state?: Blob): Promise<LinuxVM> {
     await this.updateComplete;
-    await this.terminal.updateComplete;
+    // It gets its size while the machine is loading.
     const { columns, rows } = this.terminal;
     const controller = new AbortController();
     this.controller = controller;

@@ -1,6 +1,7 @@
 import '../components/linux-vm.ts';
 import '../components/linux-vm-workbench.ts';
 import { isTheme } from '../components/theme.ts';
+import { takeInstallPrompt } from './offline/install.ts';
 import { registerServiceWorker } from './offline/updates.ts';
 import { SettingsStore } from './settings.ts';
 import { type Link, parseLink } from './share.ts';
@@ -11,6 +12,7 @@ import { type Link, parseLink } from './share.ts';
  */
 const workbench = document.querySelector('linux-vm-workbench');
 const element = document.querySelector('linux-vm');
+takeInstallPrompt();
 if (workbench && element) {
   const link = parseLink(location.href);
   const settings = new SettingsStore();

@@ -35,12 +35,15 @@ function changed(): void {
   for (const listener of listeners) listener(installPrompt);
 }
 
-globalThis.addEventListener?.('beforeinstallprompt', (event) => {
-  event.preventDefault();
-  waiting = event as BeforeInstallPromptEvent;
-  changed();
-});
-globalThis.addEventListener?.('appinstalled', () => {
-  waiting = undefined;
-  changed();
-});
+/** Takes the browser's offer, which comes once, for `installPrompt`. For a page that is the app, not one that embeds it. */
+export function takeInstallPrompt(): void {
+  addEventListener('beforeinstallprompt', (event) => {
+    event.preventDefault();
+    waiting = event as BeforeInstallPromptEvent;
+    changed();
+  });
+  addEventListener('appinstalled', () => {
+    waiting = undefined;
+    changed();
+  });
+}

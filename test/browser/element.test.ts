@@ -72,10 +72,11 @@ describe('<linux-vm>', () => {
   it('starts by itself, and its size reaches the guest, then and when it changes', async () => {
     const { element, worker } = stage({ kernel, autostart: '' });
     await until('a start', () => element.state === 'booting');
+    await terminal(element).updateComplete;
     const first = `${terminal(element).columns}x${terminal(element).rows}`;
-    equal(worker.machine.sizes[0], first);
+    await until('its size', () => worker.machine.sizes.at(-1) === first);
     element.style.width = '300px';
-    await until('a resize', () => worker.machine.sizes.length > 1);
+    await until('a resize', () => worker.machine.sizes.at(-1) !== first);
     const [columns] = worker.machine.sizes.at(-1)!.split('x').map(Number);
     if (!(columns! < 50)) throw new Error(`the terminal is 300 px wide and has ${columns} columns`);
   });
@@ -83,6 +84,7 @@ describe('<linux-vm>', () => {
   it('sends what is typed and pasted', async () => {
     const { element, worker } = stage({ kernel, autostart: '' });
     await until('a start', () => element.state === 'booting');
+    await terminal(element).updateComplete;
     const area = terminal(element).shadowRoot!.querySelector('textarea')!;
     area.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', code: 'Enter', keyCode: 13, bubbles: true }));
     await until('a key', () => worker.machine.typed.includes('\r'));

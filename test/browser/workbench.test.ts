@@ -101,7 +101,7 @@ describe('<linux-vm-workbench>', () => {
     const dialog = find(workbench, 'linux-vm-link-dialog');
     for (const agrees of [false, true]) {
       const following = workbench.follow({ run: 'echo "<b>hi</b>"' });
-      await until('the question', () => find<HTMLDialogElement>(dialog, 'dialog').open);
+      await until('the question', () => dialog.shadowRoot && find<HTMLDialogElement>(dialog, 'dialog').open);
       includes(shown(dialog), 'echo "<b>hi</b>"');
       equal(fake.console.written, '');
       button(dialog, agrees ? 'Run it' : 'Don’t').click();
@@ -117,7 +117,7 @@ describe('<linux-vm-workbench>', () => {
     element.start = async () => fake.vm;
     const following = workbench.follow({ files: new Uint8Array([1, 2, 3]), directory: '/root' });
     const dialog = find(workbench, 'linux-vm-link-dialog');
-    await until('the question', () => find<HTMLDialogElement>(dialog, 'dialog').open);
+    await until('the question', () => dialog.shadowRoot && find<HTMLDialogElement>(dialog, 'dialog').open);
     button(dialog, 'Go on').click();
     await following;
     await workbench.updateComplete;
