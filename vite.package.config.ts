@@ -39,7 +39,10 @@ export default defineConfig(({ mode }): UserConfig => {
   };
 });
 
-/** Says what each entry costs a page: the entry with all that it imports at once, and the worker beside it. */
+/**
+ * Says what each entry, and each part that is loaded when it is needed, costs a page with all that it imports at once; and
+ * the worker beside it.
+ */
 function sizes(): Plugin {
   return {
     name: 'sizes',
@@ -56,7 +59,7 @@ function sizes(): Plugin {
           if (/worker/.test(file.fileName)) tell(file.fileName, [file.source]);
           continue;
         }
-        if (!file.isEntry) continue;
+        if (!file.isEntry && !file.isDynamicEntry) continue;
         const all = new Set<string>();
         const add = (fileName: string): void => {
           const chunk = bundle[fileName];
