@@ -119,6 +119,8 @@ export abstract class Cpu {
   abstract modeChanged(): void;
   /** Leave emitted code for the run loop as soon as the current instruction (a block's last one) is done. */
   abstract leave(): void;
+  /** For a helper of an instruction that ends a block: what it has done stands, and this is raised at the RIP that it has set. */
+  abstract raiseAfter(vector: number, code: number): void;
   /** A watched data access (debug registers); raises #DB after the instruction. */
   abstract dataBreak(lo: number, hi: number, size: number, write: boolean): void;
 

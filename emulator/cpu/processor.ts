@@ -442,8 +442,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       this.catchFault(e, record);
       return 1;
     }
-    if (this.code.generation !== flushes) {
-      // The translations are gone: whoever called must not go on with them. RIP is right; count what has run.
+    if (this.code.generation !== flushes || this.faulted) {
+      // The translations are gone, or an exception follows: whoever called must not go on. RIP is right; count what has run.
       this.i32[(this.state + S.FUEL) >> 2]! -= this.u16[(record + R.COUNT) >> 1]!;
       return 1;
     }
@@ -538,6 +538,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     if (!this.running || fuel <= 0) return;
     this.stolen += fuel;
     this.i32[at] = 0;
+  }
+
+  raiseAfter(vector: number, code: number): void {
+    this.fault(vector, code);
+    this.faulted = true;
   }
 
   dataBreak(lo: number, hi: number, size: number, write: boolean): void {

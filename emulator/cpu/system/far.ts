@@ -20,6 +20,7 @@ import {
   setSegment,
 } from './segments.ts';
 import { moveStack, peek, poke } from './stack.ts';
+import { gateTask, isTaskGate, isTss, linkedTask, switchByInstruction } from './tasks.ts';
 import { tssStack32, tssStack64 } from './tss.ts';
 
 /** What any level may change: the arithmetic flags, TF, DF, NT, RF, AC, ID. */
@@ -121,8 +122,12 @@ export function iret(cpu: Cpu, size: number): void {
     noticeFlags(cpu);
     return;
   }
-  // Task returns do not exist in long mode and are not supported in protected mode.
-  if (cpu.rflags & NT) throw cpu.fault(Vector.GP, 0);
+  if (cpu.rflags & NT) {
+    if (cpu.longMode) throw cpu.fault(Vector.GP, 0);
+    switchByInstruction(cpu, linkedTask(cpu), 'return');
+    noticeFlags(cpu);
+    return;
+  }
   const lo = peek(cpu, 0, size);
   const hi = cpu.mmu.high;
   const selector = peek(cpu, size, size) & 0xffff;
@@ -221,14 +226,20 @@ function pushReturn(cpu: Cpu, size: number): void {
   moveStack(cpu, -2 * size);
 }
 
-/** Call gates: 64-bit ones in long mode, 16- and 32-bit ones otherwise. Task gates and TSSs are not supported: #GP. */
+/** Call gates: 64-bit ones in long mode, 16- and 32-bit ones otherwise, where there are also task gates and TSSs. */
 function throughGate(cpu: Cpu, gateSelector: number, gate: number, call: boolean): void {
   const code = gateSelector & 0xfffc;
   const { sys } = cpu;
   const type = gate & 15;
-  if (type !== 0xc && (cpu.longMode || type !== 4)) throw cpu.fault(Vector.GP, code);
+  const task = !cpu.longMode && (isTss(gate) || isTaskGate(gate));
+  if (type !== 0xc && (cpu.longMode || type !== 4) && !task) throw cpu.fault(Vector.GP, code);
   if (dplOf(gate) < cpu.cpl || dplOf(gate) < (gateSelector & 3)) throw cpu.fault(Vector.GP, code);
   if (!(gate & ATTR.P)) throw cpu.fault(Vector.NP, code);
+  if (task) {
+    switchByInstruction(cpu, isTss(gate) ? gateSelector : gateTask(cpu, code), call ? 'call' : 'jump');
+    noticeFlags(cpu);
+    return;
+  }
   const size = cpu.longMode ? 8 : type === 0xc ? 4 : 2;
   const low = sys.descriptorLow;
   const high = sys.descriptorHigh;

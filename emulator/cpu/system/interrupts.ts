@@ -15,6 +15,7 @@ import {
   setNull,
   setSegment,
 } from './segments.ts';
+import { switchTask } from './tasks.ts';
 import { tssStack32, tssStack64 } from './tss.ts';
 
 /** What is delivered: decides the DPL check, the EXT bit and RF. */
@@ -231,12 +232,18 @@ function deliver32(cpu: Cpu, vector: number, code: number, source: Source): void
   const w0 = mmu.read64((idt.baseLow + vector * 8) | 0, 0, true);
   const w1 = mmu.high;
   const type = (w1 >>> 8) & 0x1f;
-  // 16- and 32-bit interrupt and trap gates; task gates are not supported.
-  if ((type & 0x16) !== 6) throw cpu.fault(Vector.GP, gateCode);
+  // 16- and 32-bit interrupt and trap gates, and task gates.
+  if ((type & 0x16) !== 6 && type !== 5) throw cpu.fault(Vector.GP, gateCode);
   if (source === 'software' && ((w1 >>> 13) & 3) < cpu.cpl) throw cpu.fault(Vector.GP, gateCode);
   if (!(w1 & 0x8000)) throw cpu.fault(Vector.NP, gateCode);
   const wide = (type & 8) !== 0;
   const selector = w0 >>> 16;
+  if (type === 5) {
+    const eip = (cpu.ripLow() - cpu.segments[CS]!.baseLow) | 0;
+    const flags = pushedFlags(cpu, vector, source);
+    switchTask(cpu, selector, { way: 'call', eip, flags, ext, pushed: code, instruction: source === 'software' });
+    return;
+  }
   if ((selector & 0xfffc) === 0) throw cpu.fault(Vector.GP, ext);
   readDescriptor(cpu, selector, Vector.GP, ext);
   const a = attributesOf(sys.descriptorHigh);

@@ -211,6 +211,15 @@ export function loadTask(cpu: Cpu, selector: number): void {
   cpu.tr = tr;
 }
 
+/** Marks a TSS busy or available. @throws #TS(selector) where its descriptor is not in the table any more, page faults */
+export function setBusy(cpu: Cpu, selector: number, busy: boolean): void {
+  const lo = descriptorAddress(cpu, selector, 8);
+  if (lo === undefined) throw cpu.fault(Vector.TS, selector & 0xfffc);
+  const at = (lo + 5) | 0;
+  const type = cpu.mmu.read8(at, cpu.eaHigh, true);
+  cpu.mmu.write8(at, cpu.eaHigh, busy ? type | 2 : type & ~2, true);
+}
+
 /** Whether a selector can be looked at from here (LAR, LSL, VERR, VERW); its descriptor is then in `cpu.sys`. */
 function visible(cpu: Cpu, selector: number): boolean {
   if ((selector & 0xfffc) === 0 || !tryDescriptor(cpu, selector)) return false;
