@@ -14,7 +14,7 @@ import { writeChunks } from './chunks.ts';
 import { writeCpio } from './cpio.ts';
 import { writeExt2 } from './ext2.ts';
 import { findMirrors, needTools } from './host.ts';
-import { bzImagePayload, INITRAMFS_MODULES, stripToLoaded } from './kernel.ts';
+import { bzImagePayload, INITRAMFS_MODULES, stripToLoaded, withoutSignature } from './kernel.ts';
 import { bootChunks, placementOrder, readProfile } from './profile.ts';
 import { CMDLINE, EPOCH, type Recipe, RECIPES } from './recipes.ts';
 import { bootstrap, compile, rootEntries } from './rootfs.ts';
@@ -67,7 +67,7 @@ function buildKernel(
     const packed = files.get(`usr/lib/modules/${version}/${name}.xz`);
     if (!packed) throw new Error(`${kernelPackage} holds no module ${name}`);
     const data = execFileSync('xz', ['-dc'], { input: packed, maxBuffer: 2 ** 28 });
-    return { path: `modules/${String(number).padStart(2, '0')}.ko`, mode: 0o100644, data };
+    return { path: `modules/${String(number).padStart(2, '0')}.ko`, mode: 0o100644, data: withoutSignature(data) };
   });
   const initramfs = writeCpio([
     { path: 'dev', mode: 0o040755 },

@@ -54,7 +54,9 @@ export const EXCLUDED_PATHS = [
  * - trace_eval_init: names instead of numbers for some enums in tracefs formats.
  * - ftrace_check_for_weak_functions: a few useless names more in available_filter_functions.
  * - load_system_certificate_list: keys to verify modules with. Debian does not enforce them: a module loads all the
- *   same and taints the kernel (E).
+ *   same and taints the kernel (E). (So the initramfs has its modules without their signatures.)
+ * - slab_late_init: /sys/kernel/slab. /proc/slabinfo is there.
+ * - blake2s_mod_init: nothing but a self-test.
  * - the rest: functions that BPF programs may call (kfuncs) and BPF_PROG_TEST_RUN of struct_ops; a program that needs
  *   them is refused. Classic BPF, maps, and programs without kfuncs work.
  */
@@ -63,6 +65,8 @@ const SKIPPED_INITCALLS = [
   'trace_eval_init',
   'ftrace_check_for_weak_functions',
   'load_system_certificate_list',
+  'slab_late_init',
+  'blake2s_mod_init',
   'bpf_rstat_kfunc_init',
   'kfunc_init',
   'cpumask_kfunc_init',
@@ -86,5 +90,7 @@ export const CMDLINE = [
   'tsc=reliable',
   'no_timer_check',
   'noreplace-smp',
+  'psi=0', // /proc/pressure: accounting at each switch from one program to another
+  'noautogroup', // a group of its own for the one session makes each switch longer, too
   `initcall_blacklist=${SKIPPED_INITCALLS.join(',')}`,
 ].join(' ');

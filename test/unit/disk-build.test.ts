@@ -9,7 +9,7 @@ import { writeChunks } from '../../disks/chunks.ts';
 import { writeCpio } from '../../disks/cpio.ts';
 import { BLOCK_SIZE, type Placement, writeExt2 } from '../../disks/ext2.ts';
 import { hasCommand } from '../../disks/host.ts';
-import { bzImagePayload, stripToLoaded } from '../../disks/kernel.ts';
+import { bzImagePayload, stripToLoaded, withoutSignature } from '../../disks/kernel.ts';
 import { bootChunks, formatProfile, placementOrder, readProfile } from '../../disks/profile.ts';
 import { type Entry, entry, readTar } from '../../disks/tar.ts';
 
@@ -243,6 +243,23 @@ describe('kernel', () => {
     view.setUint16(0x206, 0x20f, true);
     view.setUint32(0x24c, 1 << 30, true);
     expect(() => bzImagePayload(image)).toThrow(/outside/);
+  });
+
+  test('a module loses its signature and nothing else', () => {
+    const code = Uint8Array.of(1, 2, 3);
+    const signed = (length: number): Uint8Array => {
+      const info = new DataView(new ArrayBuffer(12));
+      info.setUint32(8, length);
+      return Buffer.concat([
+        code,
+        new Uint8Array(5),
+        Buffer.from(info.buffer),
+        Buffer.from('~Module signature appended~\n'),
+      ]);
+    };
+    expect([...withoutSignature(signed(5))]).toEqual([...code]);
+    expect(withoutSignature(code)).toBe(code);
+    expect(() => withoutSignature(signed(9))).toThrow(/signature/);
   });
 });
 
