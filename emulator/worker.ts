@@ -23,6 +23,7 @@ import { BlockError } from './disk/types.ts';
 import type { PagedState } from './machine-state.ts';
 import type { ChunkReader } from './pager.ts';
 import type { ProcessorStats } from './processor.ts';
+import { release } from './release.ts';
 import { readSaved, type SavedHeader, writeSaved } from './saved-state.ts';
 import { misfit, SnapshotSource } from './snapshot.ts';
 import { StorageError } from './storage/error.ts';
@@ -207,6 +208,8 @@ class Session {
     // What is here already when the guest asks changes the order of its events.
     if (!spec.deterministic) this.prefetch(manifest);
     await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec }, { from: 'boot', note });
+    // Guest RAM has it now.
+    if (kernel !== spec.kernel) release(kernel);
   }
 
   /** Goes on from the disk's snapshot. @returns whether it does, or why not, where there is one that somebody may expect */

@@ -1,6 +1,7 @@
 import { type Compression, decompress, detectCompression } from './compression.ts';
 import { checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
 import { sha256Hex } from './hash.ts';
+import { release } from '../release.ts';
 import { BlockError } from './types.ts';
 
 export interface WholeFile {
@@ -64,6 +65,9 @@ export async function fetchFile(
         `${url} should be compressed with ${wanted}, and is not; upload it again`,
         url,
       );
-    return unpacked ? stored : decompress(stored, wanted, LARGEST, url);
+    if (unpacked) return stored;
+    const bytes = await decompress(stored, wanted, LARGEST, url);
+    if (bytes !== stored) release(stored);
+    return bytes;
   });
 }
