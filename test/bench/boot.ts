@@ -56,6 +56,7 @@ async function main(): Promise<void> {
     ['disk chunks', (f) => f.diskChunks],
     ['page and manifest, MB fetched', (f) => f.siteBytes && f.siteBytes / 1e6],
     ['MiB resident at the prompt', (f) => f.residentMiB],
+    ['of these its own', (f) => f.privateMiB],
   ];
   const names = places.map(({ name }) => name);
   const figures = table(

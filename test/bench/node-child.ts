@@ -5,6 +5,7 @@ import { PROMPT } from '../../disks/qemu.ts';
 import type { Tier } from '../../emulator/processor.ts';
 import { describeExit, LinuxVM } from '../../src/node.ts';
 import { type BootFigures, GUEST_DIRECTORY, guestPath } from './places.ts';
+import { memoryOf } from './processes.ts';
 
 /** The process that `place-node.ts` starts: one machine, and calls from outside. */
 export interface Call {
@@ -60,7 +61,7 @@ const METHODS: Record<Call['method'], (...args: never[]) => Promise<unknown>> = 
       kernelBytes,
       diskBytes: blocks?.fetchedBytes,
       diskChunks: blocks?.fetches,
-      residentMiB: process.memoryUsage().rss / 2 ** 20,
+      ...memoryOf(process.pid),
     };
   },
   async put(programs: string, file: string) {

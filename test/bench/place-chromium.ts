@@ -14,7 +14,7 @@ import {
   type Running,
   withLimit,
 } from './places.ts';
-import { processesOf, residentMiB } from './processes.ts';
+import { memoryOf, processesOf } from './processes.ts';
 
 export const CHROMIUM_FLAGS = [
   '--no-sandbox',
@@ -76,7 +76,7 @@ async function start(site: string, disk: string, programs: string, tier: Tier): 
         interpreted,
         regions,
         codeBytes,
-        residentMiB: residentMiB((await processesOf(browser))[0]!),
+        ...memoryOf((await processesOf(browser))[0]!),
       },
       put: (file) =>
         page.evaluate(

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { PROMPT, startQemu } from '../../disks/qemu.ts';
 import { AgentClient } from '../../src/agent/client.ts';
 import { BOOT_LIMIT, GUEST_DIRECTORY, guestPath, type Place, type Running, withLimit } from './places.ts';
-import { residentMiB } from './processes.ts';
+import { memoryOf } from './processes.ts';
 
 /** QEMU's whole machine (TCG) with the same kernel, image and command line. */
 export function qemuPlace(disk: string, programs: string): Place {
@@ -42,7 +42,7 @@ async function start(disk: string, programs: string): Promise<Running> {
       onClose: (listener) => socket.on('close', listener),
     });
     return {
-      boot: { seconds, residentMiB: residentMiB(qemu.pid!) },
+      boot: { seconds, ...memoryOf(qemu.pid!) },
       put: async (file) => {
         await agent.fs.mkdir(GUEST_DIRECTORY, { recursive: true });
         await agent.fs.writeFile(`${GUEST_DIRECTORY}/${file}`, new Uint8Array(readFileSync(join(programs, file))), {

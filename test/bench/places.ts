@@ -18,6 +18,8 @@ export interface BootFigures {
   siteBytes?: number;
   /** Resident memory of the process that runs the machine, in MiB, at the prompt. */
   residentMiB?: number;
+  /** Of these its own: without the files it maps, such as the browser's program, which all tabs share. */
+  privateMiB?: number;
 }
 
 /** Somewhere programs can be run. */

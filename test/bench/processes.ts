@@ -25,6 +25,12 @@ export function residentMiB(pid: number): number {
   return Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1]) / 256;
 }
 
+/** Resident memory of a process, and what of it is its own, which is what a browser's task manager shows for a tab. */
+export function memoryOf(pid: number): { residentMiB: number; privateMiB: number } {
+  const anonymous = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return { residentMiB: residentMiB(pid), privateMiB: Number(anonymous) / 1024 };
+}
+
 /** All of a browser's processes, the page's first: of several renderers the one with most memory. */
 export async function processesOf(browser: Browser): Promise<number[]> {
   const session = await browser.newBrowserCDPSession();

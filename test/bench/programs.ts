@@ -67,7 +67,7 @@ export const PROGRAMS: readonly Program[] = [
   {
     file: 'b_io',
     source: 'b_io.c',
-    benches: ['io_first', 'io_sequential', 'io_random', 'io_console', 'io_port'],
+    benches: ['io_first', 'io_sequential', 'io_random', 'io_console', 'io_raw', 'io_port'],
     disk: 'debian',
     devices: true,
   },
@@ -91,6 +91,7 @@ export const RATES: Readonly<Record<string, { unit: string; factor: number }>> =
   io_sequential: { unit: 'MB/s', factor: 1 },
   io_random: { unit: '10³ reads/s', factor: 1e-3 },
   io_console: { unit: 'MB/s', factor: 1 },
+  io_raw: { unit: 'MB/s', factor: 1 },
   io_port: { unit: 'MB/s', factor: 1 },
   sys_pipe: { unit: '10³ round trips/s', factor: 1e-3 },
 };

@@ -15,7 +15,7 @@ export interface Result extends Partial<Measurement> {
 export type Results = Record<string, Record<string, Result[]>>;
 
 /** One machine, up and left alone. */
-export interface Idle extends Pick<BootFigures, 'residentMiB'> {
+export interface Idle extends Pick<BootFigures, 'residentMiB' | 'privateMiB'> {
   bootSeconds?: number;
   /** Processor time of all its processes, in per cent of one core. */
   idlePercent?: number;
@@ -119,6 +119,7 @@ function machines(idle: Record<string, Idle[]>): string {
   const rows: [string, (idle: Idle) => number | undefined][] = [
     ['seconds to the prompt', (one) => one.bootSeconds],
     ['MiB resident at the prompt', (one) => one.residentMiB],
+    ['of these its own', (one) => one.privateMiB],
     ['MiB that the guest uses then, caches included', (one) => one.guestMiB],
     ['idle: % of a core, all processes', (one) => one.idlePercent],
   ];

@@ -116,6 +116,7 @@ class Worker {
     return {
       bootSeconds: running.boot?.seconds,
       residentMiB: running.boot?.residentMiB,
+      privateMiB: running.boot?.privateMiB,
       idlePercent,
       ...(guest && { guestMiB: (kib('MemTotal') - kib('MemFree')) / 1024 }),
     };

@@ -1,5 +1,6 @@
 // Devices, as the guest sees them: the disk past the page cache (O_DIRECT), first what has to be fetched and unpacked, then
-// blocks that the machine has in its cache, in sequence and at random; and the console, text until it is drained.
+// blocks that the machine has in its cache, in sequence and at random; and the console, text until it is drained: lines as
+// any program prints them, whose ends the kernel's terminal layer writes one by one, and a raw terminal's, by the piece.
 // Iterations are MB, and reads of 4 KiB for io_random.
 #include "bench.h"
 #include <fcntl.h>
@@ -40,11 +41,16 @@ static uint32_t io_random(uint32_t n)
     return n;
 }
 
-static uint32_t io_console(uint32_t n)
+static uint32_t print(uint32_t n, int raw)
 {
     static char text[50000];
+    struct termios before, now;
     int console = open("/dev/hvc0", O_WRONLY | O_NOCTTY);
-    if (console < 0) exit(6);
+    if (console < 0 || tcgetattr(console, &before)) exit(6);
+    now = before;
+    if (raw) cfmakeraw(&now);
+    else now.c_oflag |= OPOST | ONLCR;
+    tcsetattr(console, TCSADRAIN, &now);
     for (unsigned i = 0; i < sizeof text; i++) text[i] = i % 80 == 79 ? '\n' : 'a' + i % 26;
     for (uint32_t sent = 0; sent < n * MB; sent += sizeof text)
         for (size_t at = 0; at < sizeof text;) {
@@ -53,9 +59,13 @@ static uint32_t io_console(uint32_t n)
             at += k;
         }
     tcdrain(console);
+    tcsetattr(console, TCSADRAIN, &before);
     close(console);
     return n;
 }
+
+static uint32_t io_console(uint32_t n) { return print(n, 0); }
+static uint32_t io_raw(uint32_t n) { return print(n, 1); }
 
 // To whoever runs the program: through a pipe, the agent and its virtio port.
 static uint32_t io_port(uint32_t n)
@@ -75,6 +85,7 @@ int main(int argc, char **argv)
     run_bench("io_sequential", 5, REGION / MB, io_sequential);
     run_bench("io_random", 5, 4000, io_random);
     run_bench("io_console", 4, 1, io_console);
+    run_bench("io_raw", 4, 5, io_raw);
     run_bench("io_port", 4, 2, io_port);
     return 0;
 }
