@@ -97,14 +97,15 @@ const PATIENCE = 1e9;
  */
 export class PanicWatch {
   private readonly text = { console: '', serial: '' };
+  /** A character a byte, so that none is kept back. */
+  private readonly decoder = new TextDecoder('latin1');
   private seen: 'console' | 'serial' | undefined;
   private ended = -1;
 
   watch(kind: 'console' | 'serial', bytes: Uint8Array, now: number): void {
-    let added = '';
-    for (let at = 0; at < bytes.length; at += 4096) added += String.fromCharCode(...bytes.subarray(at, at + 4096));
+    const added = this.decoder.decode(bytes);
     const overlap = this.text[kind].slice(-PANIC_END.length);
-    this.text[kind] = (this.text[kind] + added).slice(-KEPT);
+    this.text[kind] = added.length < KEPT ? (this.text[kind] + added).slice(-KEPT) : added.slice(-KEPT);
     const fresh = overlap + added;
     if (fresh.includes(PANIC)) this.seen ??= kind;
     if (fresh.includes(PANIC_END) && this.ended < 0) this.ended = now;
