@@ -1,4 +1,5 @@
 import type { BaseIdentity } from './disk/identity.ts';
+import type { OpenDisk } from './disk/open.ts';
 import type { OverlayBlock, OverlayState } from './disk/overlay.ts';
 
 /**
@@ -103,6 +104,20 @@ export async function readSaved(
     overlay = { blockSize, blocks };
   }
   return { header, overlay, machine: blob.slice(at).stream() };
+}
+
+/** @throws Error when it is not the disk that the machine was saved with: the guest's memory knows that one's contents */
+export async function checkDisk(disk: OpenDisk, { diskSize, base }: SavedHeader): Promise<void> {
+  const { size } = disk.device;
+  if (size !== diskSize)
+    throw new Error(`this machine was saved with a disk of ${diskSize} bytes, and this one has ${size}`);
+  if (!base) return;
+  const here = await disk.identity();
+  if (here.id !== base.id)
+    throw new Error(
+      `this machine was saved over another version of its disk (${base.name}) than the one that is there now ` +
+        `(${here.name}): its memory does not fit that; start the machine anew`,
+    );
 }
 
 function damaged(): Error {

@@ -1,9 +1,7 @@
 import type {
-  BootFile,
   Call,
   CallResult,
   FromWorker,
-  Location,
   MachineSpec,
   Origin,
   PlainExit,
@@ -13,21 +11,19 @@ import type {
   VmStats,
 } from '../src/protocol.ts';
 import { plainError } from '../src/protocol.ts';
-import { decompress, detectCompression } from './disk/compression.ts';
+import { BootFiles } from './boot-files.ts';
 import type { Fetch, FetchPolicy } from './disk/fetch.ts';
-import { fetchFile } from './disk/file.ts';
-import { hashedUrl } from './disk/hashed-url.ts';
-import type { DiskManifest, ManifestFile } from './disk/manifest.ts';
+import type { DiskManifest } from './disk/manifest.ts';
 import { openDisk, type OpenDisk } from './disk/open.ts';
-import { BlockError } from './disk/types.ts';
 import type { PagedState } from './machine-state.ts';
 import type { ChunkReader } from './pager.ts';
 import type { ProcessorStats } from './processor.ts';
 import { release } from './release.ts';
-import { readSaved, type SavedHeader, writeSaved } from './saved-state.ts';
+import { checkDisk, readSaved, writeSaved } from './saved-state.ts';
 import { misfit, SnapshotSource } from './snapshot.ts';
 import { StorageError } from './storage/error.ts';
 import { DiskStorage } from './storage/session.ts';
+import { Streams } from './streams.ts';
 
 /** Either end of what joins a page to its worker. A MessagePort, a Worker and a worker's global scope all fit. */
 export interface Port<In, Out> {
@@ -87,7 +83,6 @@ export interface WorkerEnvironment {
 /** Console output that the page has not dealt with, in bytes, past which the machine waits. */
 const MOST_UNREAD = 1 << 20;
 const PROGRESS_INTERVAL = 100;
-const LARGEST_KERNEL = 1 << 28;
 /**
  * After a resume nothing is fetched but what the guest waits for, until it has said nothing for so long (milliseconds), or
  * until so much time has passed.
@@ -105,8 +100,7 @@ class Session {
   private machine: WorkerMachine | undefined;
   private disk: OpenDisk | undefined;
   private storage: DiskStorage | undefined;
-  private readonly streams = new Map<number, ReadableStreamDefaultReader<Uint8Array>>();
-  private nextStream = 1;
+  private readonly streams = new Streams();
   private spec: MachineSpec | undefined;
   private readonly controller = new AbortController();
   private began = 0;
@@ -120,7 +114,7 @@ class Session {
   private readonly progress: Progress = { phase: 'manifest', loaded: 0, diskBlocks: 0, diskBytes: 0, instructions: 0 };
   /** Before the machine is there: what was typed, and the size of the terminal. */
   private early: Extract<ToWorker, { type: 'input' | 'resize' }>[] = [];
-  private readonly fileBytes = new Map<string, { loaded: number; total?: number }>();
+  private readonly files: BootFiles;
   private snapshot: SnapshotSource | undefined;
   private restTimer: ReturnType<typeof setTimeout> | undefined;
   private restBefore: number | undefined;
@@ -128,7 +122,9 @@ class Session {
   constructor(
     private readonly port: Port<ToWorker, FromWorker>,
     private readonly environment: WorkerEnvironment,
-  ) {}
+  ) {
+    this.files = new BootFiles(this.policy, this.controller.signal);
+  }
 
   handle(message: ToWorker): void {
     if (this.stopped) {
@@ -199,10 +195,10 @@ class Session {
     this.progress.phase = 'kernel';
     this.tellProgress();
     const newer = this.disk?.newer;
-    const [kernel, initrd] = await this.bootFiles(spec, this.disk).catch((cause: unknown) => {
+    const [kernel, initrd] = await this.files.load(spec, this.disk).catch((cause: unknown) => {
       // An old disk that was kept: the files of its kernel may have given way to those of the new one.
       if (!newer?.manifest || this.stopped) throw cause;
-      return this.bootFiles(spec, newer);
+      return this.files.load(spec, newer);
     });
     const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
     // What is here already when the guest asks changes the order of its events.
@@ -400,47 +396,6 @@ class Session {
     if (manifest) this.disk?.cache.prefetch(manifest.bootChunks);
   }
 
-  private async bootFiles(
-    spec: MachineSpec,
-    from: Pick<OpenDisk, 'manifest' | 'url'> | undefined,
-  ): Promise<[Uint8Array, Uint8Array | undefined]> {
-    const kernel = this.bootFile(spec.kernel, from?.manifest?.kernel, from?.url);
-    if (!kernel)
-      throw new BlockError('manifest', 'there is no kernel to boot: give one, or a disk whose manifest names one');
-    const initrd = this.bootFile(spec.initrd, from?.manifest?.initrd, from?.url);
-    return Promise.all([this.load('kernel', kernel), initrd ? this.load('initrd', initrd) : undefined]);
-  }
-
-  private bootFile(
-    given: Location | undefined,
-    file: ManifestFile | undefined,
-    url: string | undefined,
-  ): BootFile | undefined {
-    if (given !== undefined) return { location: given };
-    if (!file || url === undefined) return undefined;
-    return { ...file, location: hashedUrl(new URL(file.url, url).href, file.sha256) };
-  }
-
-  private async load(name: string, file: BootFile): Promise<Uint8Array> {
-    const { location } = file;
-    let bytes: Uint8Array;
-    if (typeof location === 'string') {
-      this.fileBytes.set(name, { loaded: 0, total: file.size });
-      bytes = await fetchFile(
-        { ...file, url: location },
-        {
-          policy: this.policy,
-          signal: this.controller.signal,
-          onProgress: (loaded, total) => this.fileBytes.set(name, { loaded, total }),
-        },
-      );
-    } else bytes = location instanceof Uint8Array ? location : new Uint8Array(await location.arrayBuffer());
-    // A file that nothing is known of may still be a compressed kernel. An initramfs is unpacked by the kernel itself.
-    if (file.compression === undefined && name === 'kernel')
-      bytes = await decompress(bytes, detectCompression(bytes), LARGEST_KERNEL, 'the kernel');
-    return bytes;
-  }
-
   private output(channel: 'console' | 'agent', bytes: Uint8Array): void {
     if (this.stopped || bytes.length === 0) return;
     if (channel === 'console') {
@@ -479,21 +434,13 @@ class Session {
         const { storage } = this;
         if (!storage) throw new Error('this machine has no disk');
         const stream = await (call.what === 'diff' ? storage.exportDiff() : storage.exportImage());
-        const id = this.nextStream++;
-        this.streams.set(id, stream.getReader());
-        return id;
+        return this.streams.add(stream);
       }
-      case 'pull': {
-        const { done, value } = (await this.streams.get(call.stream)?.read()) ?? { done: true };
-        if (done) this.streams.delete(call.stream);
-        return value ?? null;
-      }
-      case 'cancel': {
-        const reader = this.streams.get(call.stream);
-        this.streams.delete(call.stream);
-        await reader?.cancel();
+      case 'pull':
+        return this.streams.pull(call.stream);
+      case 'cancel':
+        await this.streams.cancel(call.stream);
         return undefined;
-      }
       case 'import':
         await this.whileHeld(() => this.storage?.importDiff(call.diff), {
           reason: 'stopped',
@@ -561,14 +508,12 @@ class Session {
 
   private stats(): VmStats | undefined {
     if (!this.machine) return undefined;
-    let kernelBytes = 0;
-    for (const file of this.fileBytes.values()) kernelBytes += file.loaded;
     return {
       seconds: (performance.now() - this.began) / 1000,
       processor: { ...this.machine.stats() },
       busySeconds: this.machine.busySeconds?.(),
       disk: this.disk?.device.stats,
-      kernelBytes,
+      kernelBytes: this.files.loaded,
       snapshot: this.snapshotStats(),
     };
   }
@@ -583,12 +528,8 @@ class Session {
     if (this.stopped) return;
     const { progress } = this;
     const before = progress.loaded + progress.diskBlocks;
-    progress.loaded = 0;
-    progress.total = 0;
-    for (const { loaded, total } of this.fileBytes.values()) {
-      progress.loaded += loaded;
-      progress.total = total === undefined || progress.total === undefined ? undefined : progress.total + total;
-    }
+    progress.loaded = this.files.loaded;
+    progress.total = this.files.total;
     const disk = this.disk?.device.stats;
     progress.diskBlocks = disk?.fetches ?? 0;
     progress.diskBytes = disk?.fetchedBytes ?? 0;
@@ -627,20 +568,6 @@ class Session {
     if (last) void last.then(end);
     else end();
   }
-}
-
-/** @throws Error when it is not the disk that the machine was saved with: the guest's memory knows that one's contents */
-async function checkDisk(disk: OpenDisk, { diskSize, base }: SavedHeader): Promise<void> {
-  const { size } = disk.device;
-  if (size !== diskSize)
-    throw new Error(`this machine was saved with a disk of ${diskSize} bytes, and this one has ${size}`);
-  if (!base) return;
-  const here = await disk.identity();
-  if (here.id !== base.id)
-    throw new Error(
-      `this machine was saved over another version of its disk (${base.name}) than the one that is there now ` +
-        `(${here.name}): its memory does not fit that; start the machine anew`,
-    );
 }
 
 /** Bytes of RAM: it is mapped by large pages of 2 MiB. */
