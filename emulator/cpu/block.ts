@@ -1,7 +1,7 @@
 /** Decoded blocks, and the pages of physical memory that they are kept by. */
 import { decode } from './decoder.ts';
 import type { Insn } from './insn.ts';
-import { modeBits, RAM_BASE, type Mode } from './layout.ts';
+import { modeBits, modeStack, RAM_BASE, type Mode } from './layout.ts';
 
 /** What decoding finds out about a block. Offsets are from the start of its page. */
 interface BlockFields {
@@ -71,7 +71,7 @@ export class Block {
     const out: Insn[] = [];
     const base = RAM_BASE + this.page.physical;
     for (let at = this.offset; out.length < this.count;) {
-      const insn = decode(this.ram, base + at, base + 4096, modeBits(this.page.mode));
+      const insn = decode(this.ram, base + at, base + 4096, modeBits(this.page.mode), modeStack(this.page.mode));
       if (typeof insn === 'string') throw new Error(`block at ${base + at} changed without being dropped`);
       out.push(insn);
       at += insn.len;

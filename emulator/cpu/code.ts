@@ -20,6 +20,7 @@ import {
   modeBits,
   modeIsLimited,
   modeIsUser,
+  modeStack,
   type Mode,
   MODES,
   R,
@@ -165,7 +166,7 @@ export class CodeCache {
     let guarded = false;
     const limited = modeIsLimited(page.mode);
     while (insns.length < most && at < 4096) {
-      let insn = decode(u8, base + at, base + 4096, bits);
+      let insn = decode(u8, base + at, base + 4096, bits, modeStack(page.mode));
       if (insn === 'more') {
         // It crosses into the next page: a block of its own.
         if (insns.length) break;
@@ -321,7 +322,7 @@ export class CodeCache {
     this.crossBytes.fill(0xff);
     this.crossBytes.set(u8.subarray(RAM_BASE + page.physical + at, RAM_BASE + page.physical + 4096));
     if (second + 4096 <= ramSize) this.crossBytes.set(u8.subarray(RAM_BASE + second, RAM_BASE + second + 16), head);
-    const insn = decode(this.crossBytes, 0, 15, bits);
+    const insn = decode(this.crossBytes, 0, 15, bits, modeStack(page.mode));
     return { insn: insn === 'more' ? 'gp' : insn };
   }
 

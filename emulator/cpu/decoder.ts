@@ -63,8 +63,15 @@ function modFits(d: Def, isReg: boolean): boolean {
  * @param at index of the first byte
  * @param end index after the last byte that may be read; running into it gives 'more'
  * @param bits code size: 64, 32 or 16
+ * @param stack width of the stack pointer in bytes
  */
-export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32 | 16): Insn | DecodeFailure {
+export function decode(
+  bytes: Uint8Array,
+  at: number,
+  end: number,
+  bits: 64 | 32 | 16,
+  stack: 8 | 4 | 2 = bits === 64 ? 8 : bits === 32 ? 4 : 2,
+): Insn | DecodeFailure {
   tables ??= build();
   let p = at;
   const limit = Math.min(end, at + 15);
@@ -372,6 +379,7 @@ export function decode(bytes: Uint8Array, at: number, end: number, bits: 64 | 32
     rep: usedPrefix && (d.prefix === 'f2' || d.prefix === 'f3') ? 0 : rep,
     lock,
     bits,
+    stack,
     addressSize,
     segment,
     opcode,

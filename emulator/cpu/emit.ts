@@ -11,7 +11,7 @@
 import { bitsToCanonical, canonicalAf, canonicalCondition, canonicalToBits } from './flags.ts';
 import { ARITH, type Insn, type Operand } from './insn.ts';
 import { MXCSR } from './float/mxcsr.ts';
-import { R, RSP, S, SS } from './layout.ts';
+import { CS, R, RSP, S, SS } from './layout.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import { I32, I64, V128, W32, W64, i32, i64, k32, k64, select, v128, type Expr, type IntOps } from './wasm/expr.ts';
 
@@ -386,9 +386,15 @@ export abstract class Emit {
     return this.insn.bits === 64 ? 8 : this.insn.bits / 8;
   }
 
-  /** Width of the stack pointer in bytes. Outside 64-bit mode the stack is taken to be 32 bits wide. */
-  get stackWidth(): number {
-    return this.insn.bits === 64 ? 8 : 4;
+  /** Where a branch of 16 bits goes: an offset in CS that is cut to 16 bits, as a linear address. */
+  cutToWord(linear: Expr): Expr {
+    const base = this.state64(S.SEG_BASE + CS * 8);
+    return this.wrapLinear(i64.add(i64.and(i64.sub(linear, base), k64(0xffff)), base));
+  }
+
+  /** Width of the stack pointer in bytes. */
+  get stackWidth(): 8 | 4 | 2 {
+    return this.insn.stack;
   }
 
   /** Linear address of a stack offset (an i64, already wrapped to the stack's width). */
@@ -400,9 +406,9 @@ export abstract class Emit {
 
   /** RSP plus a constant, as an i64 wrapped to the stack's width. */
   stackPlus(delta: number): Expr {
-    return this.insn.bits === 64
-      ? i64.add(this.gpr(RSP, 8), k64(delta))
-      : i64.extend_u(i32.add(this.gpr(RSP, 4), k32(delta)));
+    if (this.stackWidth === 8) return i64.add(this.gpr(RSP, 8), k64(delta));
+    const sum = i32.add(this.gpr(RSP, 4), k32(delta));
+    return i64.extend_u(this.stackWidth === 4 ? sum : i32.and(sum, 0xffff));
   }
 
   /** `by`: what it changes by, where that is a constant. */

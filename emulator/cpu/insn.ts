@@ -50,6 +50,8 @@ export interface Insn {
   readonly rep: 0 | 0xf2 | 0xf3;
   readonly lock: boolean;
   readonly bits: 64 | 32 | 16;
+  /** Width of the stack pointer in bytes: outside 64-bit code SS.B says, whatever the code is. */
+  readonly stack: 8 | 4 | 2;
   /** Address size in bytes, also where there is no ModRM operand (string instructions, LOOP, JCXZ). */
   readonly addressSize: 8 | 4 | 2;
   /** Segment override: register number, or -1. */
@@ -236,6 +238,7 @@ export const NO_INSN: Insn = {
   rep: 0,
   lock: false,
   bits: 64,
+  stack: 8,
   addressSize: 8,
   segment: -1,
   opcode: 0,

@@ -70,12 +70,13 @@ export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): n
   bits = bits * 4 + (insn.bits === 64 ? 2 : insn.bits === 32 ? 1 : 0);
   bits = bits * 4 + (insn.rep === 0 ? 0 : insn.rep === 0xf2 ? 1 : 2);
   bits = bits * 4 + log2(insn.addressSize);
+  bits = bits * 4 + log2(insn.stack);
   bits = bits * 2 + (usesSegment(insn) ? 1 : 0);
   bits = bits * 2 + (flagsDead ? 1 : 0);
   bits = bits * 2 + (branch.takenNear ? 1 : 0);
   bits = bits * 2 + (branch.nextNear ? 1 : 0);
   // forms whose opcode byte carries meaning (Jcc, SETcc and the like are separate definitions; x87 and +r are not)
-  return insn.def.id * 2 ** 15 + bits;
+  return insn.def.id * 2 ** 17 + bits;
 }
 
 /** What a module of emitted code can call, by function index. */
@@ -349,7 +350,7 @@ export class InterpEmit extends Emit {
   /** A 16-bit operand size cuts EIP to 16 bits (outside 64-bit mode). */
   private wrapTarget(x: Expr): Expr {
     if (this.insn.bits === 64) return x;
-    return i64.and(x, k64(this.size === 2 ? 0xffff : 0xffffffff));
+    return this.size === 2 ? this.cutToWord(x) : this.wrapLinear(x);
   }
 
   private goTaken(): void {

@@ -116,19 +116,30 @@ export const Mode = {
   LimitedUser16: 8,
   LimitedKernel16: 9,
   LimitedUser64: 10,
+  /** The same with a stack pointer of another width than the code's own. */
+  Stack16User32: 11,
+  Stack16Kernel32: 12,
+  Stack32User16: 13,
+  Stack32Kernel16: 14,
 } as const;
 export type Mode = (typeof Mode)[keyof typeof Mode];
-export const MODES = 11;
+export const MODES = 15;
 export const modeIsLimited = (mode: Mode): boolean => mode >= Mode.LimitedUser32;
-const BITS = [64, 64, 32, 32, 16, 16, 32, 32, 16, 16, 64] as const;
+const BITS = [64, 64, 32, 32, 16, 16, 32, 32, 16, 16, 64, 32, 32, 16, 16] as const;
+const STACKS = [8, 8, 4, 4, 2, 2, 4, 4, 2, 2, 8, 2, 2, 4, 4] as const;
+/** Code size. */
 export const modeBits = (mode: Mode): 64 | 32 | 16 => BITS[mode];
+/** Width of the stack pointer in bytes. */
+export const modeStack = (mode: Mode): 8 | 4 | 2 => STACKS[mode];
 const USER_MODES =
   (1 << Mode.User64) |
   (1 << Mode.User32) |
   (1 << Mode.User16) |
   (1 << Mode.LimitedUser32) |
   (1 << Mode.LimitedUser16) |
-  (1 << Mode.LimitedUser64);
+  (1 << Mode.LimitedUser64) |
+  (1 << Mode.Stack16User32) |
+  (1 << Mode.Stack32User16);
 export const modeIsUser = (mode: Mode): boolean => ((USER_MODES >> mode) & 1) !== 0;
 
 /** A decoded record: 32 bytes, one an instruction, those of a block one after the other. */

@@ -25,6 +25,7 @@ import {
   Mode,
   modeBits,
   modeIsUser,
+  modeStack,
   R,
   RAM_BASE,
   S,
@@ -227,7 +228,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         break;
       }
     }
-    const insn = decode(bytes, 0, 16, modeBits(this.mode));
+    const insn = decode(bytes, 0, 16, modeBits(this.mode), modeStack(this.mode));
     return typeof insn === 'string' ? undefined : insn;
   }
 
@@ -358,7 +359,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   checkAccesses(insn: Insn, record: number): number {
     const vpc = (this.state + S.VPC) >> 2;
     const at = this.i32[vpc]! + this.u16[(record + R.OFFSET) >> 1]!;
-    let verdict = this.code64 ? WITHIN : checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
+    // Limits of real mode are not kept.
+    let verdict =
+      this.code64 || !(this.cr0 & CR0_PE) ? WITHIN : checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
     if (verdict === WITHIN && needsAlignment(this)) {
       // Operands relative to RIP are so to the next instruction's.
       const next = (at + insn.len) | 0;
@@ -491,10 +494,23 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.fetchLow[(lo >>> 12) & (FETCH_ENTRIES - 1)] = 1;
   }
 
+  /** The mode outside 64-bit code, by the widths of code and stack. */
+  private legacyMode(user: boolean, limited: boolean): Mode {
+    const wide = (this.segments[CS]!.attributes & 0x4000) !== 0;
+    if (wide !== ((this.segments[SS]!.attributes & 0x4000) !== 0)) {
+      if (wide) return user ? Mode.Stack16User32 : Mode.Stack16Kernel32;
+      return user ? Mode.Stack32User16 : Mode.Stack32Kernel16;
+    }
+    if (wide) {
+      if (limited) return user ? Mode.LimitedUser32 : Mode.LimitedKernel32;
+      return user ? Mode.User32 : Mode.Kernel32;
+    }
+    if (limited) return user ? Mode.LimitedUser16 : Mode.LimitedKernel16;
+    return user ? Mode.User16 : Mode.Kernel16;
+  }
+
   modeChanged(): void {
-    const cs = this.segments[CS]!;
     const user = this.cpl === 3;
-    const wide = (cs.attributes & 0x4000) !== 0;
     const limited = needsLimits(this) || needsAlignment(this);
     const mode = this.code64
       ? user
@@ -502,21 +518,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           ? Mode.LimitedUser64
           : Mode.User64
         : Mode.Kernel64
-      : user
-        ? wide
-          ? limited
-            ? Mode.LimitedUser32
-            : Mode.User32
-          : limited
-            ? Mode.LimitedUser16
-            : Mode.User16
-        : wide
-          ? limited
-            ? Mode.LimitedKernel32
-            : Mode.Kernel32
-          : limited
-            ? Mode.LimitedKernel16
-            : Mode.Kernel16;
+      : this.legacyMode(user, limited);
     const at = this.state >> 2;
     this.i32[at + (S.MODE >> 2)] = mode;
     this.i32[at + (S.CPL >> 2)] = this.cpl;

@@ -37,7 +37,8 @@ function defineReturns(): void {
     const bytes = c.let(i32.and(c.imm32(), 0xffff));
     const after = c.let(c.stackPlus(c.size));
     const sum = i64.add(after, i64.extend_u(bytes));
-    c.setStack(c.let(c.insn.bits === 64 ? sum : i64.and(sum, k64(0xffffffff))));
+    const { stackWidth } = c;
+    c.setStack(c.let(stackWidth === 8 ? sum : i64.and(sum, k64(stackWidth === 4 ? 0xffffffff : 0xffff))));
     jumpToOffset(c, target, () => c.setStack(c.let(i64.sub(c.stackPlus(-c.size), i64.extend_u(bytes)))));
   });
 }

@@ -4,6 +4,7 @@ import type { Cpu } from '../cpu.ts';
 import { Vector, type Emit } from '../emit.ts';
 import { AF, ARITH, CF, def, defHelper, OF, PF, SF, ZF, type DefOptions, type Insn } from '../insn.ts';
 import { RAX, RBP, RSP, S, SS } from '../layout.ts';
+import { moveStack, peek, stackMask } from '../system/stack.ts';
 import { i32, i64, k32 } from '../wasm/expr.ts';
 
 const D64: DefOptions = { defaultSize: 'd64' };
@@ -45,17 +46,20 @@ function definePushPop(): void {
   def('leave c9', D64, (c) => {
     // RSP = RBP, then pop RBP.
     const width = c.stackWidth;
-    const frame = c.let(width === 8 ? c.gpr(RBP, 8) : i64.extend_u(c.gpr(RBP, 4)));
+    const frame = c.let(
+      width === 8 ? c.gpr(RBP, 8) : i64.extend_u(width === 4 ? c.gpr(RBP, 4) : i32.and(c.gpr(RBP, 4), 0xffff)),
+    );
     const saved = c.load(c.stackAddress(frame), c.size);
-    const after = width === 8 ? i64.add(frame, c.size) : i64.extend_u(i32.add(i32.wrap(frame), c.size));
+    const sum = i32.add(i32.wrap(frame), c.size);
+    const after = width === 8 ? i64.add(frame, c.size) : i64.extend_u(width === 4 ? sum : i32.and(sum, 0xffff));
     c.setStack(c.let(after));
     c.setGpr(RBP, c.size, saved);
   });
 }
 
-/** Linear address of an offset in the stack segment; high half in `cpu.eaHigh`. */
+/** Linear address of an offset in the stack segment, cut to the stack's width; high half in `cpu.eaHigh`. */
 function stackAt(cpu: Cpu, lo: number, hi: number): number {
-  return cpu.segmented(SS, lo, cpu.code64 ? hi : 0);
+  return cpu.segmented(SS, lo & stackMask(cpu), cpu.code64 ? hi : 0);
 }
 
 function readStack(cpu: Cpu, lo: number, hi: number, size: number): bigint {
@@ -112,22 +116,21 @@ function enter(cpu: Cpu, insn: Insn): void {
     cpu.mmu.access(at, cpu.eaHigh, 1, true);
   }
   setSized(cpu, RBP, size, frame);
-  cpu.setBig(RSP, rsp);
+  if (insn.bits === 64) cpu.setBig(RSP, rsp);
+  else moveStack(cpu, Number(BigInt.asIntN(32, rsp)) - cpu.low(RSP));
 }
 
 /** POPF (SDM vol. 2): what CPL and IOPL allow. */
 function popf(cpu: Cpu, insn: Insn): void {
   const { size } = insn;
-  const value = Number(BigInt.asIntN(32, readStack(cpu, cpu.low(RSP), cpu.high(RSP), size)));
+  const value = peek(cpu, 0, size);
   let mask = ARITH | TF | DF | NT | AC | ID;
   const old = cpu.rflags;
   if (cpu.cpl === 0) mask |= IOPL;
   if (cpu.cpl <= (old & IOPL) >> 12) mask |= IF;
   if (size === 2) mask &= 0xffff;
   const now = (old & ~mask) | (value & mask);
-  if (size === 8) cpu.setBig(RSP, cpu.big(RSP) + 8n);
-  else if (insn.bits === 64) cpu.setBig(RSP, cpu.big(RSP) + BigInt(size));
-  else cpu.set32(RSP, cpu.low(RSP) + size);
+  moveStack(cpu, size);
   cpu.rflags = now & ~RF;
   if ((now ^ old) & AC) cpu.modeChanged();
   if (now & ~old & IF || now & TF) cpu.leave();
@@ -138,9 +141,9 @@ function definePushAll(): void {
     const { size } = insn;
     const top = cpu.low(RSP);
     // All eight slots are checked before the first is written.
-    cpu.mmu.access(stackAt(cpu, (top - 8 * size) | 0, 0), 0, 8 * size, true);
+    for (let n = 8; n > 0; n--) cpu.mmu.access(stackAt(cpu, (top - n * size) | 0, 0), 0, size, true);
     for (let n = 0; n < 8; n++) writeStack(cpu, (top - (n + 1) * size) | 0, 0, size, cpu.big(n));
-    cpu.set32(RSP, top - 8 * size);
+    moveStack(cpu, -8 * size);
   });
   defHelper('popa 61', { only: 32 }, (cpu, insn) => {
     const { size } = insn;
@@ -150,7 +153,7 @@ function definePushAll(): void {
     values.forEach((v, i) => {
       if (7 - i !== RSP) setSized(cpu, 7 - i, size, v);
     });
-    cpu.set32(RSP, top + 8 * size);
+    moveStack(cpu, 8 * size);
   });
 }
 

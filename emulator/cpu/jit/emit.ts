@@ -565,7 +565,7 @@ export class JitEmit extends Emit {
 
   private goRel(): void {
     if (this.insn.bits !== 64 && this.size === 2) {
-      this.exitTo(i64.and(this.linearAt(this.relTarget), k64(0xffff)));
+      this.exitTo(this.cutToWord(this.linearAt(this.relTarget)));
       return;
     }
     this.c.edge(this.relTarget);

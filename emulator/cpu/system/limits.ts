@@ -170,8 +170,10 @@ function checkStack(cpu: Cpu, insn: Insn): number {
   if (!access) return WITHIN;
   const ss = cpu.segments[SS]!;
   const mask = ss.attributes & ATTR.DB ? -1 : 0xffff;
-  const at = (cpu.low(access.base) + access.delta) & mask;
-  return allows(ss, at, access.bytes, access.write) ? WITHIN : Vector.SS;
+  const first = cpu.low(access.base) + access.delta;
+  for (let k = 0; k < access.bytes; k += insn.size)
+    if (!allows(ss, (first + k) & mask, insn.size, access.write)) return Vector.SS;
+  return WITHIN;
 }
 
 function checkString(cpu: Cpu, insn: Insn, [reads, uses, writes]: readonly [boolean, boolean, boolean]): number {

@@ -4,6 +4,9 @@ import { Vector } from '../emit.ts';
 import { RSP, SS } from '../layout.ts';
 import { ATTR } from './segments.ts';
 
+/** What a stack offset is cut to outside 64-bit code; all of it inside. */
+export const stackMask = (cpu: Cpu): number => (cpu.code64 || cpu.segments[SS]!.attributes & ATTR.DB ? -1 : 0xffff);
+
 /** Linear address of RSP + delta: low half returned, high half in `cpu.eaHigh`. @throws #SS(0) when not canonical */
 function address(cpu: Cpu, delta: number): number {
   const sp = cpu.low(RSP);

@@ -1,6 +1,6 @@
 import { decode } from '../../../emulator/cpu/decoder.ts';
 import type { Insn } from '../../../emulator/cpu/insn.ts';
-import { CS, GPR_NAMES, modeBits, RAM_BASE, S } from '../../../emulator/cpu/layout.ts';
+import { CS, GPR_NAMES, modeBits, modeStack, RAM_BASE, S } from '../../../emulator/cpu/layout.ts';
 import { X86Processor } from '../../../emulator/cpu/processor.ts';
 import type { ProcessorHost, StopReason, Tier } from '../../../emulator/processor.ts';
 import { instructionText } from './instruction-text.ts';
@@ -108,7 +108,7 @@ export class TracedProcessor extends X86Processor {
   /** The instruction at RIP, or undefined where there is none to read. */
   current(): { insn: Insn; text: string } | { insn?: undefined; text: string } {
     const bytes = this.bytesAt(this.rip, 15);
-    const insn = decode(bytes, 0, bytes.length, modeBits(this.mode));
+    const insn = decode(bytes, 0, bytes.length, modeBits(this.mode), modeStack(this.mode));
     if (insn === 'more') return { text: '(not in memory)' };
     if (typeof insn === 'string') return { text: insn === 'ud' ? '(undefined)' : '(too long)' };
     const own = this.code64 ? this.rip : this.rip - BigInt(this.segments[CS]!.baseLow >>> 0);

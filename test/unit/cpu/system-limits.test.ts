@@ -173,6 +173,66 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     if (vector === 13) expect(trap.code).toBe(0);
   });
 
+  /** Widths of code and stack; SP at first, in a stack that ends at 64 KiB. */
+  describe.each([
+    [16, 16],
+    [32, 16],
+    [16, 32],
+  ] as const)('%i-bit code with a stack of %i bits', (bits, stack) => {
+    const asmHere = bits === 16 ? asm16 : asm32;
+    const b = bits / 8;
+    const HIGH = 0x7abc_0000;
+    test.each<[string, string, number, Record<string, number>, number]>([
+      ['PUSH', 'push ax', 0, { rax: 0x1234 }, -2],
+      ['POP', 'pop dx', 0xfffe, {}, 2],
+      ['CALL and RET', 'call %%f; jmp %%end; %%f: pop cx; push cx; ret; %%end: nop', 0, {}, 0],
+      ['RET with arguments', 'push 1; push 2; call %%f; jmp %%end; %%f: ret 4; %%end: nop', 4, {}, 4 - 2 * b],
+      ['PUSHA and POPA', 'pusha; xor ebx, ebx; popa', 8, { rbx: 0x1111 }, 0],
+      ['PUSHF and POPF', 'stc; pushf; clc; popf; setc al', 0, {}, 0],
+      ['ENTER and LEAVE', 'enter 8, 2; mov di, sp; leave', 4, { rbp: 0x8000 }, 0],
+      ['PUSH and POP of a segment', 'push ds; pop es', 0, {}, 0],
+    ])('%s', (name, text, sp, registers, delta) => {
+      const code = asmHere(`${text}; int 0x80`);
+      // In 32-bit stacks it does not wrap.
+      const first = stack === 16 ? HIGH + sp : 0x8000 + (sp & 0xff);
+      m.user(code.bytes, registers, 0x202, FREE | 3);
+      m.gate(0x80, { dpl: 3 });
+      const flags = (bits === 32 ? 0x40 : 0) << 16;
+      m.quad(GDT + FREE, BigInt(flags | 0xfb00) * 0x1_0000_0000n + 0xffffn + (BigInt(CODE) << 16n));
+      m.quad(GDT + FREE + 8, data(0xffff, 2, stack === 32 ? 0x40 : 0));
+      [0, FREE | 3, 0x202, first, (FREE + 8) | 3].forEach((value, i) => m.quad(0x30_0000 - 40 + i * 8, value));
+      cpu.memory.bytes.fill(0x77, DATA, DATA + 0x1_0000);
+      for (const n of [2, 7]) cpu.setBig(n, 0n);
+      const trap = m.trap();
+      expect(trap).toMatchObject({ vector: 0x80, rip: code.bytes.length - CODE });
+      const after = stack === 16 ? HIGH + ((sp + delta) & 0xffff) : first + delta;
+      // Returning from an interrupt and entering one keep the upper half of ESP as it is.
+      expect(trap.rsp & 0xffff).toBe(after & 0xffff);
+      expect(trap.ss).toBe((FREE + 8) | 3);
+      const at = (offset: number): number => DATA + ((first + offset) & 0xffff);
+      switch (name) {
+        case 'PUSH':
+          return expect(m.view.getUint16(at(-2), true)).toBe(0x1234);
+        case 'POP':
+          return expect(cpu.low(2)).toBe(0x7777);
+        case 'CALL and RET':
+          // What the called function popped is where it returned to.
+          return expect(m.view.getUint16(at(-b), true)).toBe(cpu.low(1) & 0xffff);
+        case 'PUSHA and POPA':
+          expect(m.view.getUint16(at(-4 * b), true)).toBe(0x1111);
+          return expect(cpu.low(3) & 0xffff).toBe(0x1111);
+        case 'PUSHF and POPF':
+          return expect(cpu.low(0) & 0xff).toBe(1);
+        case 'ENTER and LEAVE':
+          // The frame pointer, the outer one, this one, and 8 bytes.
+          expect(cpu.low(7) & 0xffff).toBe((first - 3 * b - 8) & 0xffff);
+          expect(m.view.getUint16(at(-b), true)).toBe(0x8000);
+          expect(m.view.getUint16(at(-2 * b), true)).toBe(0x7777);
+          return expect(cpu.low(5) & 0xffff).toBe(0x8000);
+      }
+    });
+  });
+
   test('code that runs over the limit of its segment', () => {
     // 32-bit user code at CODE, of 16 bytes.
     const limited = 0x0040fb00_0000000fn | (BigInt(CODE & 0xffffff) << 16n);
