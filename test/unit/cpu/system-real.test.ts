@@ -1,0 +1,84 @@
+/** Real mode, as a kernel's start uses it: entered from 16-bit protected mode. */
+import { describe, expect, test } from 'vitest';
+import { Mode } from '../../../emulator/cpu/layout.ts';
+import { asm16, asm32, assembles } from './assembler.ts';
+import { CODE, FREE, GDT, KCODE32, KDATA, KERNEL_STACK, SystemMachine, watchCompiler } from './system-machine.ts';
+
+/** Code, and stack and data, as real-mode segments. */
+const HERE = 0x2000;
+const THERE = 0x3000;
+
+watchCompiler();
+
+describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+  const m = new SystemMachine(tier);
+  const { cpu, view } = m;
+
+  /** Runs code in real mode at HERE:0000 and up, to its HLT, with DS = ES = SS = THERE and SP = 0. */
+  function real(text: string): void {
+    m.kernel([]);
+    const enter = asm32(`jmp ${FREE}:0`);
+    const code = asm16(
+      `mov eax, cr0; and al, 0xfe; mov cr0, eax; jmp ${HERE}:%%real-%%start; %%real: lidt cs:[%%table-%%start];` +
+        `mov ax, ${THERE}; mov ds, ax; mov es, ax; mov ss, ax; mov esp, 0x12340000; ${text}; hlt; %%table: .word 0x3ff, 0, 0`,
+    );
+    cpu.memory.write(CODE, Uint8Array.from(enter.bytes));
+    cpu.memory.write(HERE * 16, Uint8Array.from(code.bytes));
+    m.quad(GDT + FREE, 0x00009b02_0000ffffn);
+    m.quad(GDT + FREE + 8, 0x00009303_0000ffffn);
+    // INT 0x21: increments BP and returns.
+    const handler = code.bytes.length + 64;
+    cpu.memory.write(HERE * 16 + handler, Uint8Array.from(asm16('inc bp; iret').bytes));
+    view.setUint16(0x21 * 4, handler, true);
+    view.setUint16(0x21 * 4 + 2, HERE, true);
+    // A far procedure at 4000:0100.
+    cpu.memory.write(0x40100, Uint8Array.from(asm16('mov dx, cs; retf 2').bytes));
+    cpu.memory.bytes.fill(0, THERE * 16, THERE * 16 + 0x1_0000);
+    cpu.enter({
+      mode: 'protected',
+      rip: CODE,
+      registers: { rsp: KERNEL_STACK, rbp: 7 },
+      gdt: { base: GDT, limit: 0x67, cs: KCODE32, ds: KDATA },
+    });
+    // SS is a stack of 16 bits before PE is cleared.
+    Object.assign(cpu.segments[2]!, { attributes: 0x93 });
+    cpu.modeChanged();
+    expect(m.run()).toBe('halted');
+    expect(cpu.mode).toBe(Mode.Kernel16);
+  }
+  const word = (n: number): number => cpu.low(n) & 0xffff;
+
+  test('calls, jumps and loops', () => {
+    real('mov cx, 50; xor bx, bx; %%again: call %%f; loop %%again; jmp %%end; %%f: add bx, cx; ret; %%end: nop');
+    expect([word(3), word(1), cpu.low(4)]).toEqual([1275, 0, 0x12340000]);
+  });
+
+  test('the stack wraps at 64 KiB', () => {
+    real('mov ax, 0x55aa; push ax; mov bx, sp; pusha; popa; pop cx');
+    expect([word(3), word(1), view.getUint16(THERE * 16 + 0xfffe, true)]).toEqual([0xfffe, 0x55aa, 0x55aa]);
+  });
+
+  test('interrupts through the vector table', () => {
+    real('stc; int 0x21; setc al; int 0x21');
+    expect([word(5), word(0) & 0xff, cpu.low(4)]).toEqual([9, 1, 0x12340000]);
+  });
+
+  test('far calls and returns', () => {
+    real('push 1; call 0x4000:0x100; mov bx, cs');
+    expect([word(2), word(3), cpu.low(4)]).toEqual([0x4000, HERE, 0x12340000]);
+  });
+
+  test('string instructions and addresses of 16 bits', () => {
+    real('cld; mov di, 0xfffc; mov ax, 0x6161; mov cx, 4; rep stosw; mov bx, 0xfff0; mov dl, [bx+0x10]; mov si, di');
+    expect([word(7), word(2) & 0xff]).toEqual([4, 0x61]);
+    expect(view.getUint32(THERE * 16 + 0xfffc, true)).toBe(0x61616161);
+    expect(view.getUint32(THERE * 16, true)).toBe(0x61616161);
+  });
+
+  test('32-bit registers and addresses', () => {
+    real(
+      'mov eax, 0x12345678; push eax; pop ebx; mov edi, 0x100; mov [edi+4], ebx; mov ecx, [edi+4]; call %%f; %%f: pop dx',
+    );
+    expect([cpu.low(3), cpu.low(1)]).toEqual([0x12345678, 0x12345678]);
+  });
+});
