@@ -355,6 +355,7 @@ class Session {
       readOnly: spec.readOnly,
       policy: this.policy,
       signal: this.controller.signal,
+      onFull: (error) => storage.full(error),
       onError: (error) => {
         storage.failed(error);
         if (!this.stopped) this.port.post({ type: 'disk-error', error: plainError(error) });
@@ -428,7 +429,7 @@ class Session {
       case 'storage':
         return this.storage?.status();
       case 'flush':
-        await this.disk?.device.flush();
+        await this.disk?.device.keep();
         return undefined;
       case 'export': {
         const { storage } = this;
@@ -478,6 +479,7 @@ class Session {
   private async suspend(ending: PlainExit | undefined): Promise<void> {
     const { machine, spec, storage } = this;
     if (!machine || !spec || !storage) throw new Error('there is no machine with a disk that could be suspended');
+    storage.checkSpace();
     const { memory, deterministic } = spec;
     await this.whileHeld(async () => storage.suspend(await machine.save(), { memory, deterministic }), ending);
   }
@@ -485,6 +487,7 @@ class Session {
   private async save(): Promise<Blob> {
     const { machine, spec } = this;
     if (!machine || !spec) throw new Error('the machine has not started yet, so there is no state to save');
+    this.storage?.checkSpace();
     return this.whileHeld(async () => {
       const state = await machine.save();
       // Now nothing is under way to the disk, and the machine is held: the two belong to the same moment.

@@ -23,7 +23,7 @@ export interface DiskBase {
   identity(): Promise<BaseIdentity>;
 }
 
-export interface DiskOptions extends CacheOptions, Pick<OverlayOptions, 'readOnly' | 'limit'> {
+export interface DiskOptions extends CacheOptions, Pick<OverlayOptions, 'readOnly' | 'limit' | 'onFull'> {
   /**
    * Where written blocks are kept; default memory. With `manifest`, they stand on that base instead of the one that is
    * at the location now.

@@ -28,6 +28,8 @@ export interface OverlayStore {
   readonly writeBack?: number;
   /** What is kept now, whatever is written later. */
   snapshot(): Promise<OverlaySnapshot>;
+  /** Whether a failure means no more than that there is no space at the moment. */
+  isFull?(cause: unknown): boolean;
   close?(): void;
 }
 
@@ -112,6 +114,8 @@ export interface OverlayOptions {
    */
   dirtyLimit?: number;
   onError?: (error: BlockError) => void;
+  /** There is no space; what the guest wants to have written waits until there is some. Called at every attempt. */
+  onFull?: (error: BlockError) => void;
 }
 
 /** Everything an overlay holds, for a snapshot. */
@@ -146,6 +150,8 @@ export class Overlay implements BlockDevice {
   private quiet = false;
   /** Why the store took nothing, and until when it is only asked again by a flush. */
   private refusal: { error: BlockError; until: number } | undefined;
+  /** Ends the waiting for space before its time. */
+  private readonly waits = new Set<() => void>();
   /** The last unfinished write to a block that first has to read the rest of it. */
   private readonly partial = new Map<number, Promise<void>>();
   private readonly limit: number;
@@ -289,7 +295,7 @@ export class Overlay implements BlockDevice {
     const earlier = this.waiting;
     const work = (async () => {
       await earlier?.catch(() => undefined);
-      while (this.dirty.size * this.blockSize > 2 * this.dirtyLimit) await this.startSave(false);
+      while (this.dirty.size * this.blockSize > 2 * this.dirtyLimit) await this.patiently(() => this.startSave(false));
       if (!this.halted) await this.writeNow(offset, data);
     })();
     this.waiting = work;
@@ -315,15 +321,50 @@ export class Overlay implements BlockDevice {
     return waits ? Promise.all(waits).then(() => undefined) : undefined;
   }
 
-  /** Everything that was written before, and answered, is in the store afterwards, in one batch or several. */
+  /**
+   * Everything that was written before, and answered, is in the store afterwards, in one batch or several. The guest's:
+   * where there is no space it waits for some, for at an error a file system would lose what it writes.
+   */
   async flush(): Promise<void> {
     this.counters.flushes++;
+    await this.patiently(() => this.keep());
+  }
+
+  /** The same for others. @throws BlockError where there is no space, too */
+  async keep(): Promise<void> {
     await this.settle(true);
     try {
       await this.store.flush();
     } catch (cause) {
       throw this.storeError(cause);
     }
+  }
+
+  /** Whether requests of the guest wait for space. */
+  get waitsForSpace(): boolean {
+    return this.waits.size > 0;
+  }
+
+  private async patiently(work: () => Promise<void>): Promise<void> {
+    for (;;)
+      try {
+        return await work();
+      } catch (cause) {
+        if (this.closed || this.halted || !this.isFull(cause)) throw cause;
+        await new Promise<void>((resolve) => {
+          const end = (): void => {
+            clearTimeout(timer);
+            this.waits.delete(end);
+            resolve();
+          };
+          const timer = setTimeout(end, RETRY);
+          this.waits.add(end);
+        });
+      }
+  }
+
+  private isFull(error: unknown): boolean {
+    return this.store.isFull?.(error instanceof BlockError ? (error.cause ?? error) : error) ?? false;
   }
 
   /** Gives the store all that has been written so far; later writes are not waited for. */
@@ -410,6 +451,7 @@ export class Overlay implements BlockDevice {
   async halt(): Promise<void> {
     this.halted = true;
     clearTimeout(this.timer);
+    for (const end of this.waits) end();
     await this.save?.catch(() => undefined);
     clearTimeout(this.timer);
     this.dirty.clear();
@@ -419,6 +461,7 @@ export class Overlay implements BlockDevice {
   close(): void {
     this.closed = true;
     clearTimeout(this.timer);
+    for (const end of this.waits) end();
     this.base.close();
     this.store.close?.();
   }
@@ -556,7 +599,9 @@ export class Overlay implements BlockDevice {
             undefined,
             { cause },
           );
-    this.options.onError?.(error);
+    const { onError, onFull } = this.options;
+    if (this.isFull(error)) onFull?.(error);
+    else onError?.(error);
     return error;
   }
 

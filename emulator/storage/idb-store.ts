@@ -253,6 +253,10 @@ export class IdbStore implements OverlayStore {
     }
   }
 
+  isFull(cause: unknown): boolean {
+    return cause instanceof StorageError && cause.code === 'storage-full';
+  }
+
   async snapshot(): Promise<OverlaySnapshot> {
     return SnapshotReader.open(this.record.key);
   }

@@ -180,6 +180,23 @@ export class DiskStorage {
     void this.tell();
   }
 
+  /** Called at every attempt to write where there is no space, even of the reserve. */
+  full(error: BlockError): void {
+    if (this.closed) return;
+    const { message } = asStorageError(error.cause ?? error, this.spec.key ?? '');
+    this.problem = new StorageError(
+      'storage-full',
+      `${message}. Until there is space the machine waits with what it writes`,
+      { cause: error },
+    );
+    void this.tell();
+  }
+
+  /** @throws StorageError while requests of the guest wait for space: a machine cannot be saved in the middle of them */
+  checkSpace(): void {
+    if (this.disk?.device.waitsForSpace) throw this.problem ?? asStorageError(quotaError(), this.spec.key ?? '');
+  }
+
   status(): StorageStatus {
     const { store, spec } = this;
     if (this.problem && store && this.disk?.device.dirtyBytes === 0 && this.reserved !== false)
@@ -229,7 +246,7 @@ export class DiskStorage {
         'a machine can only be suspended where the changes to its disk are kept: give it a storage key',
       );
     disk.device.keepImported();
-    await disk.device.flush();
+    await disk.device.keep();
     await saveSuspended(store, state, about);
     void this.tell();
   }
@@ -274,7 +291,7 @@ export class DiskStorage {
     if (!this.store || !device) return undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, LAST_WRITE)));
-    return Promise.race([device.flush().catch(() => undefined), late]).finally(() => clearTimeout(timer));
+    return Promise.race([device.keep().catch(() => undefined), late]).finally(() => clearTimeout(timer));
   }
 
   private opened(): OpenDisk {
@@ -302,10 +319,7 @@ export class DiskStorage {
     if (freed) {
       this.reserved = false;
       this.filled = performance.now();
-      this.problem = asStorageError(
-        new DOMException('the reserve is in use', 'QuotaExceededError'),
-        this.spec.key ?? '',
-      );
+      this.problem = asStorageError(quotaError(), this.spec.key ?? '');
       void this.tell();
     }
     return freed;
@@ -400,6 +414,10 @@ function checkBase(given: BaseIdentity, here: BaseIdentity): void {
 
 function otherBlocks(size: number): StorageError {
   return new StorageError('storage-version', `these changes are in blocks of ${size} bytes, which cannot be read here`);
+}
+
+function quotaError(): DOMException {
+  return new DOMException('the reserve is in use', 'QuotaExceededError');
 }
 
 function keptBase(

@@ -117,6 +117,51 @@ describe('store', () => {
     expect(transactions.mock.calls.filter(([, , options]) => options?.durability === 'strict').length).toBe(1);
   });
 
+  test('a guest that flushes waits for space; others are told at once', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+    try {
+      class Narrow extends MemoryStore {
+        full = true;
+        override async write(blocks: ReadonlyMap<number, Uint8Array | null>): Promise<void> {
+          if (this.full) throw new StorageError('storage-full', 'there is no space');
+          return super.write(blocks);
+        }
+        isFull = (cause: unknown): boolean => cause instanceof StorageError && cause.code === 'storage-full';
+      }
+      const store = new Narrow();
+      const told: string[] = [];
+      const overlay = await Overlay.open(new BlockCache(new MemorySource(pattern(SIZE, 1))), store, {
+        dirtyLimit: 4096,
+        onError: () => told.push('error'),
+        onFull: () => told.push('full'),
+      });
+      const open = async (): Promise<Overlay> =>
+        Overlay.open(new BlockCache(new MemorySource(pattern(SIZE, 1))), store, { dirtyLimit: 4096 });
+      for (let i = 0; i < 12; i++) void overlay.write(i * 4096, pattern(4096, i));
+      const ends: string[] = [];
+      const late = Promise.resolve(overlay.write(12 * 4096, pattern(4096, 12))).then(() => ends.push('write'));
+      const flushed = overlay.flush().then(() => ends.push('flush'));
+      await expect(overlay.keep()).rejects.toThrow('there is no space');
+      await vi.advanceTimersByTimeAsync(60_000);
+      expect([ends, overlay.waitsForSpace, new Set(told)]).toEqual([[], true, new Set(['full'])]);
+      store.full = false;
+      await vi.advanceTimersByTimeAsync(4000);
+      await Promise.all([late, flushed]);
+      expect(overlay.waitsForSpace).toBe(false);
+      await overlay.flush();
+      expect(Buffer.compare(await (await open()).read(12 * 4096, 4096), pattern(4096, 12))).toBe(0);
+
+      store.full = true;
+      void overlay.write(0, pattern(4096, 9));
+      const cut = expect(overlay.flush()).rejects.toThrow();
+      await vi.advanceTimersByTimeAsync(10);
+      overlay.close();
+      await cut;
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   test('blocks imported quietly are kept with the first write, and not before', async () => {
     const store = await openStore();
     const overlay = await openOverlay(store);
@@ -141,12 +186,12 @@ describe('store', () => {
     expect(overlay.dirtyBytes).toBe(0);
   });
 
-  test('a transaction that fails half way keeps nothing; a full store refuses writes until there is space again', async () => {
+  test('a transaction that fails half way keeps nothing; at a full store writes wait until there is space again', async () => {
     const store = await openStore();
     const errors: string[] = [];
     const overlay = await Overlay.open(new BlockCache(new MemorySource(pattern(SIZE, 1))), store, {
       dirtyLimit: 4 * 4096,
-      onError: (error) => errors.push(error.message),
+      onFull: (error) => errors.push(error.message),
     });
     await overlay.write(0, pattern(4096, 50));
     await overlay.flush();
@@ -161,20 +206,24 @@ describe('store', () => {
       return put.call(this, value, key);
     });
     for (let i = 0; i < 4; i++) await overlay.write(i * 4096, pattern(4096, 60 + i));
-    await expect(overlay.flush()).rejects.toThrow(/no more space.*what was written before is safe/s);
+    await expect(overlay.keep()).rejects.toThrow(/no more space.*what was written before is safe/s);
     expect(errors.length).toBe(1);
     const before = await SnapshotReader.open('work');
     expect([...before.blocks()]).toEqual([0]);
     expect(Buffer.compare((await before.read([0]))[0]!, pattern(4096, 50))).toBe(0);
     before.close();
     // Memory does not fill up instead, and what was answered can still be read.
-    let refused = 0;
-    for (let i = 4; i < 40; i++)
-      await Promise.resolve(overlay.write(i * 4096, pattern(4096, 60 + i))).catch(() => refused++);
-    expect(refused).toBeGreaterThan(25);
+    let answered = 0;
+    const writes = Array.from({ length: 36 }, async (_, i) => {
+      await overlay.write((4 + i) * 4096, pattern(4096, 64 + i));
+      answered++;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(answered).toBeLessThan(10);
     expect(overlay.dirtyBytes).toBeLessThan(12 * 4096);
     expect(Buffer.compare(await overlay.read(2 * 4096, 4096), pattern(4096, 62))).toBe(0);
     full.mockRestore();
+    await Promise.all(writes);
     await overlay.flush();
     await overlay.write(40 * 4096, pattern(4096, 100));
     const after = await overlay.snapshot();
