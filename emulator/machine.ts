@@ -437,9 +437,11 @@ export class Machine {
 
   private measure(elapsed: number, instructions: number): void {
     if (this.deterministic || elapsed < 1 || instructions < 1000) return;
+    const before = this.clock.nsPerInstruction;
     const measured = (elapsed * 1e6) / instructions;
-    // Bounded, so that one stall of the host does not make the next slices tiny.
-    const next = this.clock.nsPerInstruction * 0.75 + measured * 0.25;
+    // Quick to fall and slow to rise: on a busy host every other turn holds times in which somebody else ran, and slices
+    // that last a tenth of what they should are mostly spent on their beginnings and ends.
+    const next = measured < before ? (before + measured) / 2 : before * 0.75 + Math.min(measured, 2 * before) * 0.25;
     this.clock.nsPerInstruction = Math.min(Math.max(next, 0.2), 1000);
   }
 

@@ -452,6 +452,28 @@ describe('saving', () => {
   });
 });
 
+describe('slices', () => {
+  test('last as long on a host that is busy every other turn, and adapt to one that is slower', async () => {
+    let time = 0;
+    const { machine, cpu } = await make({ now: () => time });
+    const budgets: number[] = [];
+    // A turn is 4 ms: now and then a slice has 40 ms, in most of which somebody else ran.
+    let nanoseconds = 20;
+    cpu.program = (budget) => {
+      budgets.push(budget);
+      time += (budget * nanoseconds) / 1e6 + (nanoseconds === 20 && cpu.runs % 16 === 0 ? 40 : 0);
+      if (cpu.runs === 800) nanoseconds = 200;
+      if (cpu.runs === 1600) machine.stop();
+      return cpu.spend(budget);
+    };
+    machine.start();
+    await machine.stopped;
+    expect(Math.min(...budgets.slice(400, 800))).toBeGreaterThan(500_000 / 20 / 3);
+    expect(budgets.at(-1)).toBeGreaterThan(500_000 / 200 / 2);
+    expect(budgets.at(-1)).toBeLessThan((500_000 / 200) * 2);
+  });
+});
+
 describe('terminal and agent', () => {
   test('the terminal output comes in one piece a turn', async () => {
     const pieces: string[] = [];
