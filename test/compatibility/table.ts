@@ -78,9 +78,9 @@ export function compatibilityTable(results: readonly Result[]): string {
   const failed = results.filter((r) => !r.passed);
   const python = passed.filter((r) => r.program.startsWith('Python'));
   const others = passed.filter((r) => !r.program.startsWith('Python')).map((r) => r.program);
-  const counts = (r: Result): string =>
-    (r.detail ?? '').replace(/^run=([\d,]+)/, '$1').replace(/ skipped=/, ', skipped ');
-  const modules = python.map((r) => `\`${r.program.replace(/^Python's test_/, '')}\` (${counts(r)})`).join(', ');
+  const counts = ({ detail }: Result): string =>
+    detail ? ` (${detail.replace(/^run=([\d,]+)/, '$1').replace(/ skipped=/, ', skipped ')})` : '';
+  const modules = python.map((r) => `\`${r.program.replace(/^Python's test_/, '')}\`${counts(r)}`).join(', ');
   const lines = [
     row('', ''),
     row('---', '---'),
