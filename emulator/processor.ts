@@ -53,8 +53,11 @@ export interface EntryState {
  */
 export type StopReason = 'budget' | 'halted' | 'waiting' | 'shutdown';
 
-/** Which tier may run: `auto` promotes by heat, the others force one (`jit`: see EAGER in cpu/jit.ts). */
-export type Tier = 'auto' | 'interp' | 'jit';
+/**
+ * Which tier may run: `auto` promotes by heat, the others force one (`jit` and `light`, regions of one kind: see EAGER in
+ * cpu/jit.ts).
+ */
+export type Tier = 'auto' | 'interp' | 'jit' | 'light';
 
 export interface ProcessorStats {
   /** Guest instructions retired. */

@@ -482,6 +482,12 @@ export class CodeCache {
     this.host.i32[address >> 2] = value;
   }
 
+  /** Writes a 64-bit integer. */
+  setDouble(address: number, value: number): void {
+    this.setWord(address, value % 2 ** 32);
+    this.setWord(address + 4, Math.floor(value / 2 ** 32));
+  }
+
   setByte(address: number, value: number): void {
     this.host.u8[address] = value;
   }

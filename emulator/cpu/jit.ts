@@ -8,10 +8,9 @@ import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { findRegion, type Region } from './jit/find.ts';
 import { emitRegion } from './jit/region.ts';
-import { modeIsLimited, R } from './layout.ts';
+import { modeIsLimited, R, RECORDS, SELECTORS } from './layout.ts';
 import type { X86Processor } from './processor.ts';
-import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
-import { k32 } from './wasm/expr.ts';
+import { ModuleBuilder, type FunctionBuilder } from './wasm/builder.ts';
 
 /** Regions of one module at most: a module is dear whatever is in it. */
 const BATCH = 32;
@@ -51,6 +50,10 @@ export class Jit {
   private compiling = 0;
   /** Milliseconds that may be spent on writing. */
   private credit = MOST_CREDIT;
+  /** By block: the installed region that it is the entry of. */
+  private readonly owners = new Map<Block, Region>();
+  /** Heads of light regions that are, or are about to be, written anew. */
+  private readonly promoted = new Set<Block>();
   /** Counts flushes, so that what was compiled before one is thrown away. */
   private epoch = 0;
 
@@ -64,17 +67,11 @@ export class Jit {
   hot(record: number): void {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record);
-    if (
-      !block ||
-      modeIsLimited(block.page.mode) ||
-      block.compiled ||
-      block.raises ||
-      block.crosses ||
-      block.count === 0
-    )
-      return;
+    if (!block || modeIsLimited(block.page.mode) || block.raises || block.crosses || block.count === 0) return;
+    // Code that is compiled already asks only where a light region loops.
+    if (block.compiled && (!this.owners.get(block)?.light || this.promoted.has(block))) return;
     if (!this.queue.length) this.since = performance.now();
-    this.queue.push(this.find(block));
+    this.queue.push(this.find(block, !block.compiled && this.cpu.rounds > 0));
   }
 
   /** Compiles a block at once, for the tier that is forced. */
@@ -83,7 +80,7 @@ export class Jit {
     if (block.compiled || block.raises || block.crosses || block.count === 0) return;
     if (modeIsLimited(block.page.mode)) return;
     if (!this.code.reserve(ROOM)) return;
-    const batch = this.write([this.find(block)]);
+    const batch = this.write([this.find(block, this.tier === 'light')]);
     if (!batch) return;
     this.install(batch.regions, new WebAssembly.Module(batch.bytes));
   }
@@ -144,9 +141,11 @@ export class Jit {
   }
 
   /** Finds the region of a block that is running: where its page is in linear space shows where the others are. */
-  private find(head: Block): Region {
-    const region = findRegion(head, {
+  private find(head: Block, light: boolean): Region {
+    if (head.compiled) this.promoted.add(head);
+    const region = findRegion(head, light, {
       pageAt: (distance) => this.cpu.codePageAt(distance),
+      pointerAt: (offset) => this.cpu.pointerAt(offset),
       share: (block) => this.code.share(block),
     });
     head.compiled = true;
@@ -168,21 +167,15 @@ export class Jit {
       if (region.dropped) continue;
       let body: FunctionBuilder;
       try {
-        body = emitRegion(region, this.cpu.state, link, this.code);
+        body = emitRegion(region, this.cpu.state, link, this.code, this.cpu.rounds);
         for (const b of region.blocks) b.release();
       } catch (error) {
         // A defect of the compiler must not cost the user the machine: the interpreter goes on with these blocks.
         console.error('a region could not be written', error);
         continue;
       }
-      const index = m.add(body);
-      const thunks = region.entries.map((_, selector) => {
-        const f = new FunctionBuilder(HANDLER);
-        f.returnCall(index, k32(selector));
-        return m.add(f);
-      });
-      region.slots = thunks.map(() => this.code.handlers.allocateSlot());
-      thunks.forEach((t, k) => m.element(region.slots[k]!, [t]));
+      region.slot = this.code.handlers.allocateSlot();
+      m.element(region.slot, [m.add(body)]);
       regions.push(region);
     }
     if (!regions.length) return undefined;
@@ -195,7 +188,7 @@ export class Jit {
   /** Instantiates a batch's module, which fills its table slots, and lets its entries take over. */
   private install(regions: readonly Region[], module: WebAssembly.Module): void {
     new WebAssembly.Instance(module, this.code.handlers.importObject());
-    const { i32 } = this.cpu;
+    const { i32, u8 } = this.cpu;
     for (const region of regions) {
       region.installed = true;
       if (region.dropped) {
@@ -204,10 +197,12 @@ export class Jit {
       }
       this.regions++;
       region.entries.forEach((block, k) => {
-        // The main entry takes over; others only where nothing compiled is there yet.
-        if (k > 0 && block.compiled) return;
+        // The main entry takes over; others where nothing compiled is there yet, or nothing better than a light region.
+        if (k > 0 && block.compiled && (region.light || !this.owners.get(block)?.light)) return;
         block.compiled = true;
-        i32[(block.record + R.FN) >> 2] = region.slots[k]!;
+        this.owners.set(block, region);
+        i32[(block.record + R.FN) >> 2] = region.slot!;
+        u8[SELECTORS + (block.record - RECORDS) / R.SIZE] = k;
       });
     }
   }
@@ -217,27 +212,34 @@ export class Jit {
     if (region.dropped) return;
     region.dropped = true;
     const { i32 } = this.cpu;
-    region.entries.forEach((block, k) => {
+    for (const block of region.entries) {
+      if (this.owners.get(block) !== region) continue;
+      this.owners.delete(block);
+      block.compiled = false;
       const fn = (block.record + R.FN) >> 2;
-      if (region.slots.length && i32[fn] === region.slots[k]) i32[fn] = block.handler;
-      if (block === region.blocks[0] || region.slots.length) block.compiled = false;
-    });
+      if (i32[fn] === region.slot) i32[fn] = block.handler;
+    }
+    const head = region.blocks[0]!;
+    this.promoted.delete(head);
+    if (!this.owners.has(head)) head.compiled = false;
     for (const block of region.blocks) {
       block.inRegion = false;
       if (block.page.blocks.get(block.offset) === block) this.code.reheat(block, this.code.heat);
     }
-    // Until its module is instantiated, which fills the slots, nobody else may have them.
+    // Until its module is instantiated, which fills the slot, nobody else may have it.
     if (region.installed) this.release(region);
   }
 
   private release(region: Region): void {
-    for (const slot of region.slots) this.code.handlers.releaseSlot(slot);
-    region.slots = [];
+    if (region.slot !== undefined) this.code.handlers.releaseSlot(region.slot);
+    region.slot = undefined;
   }
 
   /** All translations were dropped. */
   flushed(): void {
     this.epoch++;
     this.queue.length = 0;
+    this.owners.clear();
+    this.promoted.clear();
   }
 }

@@ -57,10 +57,12 @@ import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
 
 /**
  * Executions after which a block is given to the compiler. The host's own compilers need tens of milliseconds for a
- * region, so code that runs less is done sooner by the interpreter: Python importing its library takes twice the time
- * with 3,000, and no less with 150,000.
+ * region, so code that runs less is done sooner by the interpreter: Python importing its library takes a third more time with
+ * 3,000 than with 12,000, and no less with 25,000; 64 MiB of page faults take a quarter less with 12,000 than with 25,000.
  */
-const HOT = 25_000;
+const HOT = 12_000;
+/** Rounds in its loops after which a light region is compiled with registers in locals. */
+const ROUNDS = 20_000;
 const NEVER = 0x7fffffff;
 const RETREAT_WINDOW = 50_000_000;
 const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
@@ -76,6 +78,10 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   readonly memory: GuestMemory;
   readonly ramSize: number;
   readonly heat: number;
+  /** Rounds in its loops after which a light region is compiled anew; 0: there are no light regions. */
+  readonly rounds: number;
+  /** What is found is compiled before it runs. */
+  private readonly eager: boolean;
   readonly code: CodeCache;
   readonly jit: Jit;
   readonly imports: Record<string, (...args: number[]) => number>;
@@ -108,7 +114,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   ) {
     super(memory, host, ramSize, STATE_BASE);
     this.ramSize = ramSize;
-    this.heat = tier === 'interp' ? NEVER : tier === 'jit' ? 1 : HOT;
+    this.eager = tier === 'jit' || tier === 'light';
+    this.rounds = this.eager ? NEVER : ROUNDS;
+    this.heat = tier === 'interp' ? NEVER : this.eager ? 1 : HOT;
     this.memory = new GuestMemory(memory.buffer, RAM_BASE, ramSize, (address, length) =>
       this.dmaWrite(address, length),
     );
@@ -149,7 +157,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       link: (record, which) => {
         try {
           const to = this.code.link(record!, which!);
-          if (this.tier === 'jit' && to) {
+          if (this.eager && to) {
             const block = this.code.blockOf(to);
             if (block) this.jit.compileNow(block);
           }
@@ -356,6 +364,19 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     return this.code.page(this.fetchPhysical[k]!, this.mode);
   }
 
+  /**
+   * What is stored `offset` bytes from S.VPC, as a distance from S.VPC, if the TLB knows the place. In 64-bit code.
+   */
+  pointerAt(offset: number): number | undefined {
+    const page = this.u64[(this.state + S.VPC) >> 3]!;
+    const linear = BigInt.asUintN(64, page + BigInt(offset));
+    const table = this.i32[(this.state + S.TLB_READ) >> 2]!;
+    const x = this.u64[(table + (Number(linear >> 9n) & 0x7ffff8)) >> 3]! ^ linear;
+    if ((x & 0xffffffff00000fffn) > 4088n || x & 7n) return undefined;
+    const distance = BigInt.asIntN(64, this.u64[Number(x) >> 3]! - page);
+    return distance > -(1n << 47n) && distance < 1n << 47n ? Number(distance) : undefined;
+  }
+
   checkAccesses(insn: Insn, record: number): number {
     const vpc = (this.state + S.VPC) >> 2;
     const at = this.i32[vpc]! + this.u16[(record + R.OFFSET) >> 1]!;
@@ -419,7 +440,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       this.i32[at + 1] = hi;
       const block = this.code.block(page + (lo & 0xfff), this.mode);
       block.jumpedTo = true;
-      if (this.tier === 'jit') {
+      if (this.eager) {
         if (this.interpretOnce) this.interpretOnce = false;
         else this.jit.compileNow(block);
       }
@@ -665,7 +686,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       const at = (this.state + S.INTERPRETED) >> 2;
       this.interpreted += this.i32[at]!;
       this.i32[at] = 0;
-      this.jit.pump(performance.now() - began, this.synchronous || this.tier === 'jit');
+      this.jit.pump(performance.now() - began, this.synchronous || this.eager);
     }
     return reason;
   }

@@ -64,8 +64,11 @@ export class Emulated {
   /** Instructions of one slice; short ones make compiled code stop in its loops. */
   slice = BUDGET;
 
-  /** @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous */
-  constructor(tier: Tier, heat?: number) {
+  /**
+   * @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous
+   * @param rounds of a light region, after which it is compiled anew; 0 for none of these
+   */
+  constructor(tier: Tier, heat?: number, rounds = 0) {
     const host: ProcessorHost = {
       bus: new Bus(),
       clock: { now: () => 0, wall: () => 0 } as unknown as ProcessorHost['clock'],
@@ -78,7 +81,7 @@ export class Emulated {
     cpu.retreatLimit = Infinity;
     this.cpu = cpu;
     if (heat !== undefined) {
-      (cpu as { heat: number }).heat = heat;
+      Object.assign(cpu, { heat, rounds });
       cpu.synchronous = true;
     }
     const { memory } = cpu;

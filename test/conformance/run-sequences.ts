@@ -1,5 +1,5 @@
 /**
- * `npm run conformance:sequences -- --programs N --seed S [--runners interp,jit,compiled,slices] [--mix integer|all] [--bits 64|32]`:
+ * `npm run conformance:sequences -- --programs N --seed S [--runners interp,jit,light,compiled,slices] [--mix integer|all] [--bits 64|32]`:
  * random programs against the processor that this runs on.
  */
 import { parseArgs } from 'node:util';
@@ -10,7 +10,7 @@ const { values } = parseArgs({
   options: {
     programs: { type: 'string', default: '1000' },
     seed: { type: 'string', default: '1' },
-    runners: { type: 'string', default: 'interp,jit,compiled,slices' },
+    runners: { type: 'string', default: 'interp,jit,light,compiled,slices' },
     mix: { type: 'string', default: 'all' },
     bits: { type: 'string', default: '64' },
     size: { type: 'string', default: '900' },

@@ -73,7 +73,7 @@ function jobs(): Job[] {
         options: {
           programs: Math.min(PROGRAMS_OF_A_PROCESS, share - first),
           seed: seed + first,
-          runners: ['interp', 'jit', 'compiled', 'slices'],
+          runners: ['interp', 'jit', 'light', 'compiled', 'slices'],
           mix: 'all',
           bits,
           reduce: true,

@@ -21,11 +21,14 @@ export interface Runner {
   readonly machine: Emulated;
 }
 
-/** `compiled`: regions of many blocks, made when a block has run twice; `slices`: the same, left every few instructions. */
+/**
+ * `compiled`: regions of many blocks, made when a block has run twice; `slices`: the same, left every few instructions;
+ * `light`: light ones, which become regions as the others when they have looped a little.
+ */
 export function runners(names: readonly string[]): Runner[] {
   return names.map((name) => {
     if (name === 'interp' || name === 'jit') return { name, machine: new Emulated(name as Tier) };
-    const machine = new Emulated('auto', 2);
+    const machine = new Emulated('auto', 2, name === 'light' ? 12 : 0);
     if (name === 'slices') machine.slice = 37;
     return { name, machine };
   });

@@ -30,7 +30,7 @@ describe.skipIf('reason' in built)('against the processor that this runs on', ()
       const result = sequences({
         programs: bits === 64 ? 100 : 60,
         seed: SEED,
-        runners: ['interp', 'compiled', 'slices'],
+        runners: ['interp', 'light', 'compiled', 'slices'],
         mix: 'all',
         bits,
         reduce: false,

@@ -9,7 +9,7 @@ import { codeOf, formCases, Vectors } from './vectors.ts';
 
 const vectors = new Vectors();
 
-describe.each(['interp', 'jit'] as const)('recorded answers, %s', (tier) => {
+describe.each(['interp', 'jit', 'light'] as const)('recorded answers, %s', (tier) => {
   test('every form does what the processor did', () => {
     const machine = new Emulated(tier);
     const stale: string[] = [];

@@ -32,7 +32,13 @@ function adc(c: Emit): void {
   c.set(0, r);
   c.flagsAdd(a, b, r, c.size, true);
 }
+/** The result 0, and its flags as of XOR, which for SUB of equal operands are the same. */
+function zero(c: Emit): void {
+  c.set(0, c.w.k(0));
+  c.flagsLogic(c.w.k(0));
+}
 function sub(c: Emit): void {
+  if (c.sameRegister()) return zero(c);
   const a = c.get(0);
   const b = second(c);
   const r = c.let(c.w.sub(a, b));
@@ -53,12 +59,14 @@ function cmp(c: Emit): void {
 function test(c: Emit): void {
   const a = c.get(0);
   const b = second(c);
-  if (!c.flagsDead) c.flagsLogic(c.let(c.w.and(a, b)));
+  if (!c.flagsDead) c.flagsLogic(c.sameRegister() ? c.let(a) : c.let(c.w.and(a, b)));
 }
 const logic =
   (op: 'and' | 'or' | 'xor') =>
   (c: Emit): void => {
-    const r = c.let(c.w[op](c.get(0), c.get(1)));
+    if (op === 'xor' && c.sameRegister()) return zero(c);
+    const a = c.get(0);
+    const r = c.let(c.sameRegister() ? a : c.w[op](a, c.get(1)));
     c.set(0, r);
     c.flagsLogic(r);
   };

@@ -37,6 +37,8 @@ export interface RegionContext {
   readonly state: number;
   readonly mode: Mode;
   readonly link: Linkage;
+  /** Of a light region: registers and flags stay in memory. */
+  readonly light: boolean;
   readonly gpr: readonly Local[];
   readonly xmm: readonly Local[];
   readonly fr: Local;
@@ -61,12 +63,14 @@ export interface RegionContext {
   readonly windows: Windows;
   /** Goes to an offset relative to the page, as an edge from the current block. */
   edge(offset: number): void;
-  /** Stays within the region if the linear address is one of its blocks that can be jumped to; else goes on. */
-  jump(target: Expr): void;
+  /** Goes to a linear address, within the region if it is one of its blocks that can be jumped to; `check` comes before a lookup. */
+  jump(target: Expr, check: () => void): void;
   /** The x87 stack, if the region uses it and has it in locals. */
   x87: X87Stack | undefined;
   /** What `Emit.mxcsrOdd` gave when MXCSR last changed, in regions that compute with SSE. */
   mxcsr: Local | undefined;
+  /** Of a light region: where it counts its rounds, and from what it counts down. */
+  heat: { readonly at: number; readonly rounds: number } | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
   readonly lanes: Uint8Array;
 }
@@ -80,37 +84,42 @@ const readsInPlace = (insn: Insn): boolean => (inPlaceById[insn.def.id] ??= READ
 /** Stands for a register that the region does not use; emitting it gives an invalid module. */
 const MISSING: Local = { type: I64, index: -1, get: k64(0) };
 
+const NO_REGISTERS: Registers = { gpr: 0, gprWritten: 0, xmm: 0, xmmWritten: 0 };
+
 /** What `settle` of the runtime library is told of a pending result: 1 + kind × 4 + log2 of the size. */
 export function flagKind(p: PendingFlags): number {
   const kind = p.kind === 'add' ? 0 : p.kind === 'sub' ? 1 : 2;
   return 1 + kind * 4 + (p.size === 8 ? 3 : p.size === 4 ? 2 : p.size === 2 ? 1 : 0);
 }
 
+/** @param registers what the region touches, to be kept in locals; undefined for a light region */
 export function newContext(
   f: FunctionBuilder,
   state: number,
   mode: Mode,
   link: Linkage,
-  registers: Registers,
+  registers: Registers | undefined,
   discover: boolean,
 ): RegionContext {
   const locals = (type: typeof I32 | typeof I64 | typeof V128, n: number, used = -1): Local[] =>
     Array.from({ length: n }, (_, k) => (discover || used & (1 << k) ? f.local(type) : MISSING));
+  const light = !registers;
   return {
     f,
     state,
     mode,
     link,
-    gpr: locals(I64, 16, registers.gpr),
-    xmm: locals(V128, 16, registers.xmm),
-    fr: f.local(I64),
-    fx: f.local(I32),
+    light,
+    gpr: light ? [] : locals(I64, 16, registers.gpr),
+    xmm: light ? [] : locals(V128, 16, registers.xmm),
+    fr: light ? MISSING : f.local(I64),
+    fx: light ? MISSING : f.local(I32),
     vpc: f.local(I64),
     exitRecord: f.local(I32),
     exitTarget: f.local(I64),
     pending32: locals(I32, 2),
     pending64: locals(I64, 2),
-    registers,
+    registers: registers ?? NO_REGISTERS,
     discover,
     pending: undefined,
     windows: new Windows(f),
@@ -121,6 +130,7 @@ export function newContext(
     jump: () => undefined,
     x87: undefined,
     mxcsr: undefined,
+    heat: undefined,
     lanes: new Uint8Array(16),
   };
 }
@@ -134,6 +144,7 @@ export function leave(c: RegionContext): void {
 /** Registers to memory, before a helper and at the exit. */
 export function spill(c: RegionContext): void {
   const { f, state, registers: r } = c;
+  if (c.light) return;
   for (let n = 0; n < 16; n++) if (r.gprWritten & (1 << n)) f.store(8, state + S.GPR + n * 8, c.gpr[n]!.get);
   for (let n = 0; n < 16; n++) if (r.xmmWritten & (1 << n)) f.store(16, state + S.XMM + n * 16, c.xmm[n]!.get);
   f.store(8, state + S.FR, c.fr.get);
@@ -143,6 +154,7 @@ export function spill(c: RegionContext): void {
 /** Registers from memory, at the entry and after a helper. */
 export function reload(c: RegionContext): void {
   const { f, state, registers: r } = c;
+  if (c.light) return;
   for (let n = 0; n < 16; n++) if (r.gpr & (1 << n)) f.set(c.gpr[n]!, i64.load(k32(state + S.GPR + n * 8)));
   for (let n = 0; n < 16; n++) if (r.xmm & (1 << n)) f.set(c.xmm[n]!, v128.load(k32(state + S.XMM + n * 16)));
   f.set(c.fr, i64.load(k32(state + S.FR)));
@@ -190,18 +202,26 @@ export class JitEmit extends Emit {
     else if (!(this.c.registers[mask] & (1 << n)))
       throw new Error(`${this.insn.def.pattern} uses register ${n} (${mask}), which was not foreseen`);
   }
-  private useGpr(n: number): Local {
-    this.note('gpr', n);
-    return this.c.gpr[n]!;
-  }
-  private writeGpr(n: number): Local {
-    this.note('gpr', n);
-    this.note('gprWritten', n);
-    return this.c.gpr[n]!;
+  private gprAddress(n: number): number {
+    return this.state + S.GPR + n * 8;
   }
 
   private readGpr(n: number, size: number, high: boolean): Expr {
-    const x = this.useGpr(n).get;
+    if (this.c.light) {
+      const at = this.gprAddress(n);
+      switch (size) {
+        case 8:
+          return i64.load(k32(at));
+        case 4:
+          return i32.load(k32(at));
+        case 2:
+          return i32.load16_u(k32(at));
+        default:
+          return i32.load8_u(k32(high ? at + 1 : at));
+      }
+    }
+    this.note('gpr', n);
+    const x = this.c.gpr[n]!.get;
     switch (size) {
       case 8:
         return x;
@@ -215,8 +235,16 @@ export class JitEmit extends Emit {
   }
 
   private putGpr(n: number, size: number, high: boolean, value: Expr): void {
-    const local = this.writeGpr(n);
     this.c.windows.changed(n);
+    if (this.c.light) {
+      const at = this.gprAddress(n);
+      if (size === 4) this.f.store(8, at, i64.extend_u(value));
+      else this.f.store(size, high ? at + 1 : at, value);
+      return;
+    }
+    this.note('gpr', n);
+    this.note('gprWritten', n);
+    const local = this.c.gpr[n]!;
     if (size === 8) this.f.set(local, value);
     else if (size === 4) this.f.set(local, i64.extend_u(value));
     else {
@@ -251,11 +279,16 @@ export class JitEmit extends Emit {
     this.putGpr(n, size, false, value);
   }
   xmm(n: number): Expr {
+    if (this.c.light) return v128.load(k32(this.state + S.XMM + n * 16));
     this.note('xmm', n);
     return this.c.xmm[n]!.get;
   }
   setXmm(n: number, value: Expr): void {
     this.c.lanes[n] = 0;
+    if (this.c.light) {
+      this.f.store(16, this.state + S.XMM + n * 16, value);
+      return;
+    }
     this.note('xmm', n);
     this.note('xmmWritten', n);
     this.f.set(this.c.xmm[n]!, value);
@@ -297,9 +330,9 @@ export class JitEmit extends Emit {
     if (memForm(this.insn) === 3) return k64((BigInt(m.dispHigh) << 32n) | BigInt(m.disp >>> 0));
     let ea: Expr;
     if (m.base === 16) ea = i64.add(this.c.vpc.get, k64(this.offset + this.insn.len));
-    else ea = m.base >= 0 ? this.useGpr(m.base).get : k64(0);
+    else ea = m.base >= 0 ? this.readGpr(m.base, 8, false) : k64(0);
     if (m.index >= 0) {
-      const index = i64.shl(this.useGpr(m.index).get, k64(m.scale));
+      const index = i64.shl(this.readGpr(m.index, 8, false), k64(m.scale));
       ea = m.base >= 0 ? i64.add(ea, index) : index;
     }
     ea = i64.add(ea, k64(m.disp));
@@ -491,7 +524,8 @@ export class JitEmit extends Emit {
     if (n >= 0) this.c.lanes[n] = lanes;
   }
   override sameRegister(): boolean {
-    return this.xmmOf(0) >= 0 && this.xmmOf(0) === this.xmmOf(1);
+    const [a, b] = this.insn.operands;
+    return a?.kind === 'reg' && b?.kind === 'reg' && a.cls === b.cls && a.reg === b.reg && a.high === b.high;
   }
 
   protected beforeFault(): void {
@@ -513,15 +547,19 @@ export class JitEmit extends Emit {
   }
 
   protected flagPair(): { fr: Expr; fx: Expr } {
+    if (this.c.light) return { fr: this.state64(S.FR), fx: this.state32(S.FX) };
     return { fr: this.c.fr.get, fx: this.c.fx.get };
   }
   protected setFlagPair(fr: Expr | undefined, fx: Expr): void {
     this.c.pending = undefined;
-    if (fr) {
-      const x = this.let(fx);
-      this.f.set(this.c.fr, fr);
-      this.f.set(this.c.fx, x);
-    } else this.f.set(this.c.fx, fx);
+    const x = fr ? this.let(fx) : fx;
+    if (this.c.light) {
+      if (fr) this.setState(S.FR, 8, fr);
+      this.setState(S.FX, 4, x);
+      return;
+    }
+    if (fr) this.f.set(this.c.fr, fr);
+    this.f.set(this.c.fx, x);
   }
   protected getPending(): PendingFlags | undefined {
     return this.c.pending;
@@ -598,14 +636,14 @@ export class JitEmit extends Emit {
   jumpTo(target: Expr, back?: () => void): void {
     this.account();
     const t = this.let(target);
-    this.c.jump(t);
-    if (this.insn.bits === 64)
+    this.c.jump(t, () => {
+      if (this.insn.bits !== 64) return;
       this.f.if(this.notCanonical(t), () => {
         takeFuel(this.c, -this.blockLength);
         back?.();
         this.raise(Vector.GP, 0);
       });
-    this.exitTo(t);
+    });
     this.done = true;
   }
 

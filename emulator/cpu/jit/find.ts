@@ -6,6 +6,7 @@
  */
 import type { Block, CodePage } from '../block.ts';
 import type { Insn } from '../insn.ts';
+import { usesSegment } from '../interp.ts';
 
 const MAX_BLOCKS = 160;
 const MAX_INSNS = 900;
@@ -15,10 +16,18 @@ const MAX_ENTRIES = 48;
 /** Of the runs that make a block hot, the share that a block of its page, or of another one, must have had. */
 const LEAST_SHARE = 1 / 256;
 const LEAST_SHARE_FAR = 1 / 16;
+/** The same for light regions, which are made early: what turns out to be hot later gets one of its own. */
+const LEAST_SHARE_LIGHT = 1 / 16;
+const LEAST_SHARE_LIGHT_FAR = 1 / 4;
 /** Blocks with less than this share are written for size. */
 const RARE = 1 / 8;
 
 export interface Region {
+  /**
+   * Registers and flags stay in memory, where they are written at once: entering and leaving cost little, compiling costs
+   * little, loops cost more. What loops much is compiled once more, with registers in locals.
+   */
+  readonly light: boolean;
   /** By distance from the page of the first block, in pages. */
   readonly pages: ReadonlyMap<number, CodePage>;
   readonly blocks: readonly Block[];
@@ -28,8 +37,8 @@ export interface Region {
   readonly rare: ReadonlySet<Block>;
   /** Blocks that can be entered from outside, by selector. */
   readonly entries: readonly Block[];
-  /** Table slots of the entries while it is installed. */
-  slots: number[];
+  /** Its function's slot in the table once it is written. */
+  slot: number | undefined;
   dropped: boolean;
   /** What its pages call when their translations are dropped. */
   onDrop: () => void;
@@ -41,6 +50,8 @@ export interface Region {
 export interface Surroundings {
   /** The translated code of the page that lies `distance` pages from the first block's in linear space, if it is known. */
   pageAt(distance: number): CodePage | undefined;
+  /** The address that is stored `offset` bytes from the start of the first block's page, from there on, if it can be read at once. */
+  pointerAt(offset: number): number | undefined;
   /** How often a block has run, as a share of what makes a block hot. */
   share(block: Block): number;
 }
@@ -86,13 +97,15 @@ export function blockAt(region: Pick<Region, 'pages' | 'bases'>, offset: number)
 }
 
 /** Collects what is reachable from `head`, already decoded, and has run often enough to be worth compiling. */
-export function findRegion(head: Block, around: Surroundings): Region {
+export function findRegion(head: Block, light: boolean, around: Surroundings): Region {
   const pages = new Map<number, CodePage>([[0, head.page]]);
   const absent = new Set<number>();
   const blocks: Block[] = [head];
   const bases = new Map<Block, number>([[head, 0]]);
   const entries: Block[] = [head];
   const rare = new Set<Block>();
+  const least = light ? LEAST_SHARE_LIGHT : LEAST_SHARE;
+  const leastFar = light ? LEAST_SHARE_LIGHT_FAR : LEAST_SHARE_FAR;
   let insns = head.count;
   const add = (from: Block, offset: number, entry: boolean): void => {
     const base = bases.get(from)!;
@@ -115,7 +128,7 @@ export function findRegion(head: Block, around: Surroundings): Region {
     if (known === undefined) {
       if (blocks.length >= MAX_BLOCKS || insns + s.count > MAX_INSNS) return;
       const share = around.share(s);
-      if (share < (far ? LEAST_SHARE_FAR : LEAST_SHARE)) return;
+      if (share < (far ? leastFar : least)) return;
       if (share < RARE) rare.add(s);
       pages.set(distance, page);
       bases.set(s, distance * 4096);
@@ -132,8 +145,24 @@ export function findRegion(head: Block, around: Surroundings): Region {
     if (back !== undefined) add(b, back, true);
     // What computed jumps in this page have led to so far: the cases of a switch, the handlers of an interpreter.
     const last = b.insns[b.insns.length - 1]!;
-    if (isJmp(last) && jumpsIndirectly(b))
-      for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
+    if (!jumpsIndirectly(b)) continue;
+    if (last.mem?.base === 16 && last.mem.index < 0 && last.bits === 64 && !usesSegment(last)) {
+      // Through a table of the dynamic linker, which changes once if ever.
+      const base = bases.get(b)!;
+      const to = around.pointerAt(base + b.end + last.mem.disp);
+      if (to !== undefined) add(b, to - base, false);
+    } else if (isJmp(last)) for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
   }
-  return { pages, blocks, bases, rare, entries, slots: [], dropped: false, installed: false, onDrop: () => undefined };
+  return {
+    light,
+    pages,
+    blocks,
+    bases,
+    rare,
+    entries,
+    slot: undefined,
+    dropped: false,
+    installed: false,
+    onDrop: () => undefined,
+  };
 }

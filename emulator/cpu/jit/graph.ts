@@ -3,7 +3,8 @@
  *
  * A region has one main entry and others (where calls return to). An entry into the middle of a loop would make the loop
  * irreducible, so such an entry goes through a dispatch node in front of the loop's header, which looks at a selector;
- * within the loop that costs one test of a local a round. Edges that are irreducible all the same leave the region.
+ * within the loop that costs one test of a local a round. Edges that are irreducible all the same go back to the start,
+ * with a selector of their own.
  */
 import type { Block } from '../block.ts';
 
@@ -46,10 +47,8 @@ export interface Graph {
   target(block: Block): Node | undefined;
   /** Where an indirect jump within the region goes; undefined if there is none. */
   readonly indirect: Node | undefined;
-  /** The node of indirect jumps itself, behind its dispatch node if it has one. */
-  readonly indirectNode: Node | undefined;
-  /** Whether the edge may be taken inside the region. */
-  allowed(from: Node, to: Node): boolean;
+  /** The selector with which the edge goes by way of the start, or undefined where it is taken as it is. */
+  detour(from: Node, to: Node): number | undefined;
 }
 
 /** Reverse postorder from `root`; nodes get their index as `order`. */
@@ -178,72 +177,86 @@ export function buildGraph(
           for (const p of preds.get(x) ?? []) stack.push(p);
         }
       }
-  // Dispatch nodes for loops that are entered in the middle.
-  const dispatch = new Map<Node, Node>();
-  const around = (x: Node): Node[] =>
-    [...bodies]
-      .filter(([h, body]) => h !== x && body.has(x))
-      .map(([h]) => h)
-      .sort((a, b) => a.order - b.order);
-  const entryNodes = entries.map((b) => nodes.get(b)!);
-  for (const x of entryNodes)
-    for (const h of around(x))
-      if (!dispatch.has(h)) {
-        const d = node('dispatch');
-        d.header = h;
-        dispatch.set(h, d);
-      }
-  const entryOf = (n: Node): Node => dispatch.get(n) ?? n;
-  const start = node('start');
-  entryNodes.forEach((x, selector) => {
-    const stops = [...around(x).map((h) => dispatch.get(h)!), entryOf(x)];
-    start.routes.push({ selector, to: stops[0]!, last: stops.length === 1 });
-    for (let i = 0; i + 1 < stops.length; i++)
-      stops[i]!.routes.push({ selector, to: stops[i + 1]!, last: i + 2 === stops.length });
-  });
-  start.successors = start.routes.map((r) => r.to);
-  for (const d of dispatch.values()) d.successors = [...d.routes.map((r) => r.to), d.header!];
-  for (const n of nodes.values()) {
-    n.successors = edges(n.block!).map((b) => entryOf(nodes.get(b)!));
-    if (indirect && jumps.has(n.block!)) n.successors.push(entryOf(indirect));
-  }
-  if (indirect) indirect.successors = targets.map((b) => entryOf(nodes.get(b)!));
-  // Cut irreducible edges until none is left.
-  const cut = new Map<Node, Set<Node>>();
-  const next = (n: Node): Node[] => {
-    const c = cut.get(n);
-    return c ? n.successors.filter((s) => !c.has(s)) : n.successors;
+  const around = (x: Node): Node[] => {
+    const out: Node[] = [];
+    for (const [h, body] of bodies) if (h !== x && body.has(x)) out.push(h);
+    return out.sort((a, b) => a.order - b.order);
   };
-  let final: Node[];
+  // Selected by the start: the entries, and in time what edges are led to that would be irreducible.
+  const selected = new Map<Node, number>();
+  for (const b of entries) selected.set(nodes.get(b)!, selected.size);
+  const headers = new Map([...nodes.values()].map((n) => [n, edges(n.block!).map((b) => nodes.get(b)!)]));
+  const placeOf = new Map<Node, number>();
+  for (const n of order) placeOf.set(n, n.order);
   for (;;) {
-    final = reversePostorder(start, next);
-    dominators(final, next);
-    let irreducible = false;
-    for (const n of final)
-      for (const s of next(n))
-        if (s.order <= n.order && !dominates(s, n)) {
-          irreducible = true;
-          const c = cut.get(n);
-          if (c) c.add(s);
-          else cut.set(n, new Set([s]));
+    for (const [n, place] of placeOf) n.order = place;
+    // Dispatch nodes for loops that are entered in the middle.
+    const dispatch = new Map<Node, Node>();
+    const start = node('start');
+    const entryOf = (n: Node): Node => dispatch.get(n) ?? n;
+    const ways = [...selected.keys()].map((x) => ({ x, loops: around(x) }));
+    for (const { loops } of ways)
+      for (const h of loops)
+        if (!dispatch.has(h)) {
+          const d = node('dispatch');
+          d.header = h;
+          dispatch.set(h, d);
         }
-    if (!irreducible) break;
-  }
-  for (const n of final) {
-    if (n.dominator && n.dominator !== n) n.dominator.children.push(n);
-    for (const s of next(n)) {
-      if (s.order > n.order) s.forwardIn++;
-      else s.isLoop = true;
+    ways.forEach(({ x, loops }, selector) => {
+      const stops = [...loops.map((h) => dispatch.get(h)!), entryOf(x)];
+      start.routes.push({ selector, to: stops[0]!, last: stops.length === 1 });
+      for (let i = 0; i + 1 < stops.length; i++)
+        stops[i]!.routes.push({ selector, to: stops[i + 1]!, last: i + 2 === stops.length });
+    });
+    start.successors = start.routes.map((r) => r.to);
+    for (const d of dispatch.values()) d.successors = [...d.routes.map((r) => r.to), d.header!];
+    for (const n of nodes.values()) {
+      n.successors = headers.get(n)!.map(entryOf);
+      if (indirect && jumps.has(n.block!)) n.successors.push(entryOf(indirect));
     }
+    if (indirect) indirect.successors = targets.map((b) => entryOf(nodes.get(b)!));
+    // Cut irreducible edges until none is left.
+    const cut = new Map<Node, Set<Node>>();
+    const next = (n: Node): Node[] => {
+      const c = cut.get(n);
+      return c ? n.successors.filter((s) => !c.has(s)) : n.successors;
+    };
+    let final: Node[];
+    for (;;) {
+      final = reversePostorder(start, next);
+      dominators(final, next);
+      let irreducible = false;
+      for (const n of final)
+        for (const s of next(n))
+          if (s.order <= n.order && !dominates(s, n)) {
+            irreducible = true;
+            const c = cut.get(n);
+            if (c) c.add(s);
+            else cut.set(n, new Set([s]));
+          }
+      if (!irreducible) break;
+    }
+    const own = (n: Node): Node => n.header ?? n;
+    const before = selected.size;
+    for (const c of cut.values()) for (const s of c) if (!selected.has(own(s))) selected.set(own(s), selected.size);
+    // What is led to from the start may need dispatch nodes of its own.
+    if (selected.size > before) continue;
+    for (const n of final) {
+      if (n.dominator && n.dominator !== n) n.dominator.children.push(n);
+      for (const s of next(n)) {
+        if (s.order > n.order) s.forwardIn++;
+        else s.isLoop = true;
+      }
+    }
+    if (cut.size) start.isLoop = true;
+    return {
+      start,
+      target: (b) => {
+        const n = nodes.get(b);
+        return n && entryOf(n);
+      },
+      indirect: indirect && entryOf(indirect),
+      detour: (from, to) => (cut.get(from)?.has(to) ? selected.get(own(to)) : undefined),
+    };
   }
-  return {
-    start,
-    target: (b) => {
-      const n = nodes.get(b);
-      return n && entryOf(n);
-    },
-    indirect: indirect && entryOf(indirect),
-    indirectNode: indirect,
-    allowed: (from, to) => !cut.get(from)?.has(to),
-  };
 }

@@ -10,8 +10,17 @@ import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from '../insn.ts';
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { shapeKey, FAR, type Linkage } from '../interp.ts';
-import { JUMP_CACHE_BYTES, JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, JUMP_CACHES, R, S } from '../layout.ts';
-import { FunctionBuilder, type FunctionType, type Label } from '../wasm/builder.ts';
+import {
+  JUMP_CACHE_BYTES,
+  JUMP_CACHE_HASH,
+  JUMP_CACHE_SHIFT,
+  JUMP_CACHES,
+  R,
+  RECORDS,
+  S,
+  SELECTORS,
+} from '../layout.ts';
+import { FunctionBuilder, HANDLER, type Label } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import {
   blockAt,
@@ -40,9 +49,13 @@ import { buildGraph, type Node } from './graph.ts';
 import { planX87 } from './x87-plan.ts';
 import { X87Stack } from './x87.ts';
 
-/** A region's function takes the selector of its entry. */
-export const REGION: FunctionType = { params: [I32], results: [] };
-
+/**
+ * Rounds in loops that an entry of a light region may be followed by without counting: where there are no more, loading all
+ * registers and storing them again costs more than it gains.
+ */
+const FEW_ROUNDS = 3;
+/** From this many routes on, a table of jumps is quicker than a test for each. */
+const MOST_TESTS = 3;
 /** Most blocks that an indirect jump may lead to inside a region. */
 const MAX_TARGETS = 64;
 
@@ -75,7 +88,7 @@ function registersOf(insns: readonly Insn[], state: number, mode: Block['page'][
     let extra = implicit.get(key);
     if (!extra) {
       extra = { gpr: 0, gprWritten: 0, xmm: 0, xmmWritten: 0 };
-      const c = newContext(new FunctionBuilder(REGION), state, mode, link, extra, true);
+      const c = newContext(new FunctionBuilder(HANDLER), state, mode, link, extra, true);
       // Operands are given register numbers that do not matter: only fixed ones stay when operands are masked out.
       const probe = { gpr: 0, gprWritten: 0, xmm: 0, xmmWritten: 0 };
       Object.assign(c.registers, probe);
@@ -112,9 +125,19 @@ function withoutRegisters(insn: Insn): Insn {
 const usesMxcsr = (insn: Insn): boolean =>
   insn.def.unit === 'sse' && /^(add|sub|mul|div|sqrt|hadd|hsub|addsub|cvt)/.test(insn.def.name);
 
-/** Writes the function of a region. */
-export function emitRegion(region: Region, state: number, link: Linkage, code: CodeCache): FunctionBuilder {
-  const f = new FunctionBuilder(REGION);
+/**
+ * Writes the function of a region.
+ *
+ * @param rounds of a light region, in its loops, after which it asks to be written anew
+ */
+export function emitRegion(
+  region: Region,
+  state: number,
+  link: Linkage,
+  code: CodeCache,
+  rounds: number,
+): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
   const { blocks } = region;
   const { mode } = blocks[0]!.page;
   const near = (b: Block, offset: number): Block | undefined => blockAt(region, region.bases.get(b)! + offset);
@@ -131,27 +154,32 @@ export function emitRegion(region: Region, state: number, link: Linkage, code: C
   const targets = blocks.filter((b) => sites.has(b) || b.jumpedTo).slice(0, MAX_TARGETS);
   const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets);
   const live = flagLiveness(blocks, near);
-  const registers = registersOf(
-    blocks.flatMap((b) => b.insns),
-    state,
-    mode,
-    link,
-  );
+  const insns = blocks.flatMap((b) => b.insns);
+  const registers = region.light ? undefined : registersOf(insns, state, mode, link);
   const c = newContext(f, state, mode, link, registers, false);
   const selector = f.local(I32);
   reload(c);
-  f.set(c.vpc, i64.load(k32(state + S.VPC)));
-  f.set(selector, f.param(0));
-  const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
-  if (plan) c.x87 = new X87Stack(c, plan);
-  if (blocks.some((b) => b.insns.some(usesMxcsr))) {
-    c.mxcsr = f.local(I32);
-    new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
+  const { entries } = region;
+  if (entries.length > 1) f.set(selector, i32.load8_u(i32.shr_u(f.param(0), 5), SELECTORS - RECORDS / R.SIZE));
+  let vpc = i64.load(k32(state + S.VPC));
+  if (region.pages.size > 1) {
+    const table = code.bytes(entries.length * 8);
+    entries.forEach((b, k) => code.setDouble(table + k * 8, region.bases.get(b)!));
+    vpc = i64.sub(vpc, i64.load(i32.shl(selector.get, 3), table));
   }
-  region.entries.forEach((b, k) => {
-    const base = region.bases.get(b)!;
-    if (base !== 0) f.if(i32.eq(selector.get, k32(k)), () => f.set(c.vpc, i64.sub(c.vpc.get, k64(base))));
-  });
+  f.set(c.vpc, vpc);
+  if (region.light) {
+    c.heat = { at: code.bytes(4), rounds };
+    code.setWord(c.heat.at, rounds);
+    f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
+  } else {
+    const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
+    if (plan) c.x87 = new X87Stack(c, plan);
+    if (insns.some(usesMxcsr)) {
+      c.mxcsr = f.local(I32);
+      new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
+    }
+  }
   f.block((exit) => {
     c.exit = exit;
     f.block((fault) => {
@@ -355,38 +383,86 @@ class Structure {
       if (r.last) f.set(this.selector, k32(-1));
       this.branch(n, r.to);
     };
-    if (n.kind === 'start') {
-      for (const r of n.routes.slice(1)) f.if(i32.eq(this.selector.get, k32(r.selector)), () => route(r));
-      route(n.routes[0]!);
-      return;
-    }
-    f.if(i32.ge_s(this.selector.get, 0), () => {
-      for (const r of n.routes) f.if(i32.eq(this.selector.get, k32(r.selector)), () => route(r));
+    const [first, ...rest] = n.kind === 'start' ? n.routes : [undefined, ...n.routes];
+    if (rest.length <= MOST_TESTS)
+      for (const r of rest) f.if(i32.eq(this.selector.get, k32(r!.selector)), () => route(r!));
+    else
+      this.switch(this.selector.get, Math.max(...rest.map((r) => r!.selector)) + 1, (k) => {
+        const r = rest.find((x) => x!.selector === k);
+        return r && (() => route(r));
+      });
+    if (first) route(first);
+    else this.branch(n, n.header!);
+  }
+
+  /** Runs the case of a number below `count`; goes on after it where there is none. Cases leave. */
+  private switch(index: Expr, count: number, write: (k: number) => (() => void) | undefined): void {
+    const { f } = this.c;
+    const cases = Array.from({ length: count }, (_, k) => write(k));
+    f.block((otherwise) => {
+      const labels = new Array<Label>(count);
+      const nest = (k: number): void => {
+        if (k === count) {
+          f.brTable(index, labels, otherwise);
+          return;
+        }
+        const body = cases[k];
+        if (!body) {
+          labels[k] = otherwise;
+          nest(k + 1);
+          return;
+        }
+        f.block((label) => {
+          labels[k] = label;
+          nest(k + 1);
+        });
+        body();
+      };
+      nest(0);
     });
-    this.branch(n, n.header!);
   }
 
   /** Control flow from one node to another inside the region. */
-  private branch(from: Node, to: Node): void {
+  private branch(from: Node, target: Node): void {
     const { x87 } = this.c;
+    const selector = this.graph.detour(from, target);
+    if (selector !== undefined) {
+      if (from.kind === 'dispatch') throw new Error('a loop of the region cannot be entered where it must be');
+      this.c.f.set(this.selector, k32(selector));
+    }
+    const to = selector === undefined ? target : this.graph.start;
     // What was written before this belongs to other paths.
     if (from.kind !== 'block') this.c.pending = undefined;
     const state = x87?.state;
     x87?.edge(to.kind === 'block' ? to.block : undefined, () =>
       new JitEmit(this.c, NO_INSN, to.block!.offset, to.block!.record, 0).retreat(),
     );
-    this.go(from, to);
+    this.go(from, to, target);
     if (x87) x87.state = state;
   }
 
-  private go(from: Node, to: Node): void {
+  /** A light region that loops is written anew, with its registers in locals. */
+  private countRound(): void {
+    const { f, heat, link } = this.c;
+    if (!heat) return;
+    const left = f.let(i32.sub(i32.load(k32(heat.at)), 1));
+    f.store(4, heat.at, left);
+    f.if(i32.eqz(left), () => {
+      f.store(4, heat.at, k32(heat.rounds));
+      f.drop({ type: I32, op: 0x10, args: [k32(this.region.blocks[0]!.record)], k: link.imports.hot! });
+    });
+  }
+
+  /** @param target where the edge leads in the end */
+  private go(from: Node, to: Node, target: Node): void {
     const { f } = this.c;
     if (from.kind !== 'block') this.c.windows.clear();
     if (to.order <= from.order) {
       // Round a loop: let the run loop in when the fuel is used up.
-      const target = to.block ?? to.header?.block;
+      const block = target.block ?? target.header?.block;
+      this.countRound();
       f.if(i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0), () => {
-        f.set(this.c.exitRecord, k32(target ? target.record : EXIT_FAR));
+        f.set(this.c.exitRecord, k32(block ? block.record : EXIT_FAR));
         leave(this.c);
       });
       f.br(this.loopLabels.get(to)!);
@@ -394,23 +470,27 @@ class Structure {
     else this.tree(to);
   }
 
-  /** An indirect jump or return that finds its target in the region goes there; otherwise what follows leaves. */
-  private jump(n: Node, target: Expr): void {
+  /**
+   * An indirect jump, call or return: to its target where that is in the region, else out of the region.
+   *
+   * @param check raises where the target is no address
+   */
+  private jump(n: Node, target: Expr, check: () => void): void {
     const { c } = this;
     const { f } = c;
     const j = this.graph.indirect;
-    if (!j || !this.graph.allowed(n, j)) return;
     const saved = c.pending;
     const windows = c.windows.save();
     f.set(c.exitTarget, target);
+    f.set(c.exitRecord, k32(EXIT_FAR));
     const enter = (): void => {
-      // Where an edge to a target leaves the region after all, every flag must be right.
-      const cut = this.targets.some((b) => !this.graph.allowed(this.graph.indirectNode!, this.graph.target(b)!));
-      if (this.targetsLive || cut) this.settle();
+      if (this.targetsLive) this.settle();
       c.pending = undefined;
-      this.branch(n, j);
+      this.branch(n, j!);
+      c.pending = saved;
+      c.windows.restore(windows);
     };
-    if (this.region.pages.size === 1) {
+    if (j && this.region.pages.size === 1) {
       const offset = f.let(i64.sub(target, c.vpc.get));
       f.if(i64.lt_u(offset, 4096), () => {
         f.set(this.jumpIndex!, i32.load8_u(i32.wrap(offset), this.table));
@@ -419,44 +499,38 @@ class Structure {
           enter();
         });
       });
-    } else {
-      const cached = f.let(jumpCacheEntry(c.mode, target));
-      f.if(i64.eq(i64.load(cached), target), () => {
-        const record = f.let(i32.load(cached, 8));
-        const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 3));
-        f.if(i32.eq(i32.load(place, this.table), record), () => {
-          f.set(this.jumpIndex!, i32.load(place, this.table + 4));
-          f.store(8, c.state + S.VPC, i64.and(target, k64(-4096)));
-          enter();
-        });
-      });
     }
-    c.pending = saved;
+    f.block((known) => {
+      if (j && this.region.pages.size > 1) {
+        const cached = f.let(jumpCacheEntry(c.mode, target));
+        f.if(i64.eq(i64.load(cached), target), () => {
+          const record = f.let(i32.load(cached, 8));
+          const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 3));
+          f.store(8, c.state + S.VPC, i64.and(target, k64(-4096)));
+          f.if(i32.eq(i32.load(place, this.table), record), () => {
+            f.set(this.jumpIndex!, i32.load(place, this.table + 4));
+            enter();
+          });
+          f.set(c.exitRecord, record);
+          f.br(known);
+        });
+      }
+      check();
+      c.pending = saved;
+    });
+    this.settle();
+    leave(c);
     c.windows.restore(windows);
-    c.edge = (o) => this.edge(n, o);
   }
 
   private indirect(n: Node): void {
     const { f } = this.c;
-    const labels: Label[] = [];
-    const nest = (k: number): void => {
-      if (k === this.targets.length) {
-        f.brTable(this.jumpIndex!.get, labels, labels[0]!);
-        return;
-      }
-      f.block((label) => {
-        labels.push(label);
-        nest(k + 1);
-      });
-      const b = this.targets[k]!;
-      const to = this.graph.target(b)!;
-      if (this.graph.allowed(n, to)) this.branch(n, to);
-      else {
-        f.set(this.c.exitRecord, k32(b.record));
-        leave(this.c);
-      }
-    };
-    nest(0);
+    this.switch(
+      this.jumpIndex!.get,
+      this.targets.length,
+      (k) => () => this.branch(n, this.graph.target(this.targets[k]!)!),
+    );
+    f.unreachable();
   }
 
   private block(n: Node, b: Block): void {
@@ -473,7 +547,7 @@ class Structure {
     }
     let offset = this.region.bases.get(b)! + b.offset;
     c.edge = (to) => this.edge(n, to);
-    c.jump = (target) => this.jump(n, target);
+    c.jump = (target, check) => this.jump(n, target, check);
     c.x87?.enter(b);
     c.lanes.fill(0);
     for (let k = 0; k < b.count; k++) {
@@ -499,7 +573,7 @@ class Structure {
       if (e.done) return;
       // The next blocks' code may have taken these over.
       c.edge = (to) => this.edge(n, to);
-      c.jump = (target) => this.jump(n, target);
+      c.jump = (target, check) => this.jump(n, target, check);
     }
     // Cut, not ended by a branch.
     takeFuel(c, b.count);
@@ -539,7 +613,7 @@ class Structure {
     const to = b && this.graph.target(b);
     const own = this.region.bases.get(n.block!)!;
     const base = Math.floor(offset / 4096) * 4096;
-    if (to && this.graph.allowed(n, to)) {
+    if (to) {
       if (this.live.get(b)) this.settle();
       const mark = f.mark();
       if (base !== own) {

@@ -188,7 +188,7 @@ function differences(a: Uint8Array, b: Uint8Array): string[] {
   return list;
 }
 
-describe.each(['interp', 'jit'] as Tier[])('%s: RAM that comes page by page', (tier) => {
+describe.each(['interp', 'jit', 'light'] as Tier[])('%s: RAM that comes page by page', (tier) => {
   let m: SystemMachine;
   beforeAll(() => {
     m = new SystemMachine(tier);

@@ -13,7 +13,7 @@ const BIG = 0x1122334455667788n;
 
 const hex = (s: string): number[] => s.split(/\s+/).map((x) => parseInt(x, 16));
 
-for (const tier of ['interp', 'jit'] as const) {
+for (const tier of ['interp', 'jit', 'light'] as const) {
   const m = new CodeMachine(tier);
   /** Runs code up to the HLT and gives the outcome. */
   const run = (

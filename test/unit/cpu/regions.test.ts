@@ -5,7 +5,7 @@ import { CodeMachine } from './machine-code.ts';
 
 const hex = (s: string): number[] => [...Buffer.from(s.replace(/\s/g, ''), 'hex')];
 
-describe.each(['interp', 'jit'] as Tier[])('%s', (tier) => {
+describe.each(['interp', 'jit', 'light'] as Tier[])('%s', (tier) => {
   test('a register that is written without being an operand is kept over a helper in a loop', () => {
     // mov ecx, 2000; xor ebx, ebx; mov rax, -1
     // 1: mul rcx; fldz; fsin; fstp st0; add rbx, rdx; not rax; dec ecx; jne 1b

@@ -6,7 +6,7 @@ import { CODE, CodeMachine, DATA } from './machine-code.ts';
 
 const PE = 0x20;
 
-describe.each<Tier>(['interp', 'jit'])('SSE, %s', (tier) => {
+describe.each<Tier>(['interp', 'jit', 'light'])('SSE, %s', (tier) => {
   let machine: CodeMachine;
   let xmm: (n: number) => number;
   beforeEach(() => {

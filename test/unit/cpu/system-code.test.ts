@@ -8,7 +8,7 @@ import { CODE, DATA, PT, SMALL, SystemMachine, watchCompiler } from './system-ma
 
 const PAGE = SMALL + 0x5000;
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('code that changes itself (%s)', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('code that changes itself (%s)', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu } = m;
 
@@ -166,7 +166,7 @@ describe('LOCK', () => {
     expect([...seen].sort()).toEqual(LOCKABLE);
   });
 
-  describe.each(['interp', 'jit'] as const)('%s', (tier) => {
+  describe.each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
     const m = new SystemMachine(tier);
 
     test('every form that is allowed runs as without it', () => {

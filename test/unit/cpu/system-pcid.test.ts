@@ -14,7 +14,7 @@ const GLOBAL = 0x100;
 
 watchCompiler();
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu } = m;
   const enable = 'mov rdx, cr4; bts rdx, 17; bts rdx, 7; mov cr4, rdx; mov rsi, cr3';

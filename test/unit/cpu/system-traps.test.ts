@@ -25,7 +25,7 @@ const [B0, BS] = [1, 0x4000];
 
 watchCompiler();
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu } = m;
 

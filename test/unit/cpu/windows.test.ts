@@ -8,7 +8,7 @@ const NEXT = PAGE + 0x1000;
 
 watchCompiler();
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu } = m;
 
