@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, test } from 'vitest';
+import { asm32, assembles } from './assembler.ts';
 import {
   CODE,
   DATA,
@@ -265,41 +266,23 @@ describe.each(['interp', 'jit'] as const)('%s', (tier) => {
     m.cpu.shutdown = false;
   });
 
-  test('in 32-bit protected mode an interrupt goes to the inner stack of the TSS, and IRETD back', () => {
-    m.kernel([]);
-    const user = CODE + 0x100;
-    const handler = CODE + 0x200;
-    // push ss, esp, eflags, cs, eip; iretd
-    const frame = [UDATA, USER_STACK, 0x202, UCODE32, user].flatMap((x) => [
-      0x68,
-      x & 0xff,
-      (x >> 8) & 0xff,
-      x >> 16,
-      0,
-    ]);
-    m.cpu.memory.write(CODE, Uint8Array.from([...frame, 0xcf]));
-    m.cpu.memory.write(user, Uint8Array.from([0xcd, 0x30, 0x43, 0xcd, 0x31])); // int 30; inc ebx; int 31
-    m.cpu.memory.write(handler, Uint8Array.from([0x40, 0x8b, 0x4c, 0x24, 0x0c, 0xcf])); // inc eax; mov ecx,[esp+12]; iretd
-    const gate32 = (vector: number, target: number): void => {
-      m.view.setUint32(IDT + vector * 8, (target & 0xffff) | (KCODE32 << 16), true);
-      m.view.setUint32(IDT + vector * 8 + 4, (target & 0xffff0000) | 0xee00, true);
-    };
-    gate32(0x30, handler);
-    gate32(0x31, CODE + 0x300);
-    m.cpu.memory.write(CODE + 0x300, Uint8Array.of(0xf4));
-    m.view.setUint32(TSS + 4, RSP0, true);
-    m.view.setUint32(TSS + 8, KDATA, true);
-    m.cpu.enter({
-      mode: 'protected',
-      rip: CODE,
-      registers: { rsp: KERNEL_STACK },
-      gdt: { base: GDT, limit: 0x67, cs: KCODE32, ds: KDATA },
-    });
-    Object.assign(m.cpu.idt, { baseLow: IDT, baseHigh: 0, limit: 0x7ff });
-    m.cpu.tr = { selector: 0x40, baseLow: TSS, baseHigh: 0, limit: 0x9f, attributes: 0x8b, usable: true };
-    expect(m.run()).toBe('halted');
-    expect([m.cpu.low(0), m.cpu.low(3), m.cpu.low(1)]).toEqual([1, 1, USER_STACK]);
-    expect(m.cpu.big(4)).toBe(BigInt(RSP0 - 20));
-    expect([m.cpu.segments[1]!.selector, m.cpu.segments[2]!.selector]).toEqual([KCODE32, KDATA]);
-  });
+  test.skipIf(!assembles)(
+    'in 32-bit protected mode an interrupt goes to the inner stack of the TSS, and IRETD back',
+    () => {
+      const user = CODE + 0x100;
+      const handler = CODE + 0x200;
+      const frame = [UDATA, USER_STACK, 0x202, UCODE32, user].map((value) => `push ${value}`);
+      m.protected(asm32(`${frame.join(';')}; iretd`).bytes);
+      m.cpu.memory.write(user, Uint8Array.from(asm32('int 0x30; inc ebx; int 0x31').bytes));
+      m.cpu.memory.write(handler, Uint8Array.from(asm32('inc eax; mov ecx, [esp+12]; iretd').bytes));
+      m.gate32(0x30, { target: handler, dpl: 3 });
+      m.gate32(0x31, { dpl: 3 });
+      m.view.setUint32(TSS + 4, RSP0, true);
+      m.view.setUint32(TSS + 8, KDATA, true);
+      expect(m.run()).toBe('halted');
+      expect([m.cpu.low(0), m.cpu.low(3), m.cpu.low(1)]).toEqual([1, 1, USER_STACK]);
+      expect(m.cpu.big(4)).toBe(BigInt(RSP0 - 20));
+      expect([m.cpu.segments[1]!.selector, m.cpu.segments[2]!.selector]).toEqual([KCODE32, KDATA]);
+    },
+  );
 });

@@ -22,7 +22,8 @@ export const PD = 0x3000;
 export const GDT = 0x8000;
 export const TSS = 0x9000;
 export const IDT = 0xa000;
-const HANDLERS = 0xc000;
+/** The handler of vector n, a HLT, is at HANDLERS + 16 n. */
+export const HANDLERS = 0xc000;
 
 export const KCODE64 = 0x10;
 export const KDATA = 0x18;
@@ -126,7 +127,7 @@ export class SystemMachine {
       [TASK, 0x0000890090000000n | 0x9fn],
       [ABSENT, 0x00cf73000000ffffn],
     ];
-    for (const [selector, value] of descriptors) this.quad(GDT + (selector & ~7), value);
+    for (const [selector, value] of descriptors) this.descriptor(selector, value);
     this.quad(TSS + 4, RSP0);
     this.quad(TSS + 0x24, IST1);
     this.view.setUint16(TSS + 0x66, 0x68, true);
@@ -153,6 +154,32 @@ export class SystemMachine {
     cpu.mmu.flush(true);
     this.pending = -1;
     this.written.length = 0;
+  }
+
+  /** As `kernel`, in 32-bit protected mode without paging, with 32-bit gates. */
+  protected(code: readonly number[], registers: Partial<Record<(typeof GPR_NAMES)[number], number>> = {}): void {
+    const { cpu } = this;
+    this.kernel(code);
+    for (let vector = 0; vector < 256; vector++) this.gate32(vector);
+    this.descriptor(TASK, 0x0000_8b00_9000_0067n);
+    cpu.enter({
+      mode: 'protected',
+      rip: CODE,
+      registers: { rsp: KERNEL_STACK, ...registers },
+      gdt: { base: GDT, limit: 0x67, cs: KCODE32, ds: KDATA },
+    });
+    Object.assign(cpu.idt, { baseLow: IDT, baseHigh: 0, limit: 0x7ff });
+    cpu.tr = { selector: TASK, baseLow: TSS, baseHigh: 0, limit: 0x67, attributes: 0x8b, usable: true };
+  }
+
+  /** An interrupt gate of 32-bit protected mode. */
+  gate32(vector: number, { target = HANDLERS + vector * 16, dpl = 0 } = {}): void {
+    this.view.setUint32(IDT + vector * 8, (target & 0xffff) | (KCODE32 << 16), true);
+    this.view.setUint32(IDT + vector * 8 + 4, (target & 0xffff0000) | 0x8e00 | (dpl << 13), true);
+  }
+
+  descriptor(selector: number, value: bigint): void {
+    this.quad(GDT + (selector & ~7), value);
   }
 
   /** As `kernel`, with the code run in user mode: entered by IRETQ. */

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { Mode } from '../../../emulator/cpu/layout.ts';
 import { asm16, asm32, assembles } from './assembler.ts';
-import { CODE, FREE, GDT, KCODE32, KDATA, KERNEL_STACK, SystemMachine, watchCompiler } from './system-machine.ts';
+import { FREE, SystemMachine, watchCompiler } from './system-machine.ts';
 
 /** Code, and stack and data, as real-mode segments. */
 const HERE = 0x2000;
@@ -16,16 +16,13 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
 
   /** Runs code in real mode at HERE:0000 and up, to its HLT, with DS = ES = SS = THERE and SP = 0. */
   function real(text: string): void {
-    m.kernel([]);
-    const enter = asm32(`jmp ${FREE}:0`);
+    m.protected(asm32(`jmp ${FREE}:0`).bytes, { rbp: 7 });
     const code = asm16(
       `mov eax, cr0; and al, 0xfe; mov cr0, eax; jmp ${HERE}:%%real-%%start; %%real: lidt cs:[%%table-%%start];` +
         `mov ax, ${THERE}; mov ds, ax; mov es, ax; mov ss, ax; mov esp, 0x12340000; ${text}; hlt; %%table: .word 0x3ff, 0, 0`,
     );
-    cpu.memory.write(CODE, Uint8Array.from(enter.bytes));
     cpu.memory.write(HERE * 16, Uint8Array.from(code.bytes));
-    m.quad(GDT + FREE, 0x00009b02_0000ffffn);
-    m.quad(GDT + FREE + 8, 0x00009303_0000ffffn);
+    m.descriptor(FREE, 0x00009b02_0000ffffn);
     // INT 0x21: increments BP and returns.
     const handler = code.bytes.length + 64;
     cpu.memory.write(HERE * 16 + handler, Uint8Array.from(asm16('inc bp; iret').bytes));
@@ -34,12 +31,6 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     // A far procedure at 4000:0100.
     cpu.memory.write(0x40100, Uint8Array.from(asm16('mov dx, cs; retf 2').bytes));
     cpu.memory.bytes.fill(0, THERE * 16, THERE * 16 + 0x1_0000);
-    cpu.enter({
-      mode: 'protected',
-      rip: CODE,
-      registers: { rsp: KERNEL_STACK, rbp: 7 },
-      gdt: { base: GDT, limit: 0x67, cs: KCODE32, ds: KDATA },
-    });
     // SS is a stack of 16 bits before PE is cleared.
     Object.assign(cpu.segments[2]!, { attributes: 0x93 });
     cpu.modeChanged();

@@ -8,11 +8,11 @@ import {
   DATA,
   FREE,
   GDT,
+  HANDLERS,
   IDT,
   IST1,
   KCODE32,
   KDATA,
-  KERNEL_STACK,
   SystemMachine,
   TASK,
   TSS,
@@ -29,7 +29,6 @@ const OTHER_TSS = TSS + 0x400;
 const LAST = TASK + 8;
 const LAST_TSS = TSS + 0x800;
 const THERE = CODE + 0x400;
-const HANDLERS = 0xc000;
 const BUSY = 2;
 /** Offsets in a TSS. */
 const T = {
@@ -52,7 +51,6 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu, view } = m;
   const word = (at: number, value: number): void => view.setUint32(at, value, true);
-  const descriptor = (selector: number, value: bigint): void => m.quad(GDT + (selector & ~7), value);
   const tss = (base: number, type: number, limit = 0x67): bigint =>
     BigInt(limit) | (BigInt(base) << 16n) | (BigInt(type) << 40n);
   const isBusy = (selector: number): boolean => (view.getUint8(GDT + selector + 5) & BUSY) !== 0;
@@ -63,13 +61,10 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
 
   /** 32-bit kernel code at CODE in the task of TSS, and another task that begins at THERE. */
   function start(code: Code, there: Code): void {
-    m.kernel([]);
-    cpu.memory.write(CODE, Uint8Array.from([...code.bytes, 0xf4]));
+    m.protected(code.bytes, { rsi: DATA });
     cpu.memory.write(THERE, Uint8Array.from([...there.bytes, 0xf4]));
-    descriptor(TASK, tss(TSS, 0x8b));
-    descriptor(OTHER, tss(OTHER_TSS, 0x89));
-    descriptor(GATE, (0xe5n << 40n) | (BigInt(OTHER) << 16n));
-    for (let vector = 0; vector < 256; vector++) idt(vector, (HANDLERS + vector * 16) | (KCODE32 << 16), 0x8e00);
+    m.descriptor(OTHER, tss(OTHER_TSS, 0x89));
+    m.descriptor(GATE, (0xe5n << 40n) | (BigInt(OTHER) << 16n));
     cpu.memory.bytes.fill(0, OTHER_TSS, OTHER_TSS + 0x68);
     word(OTHER_TSS + T.EIP, THERE);
     word(OTHER_TSS + T.EFLAGS, 0x2);
@@ -78,14 +73,6 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     word(OTHER_TSS + T.CS, KCODE32);
     for (const at of [T.ES, T.SS, T.DS]) word(OTHER_TSS + at, KDATA);
     word(DATA, 0);
-    cpu.enter({
-      mode: 'protected',
-      rip: CODE,
-      registers: { rsp: KERNEL_STACK, rsi: DATA },
-      gdt: { base: GDT, limit: 0x67, cs: KCODE32, ds: KDATA },
-    });
-    Object.assign(cpu.idt, { baseLow: IDT, baseHigh: 0, limit: 0x7ff });
-    cpu.tr = { selector: TASK, baseLow: TSS, baseHigh: 0, limit: 0x67, attributes: 0x8b, usable: true };
   }
 
   /** The exception that stopped it, with what its 32-bit handler has on the stack. */
@@ -162,7 +149,7 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
 
   test('to a task of users, and back by an interrupt to the stack in its TSS', () => {
     start(asm32(`jmp ${OTHER}:0`), asm32('mov eax, 7; int 0x90'));
-    idt(0x90, (HANDLERS + 0x900) | (KCODE32 << 16), 0xee00);
+    m.gate32(0x90, { dpl: 3 });
     word(OTHER_TSS + T.CS, UCODE32);
     for (const at of [T.ES, T.SS, T.DS]) word(OTHER_TSS + at, UDATA);
     word(OTHER_TSS + T.ESP, USER_STACK);
@@ -173,15 +160,15 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
   });
 
   test.each<[string, string, () => void, number, number]>([
-    ['a busy TSS', `jmp ${OTHER}:0`, () => descriptor(OTHER, tss(OTHER_TSS, 0x8b)), 13, OTHER],
-    ['one not present', `jmp ${OTHER}:0`, () => descriptor(OTHER, tss(OTHER_TSS, 0x09)), 11, OTHER],
-    ['one too short', `jmp ${OTHER}:0`, () => descriptor(OTHER, tss(OTHER_TSS, 0x89, 0x66)), 10, OTHER],
+    ['a busy TSS', `jmp ${OTHER}:0`, () => m.descriptor(OTHER, tss(OTHER_TSS, 0x8b)), 13, OTHER],
+    ['one not present', `jmp ${OTHER}:0`, () => m.descriptor(OTHER, tss(OTHER_TSS, 0x09)), 11, OTHER],
+    ['one too short', `jmp ${OTHER}:0`, () => m.descriptor(OTHER, tss(OTHER_TSS, 0x89, 0x66)), 10, OTHER],
     ['one that only the kernel may name so', `jmp ${OTHER | 3}:0`, () => undefined, 13, OTHER],
-    ['a task gate not present', `call ${GATE}:0`, () => descriptor(GATE, 0x65n << 40n), 11, GATE],
+    ['a task gate not present', `call ${GATE}:0`, () => m.descriptor(GATE, 0x65n << 40n), 11, GATE],
     [
       'a task gate to no TSS',
       `call ${GATE}:0`,
-      () => descriptor(GATE, (0xe5n << 40n) | (BigInt(KDATA) << 16n)),
+      () => m.descriptor(GATE, (0xe5n << 40n) | (BigInt(KDATA) << 16n)),
       13,
       KDATA,
     ],
@@ -208,12 +195,12 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     ['SS of another level', () => word(OTHER_TSS + T.SS, UDATA), 10, UDATA & ~3],
     ['DS past the GDT', () => word(OTHER_TSS + T.DS, 0x1000), 10, 0x1000],
     ['an LDT that is none', () => word(OTHER_TSS + T.LDT, KDATA), 10, KDATA],
-    ['EIP past the limit', () => descriptor(KCODE32, 0x00409b00_0000ffffn), 13, 0],
+    ['EIP past the limit', () => m.descriptor(KCODE32, 0x00409b00_0000ffffn), 13, 0],
   ])('%s is the new task’s exception', (_, spoil, vector, code) => {
     start(asm32(`jmp ${OTHER}:0`), halt);
     spoil();
     // A task of its own has it: the new one may have no stack.
-    descriptor(LAST, tss(LAST_TSS, 0x89));
+    m.descriptor(LAST, tss(LAST_TSS, 0x89));
     cpu.memory.bytes.copyWithin(LAST_TSS, OTHER_TSS, OTHER_TSS + 0x68);
     word(LAST_TSS + T.EIP, HANDLERS);
     [T.ES, T.SS, T.DS].forEach((at) => word(LAST_TSS + at, KDATA));
@@ -238,8 +225,8 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
   test('a TSS of 16 bits', () => {
     start(asm32(`call ${OTHER}:0; mov ebx, 9`), halt);
     // Code that 16 bits can address, at CODE.
-    descriptor(OTHER, tss(OTHER_TSS, 0x81, 0x2b));
-    descriptor(GATE, 0x00409b00_0000ffffn | (BigInt(CODE) << 16n));
+    m.descriptor(OTHER, tss(OTHER_TSS, 0x81, 0x2b));
+    m.descriptor(GATE, 0x00409b00_0000ffffn | (BigInt(CODE) << 16n));
     cpu.memory.bytes.fill(0, OTHER_TSS, OTHER_TSS + 0x2c);
     view.setUint16(OTHER_TSS + 0x0e, 0x400, true);
     view.setUint16(OTHER_TSS + 0x10, 2, true);

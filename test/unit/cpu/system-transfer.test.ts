@@ -45,7 +45,6 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
       if (size === 8) m.quad(at + i * 8, value);
       else m.view.setUint32(at + i * 4, value, true);
     });
-  const descriptor = (selector: number, value: bigint): void => m.quad(GDT + (selector & ~7), value);
 
   const iretq = asm('iretq');
   const iretd = asm32('iretd');
@@ -79,7 +78,7 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     test('of 16 bits', () => {
       m.kernel(asm('iretw').bytes, { rsp: DATA, rax: 1n << 40n });
       // Only 16 bits of RIP: a segment of the kernel's 32-bit code at CODE makes something of them.
-      descriptor(FREE, 0x00009b00_0000ffffn | (BigInt(CODE & 0xffffff) << 16n));
+      m.descriptor(FREE, 0x00009b00_0000ffffn | (BigInt(CODE & 0xffffff) << 16n));
       [0x400, FREE, 0x2].forEach((value, i) => m.view.setUint16(DATA + i * 2, value, true));
       m.view.setUint16(DATA + 6, 0x9000, true);
       m.view.setUint16(DATA + 8, KDATA, true);
@@ -98,14 +97,14 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
         [THERE, FREE | 3, 2, USER_STACK, UDATA],
         11,
         FREE,
-        () => descriptor(FREE, 0x00af7b000000ffffn),
+        () => m.descriptor(FREE, 0x00af7b000000ffffn),
       ],
       [
         'CS both 64-bit and 32-bit',
         [THERE, FREE | 3, 2, USER_STACK, UDATA],
         13,
         FREE,
-        () => descriptor(FREE, 0x00effb000000ffffn),
+        () => m.descriptor(FREE, 0x00effb000000ffffn),
       ],
       ['SS null for a user', [THERE, UCODE64, 2, USER_STACK, 3], 13, 0],
       ['SS null for 32-bit kernel code', [THERE, KCODE32, 2, KERNEL_STACK, 0], 13, 0],
@@ -117,14 +116,14 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
         [THERE, UCODE64, 2, USER_STACK, FREE | 3],
         13,
         FREE,
-        () => descriptor(FREE, 0x00cff1000000ffffn),
+        () => m.descriptor(FREE, 0x00cff1000000ffffn),
       ],
       [
         'RIP past the limit of 32-bit code',
         [THERE, FREE | 3, 2, USER_STACK, UDATA],
         13,
         0,
-        () => descriptor(FREE, 0x0040fb000000ffffn),
+        () => m.descriptor(FREE, 0x0040fb000000ffffn),
       ],
     ])('%s', (_, values, vector, code, prepare) => {
       m.kernel(iretq.bytes, { rsp: KERNEL_STACK - 64 });
@@ -203,7 +202,7 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     test('conforming code runs at the level that jumps there', () => {
       m.user(asm(`jmp fword ptr [${DATA}]`).bytes);
       arrive();
-      descriptor(FREE, 0x00af9f000000ffffn);
+      m.descriptor(FREE, 0x00af9f000000ffffn);
       pointer(FREE);
       expect(m.trap()).toMatchObject({ vector: 0x80, cs: FREE | 3 });
     });
