@@ -22,7 +22,7 @@ const DONE = 0x80;
 
 watchCompiler();
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu } = m;
 

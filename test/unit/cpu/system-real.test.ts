@@ -10,7 +10,7 @@ const THERE = 0x3000;
 
 watchCompiler();
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu, view } = m;
 

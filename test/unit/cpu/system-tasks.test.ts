@@ -47,7 +47,7 @@ const T = {
 
 watchCompiler();
 
-describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
+describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu, view } = m;
   const word = (at: number, value: number): void => view.setUint32(at, value, true);
