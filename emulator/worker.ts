@@ -75,6 +75,8 @@ export type MachineFactory = (parts: MachineParts, events: MachineEvents) => Pro
 
 export interface WorkerEnvironment {
   createMachine: MachineFactory;
+  /** Does ahead of `createMachine` what can be done without its parts; called while these are on their way. */
+  prepare?: () => void;
   fetch?: Fetch;
   /** Called after the last message. */
   exit?: () => void;
@@ -195,7 +197,9 @@ class Session {
     this.progress.phase = 'kernel';
     this.tellProgress();
     const newer = this.disk?.newer;
-    const [kernel, initrd] = await this.files.load(spec, this.disk).catch((cause: unknown) => {
+    const files = this.files.load(spec, this.disk);
+    this.environment.prepare?.();
+    const [kernel, initrd] = await files.catch((cause: unknown) => {
       // An old disk that was kept: the files of its kernel may have given way to those of the new one.
       if (!newer?.manifest || this.stopped) throw cause;
       return this.files.load(spec, newer);
@@ -230,7 +234,9 @@ class Session {
     source.prefetch();
     if (written) this.prefetch(disk.manifest);
     try {
-      const { state, overlay, console } = await source.state();
+      const coming = source.state();
+      this.environment.prepare?.();
+      const { state, overlay, console } = await coming;
       const origin: Origin = { from: written ? 'kernel' : 'snapshot', note };
       await this.createMachine({ cmdline: '', disk, spec }, origin, (machine) => {
         if (!machine.resumeFrom) throw new Error('this kind of machine knows no snapshots');

@@ -1,3 +1,4 @@
+import { prepareProcessor } from '../emulator/cpu/processor.ts';
 import { createMachine } from '../emulator/create-machine.ts';
 import { serve } from '../emulator/worker.ts';
 import type { FromWorker, ToWorker } from './protocol.ts';
@@ -15,5 +16,5 @@ serve(
     post: (message, transfer = []) => scope.postMessage(message, transfer),
     onMessage: (listener) => scope.addEventListener('message', (event) => listener(event.data)),
   },
-  { createMachine },
+  { createMachine, prepare: prepareProcessor },
 );

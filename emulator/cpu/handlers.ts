@@ -56,6 +56,18 @@ export interface HandlerHost {
 /** The module of the fixed handlers by the state's base: it is the same for all processors there. */
 const coreModules = new Map<number, WebAssembly.Module>();
 
+function coreModule(state: number): WebAssembly.Module {
+  let core = coreModules.get(state);
+  if (!core) coreModules.set(state, (core = new WebAssembly.Module(buildCore(state).encode())));
+  return core;
+}
+
+/** Makes what all processors of this thread share: they are made quicker afterwards. */
+export function prepareHandlers(state: number): void {
+  coreModule(state);
+  warmModule ??= writeWarm(state);
+}
+
 export class Handlers {
   readonly table: WebAssembly.Table;
   readonly exports: Record<string, WebAssembly.ExportValue> = {};
@@ -70,12 +82,7 @@ export class Handlers {
     private readonly cross: (record: number) => number,
   ) {
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: 4096 });
-    let core = coreModules.get(host.state);
-    if (!core) {
-      core = new WebAssembly.Module(buildCore(host.state).encode());
-      coreModules.set(host.state, core);
-    }
-    Object.assign(this.exports, new WebAssembly.Instance(core, this.importObject()).exports);
+    Object.assign(this.exports, new WebAssembly.Instance(coreModule(host.state), this.importObject()).exports);
   }
 
   /** Handlers made so far. */
@@ -145,23 +152,9 @@ export class Handlers {
   /** Compiles the handlers that decoding found missing. */
   makeMissing(): void {
     if (!this.waiting.length) return;
-    const m = this.writeHandlers(this.waiting);
+    const m = writeHandlers(this.host.state, this.waiting);
     this.waiting = [];
     this.instantiate(m);
-  }
-
-  private writeHandlers(list: readonly WantedHandler[]): ModuleBuilder {
-    const m = new ModuleBuilder();
-    const link = declareImports(m, true);
-    for (const h of list) {
-      const index = m.add(
-        h.second
-          ? buildPair(h.insn, h.second, this.host.state, link, h.branch)
-          : buildHandler(h.insn, this.host.state, link, h.flagsDead, h.branch),
-      );
-      m.element(h.slot, [index]);
-    }
-    return m;
   }
 
   /** Samples of the handlers that were made, in the form of warm.ts; kept while it is set. */
@@ -173,37 +166,11 @@ export class Handlers {
    */
   warm(): void {
     if (this.nextSlot !== Slot.FIRST_FREE) return;
-    warmModule ??= this.writeWarm();
+    prepareHandlers(this.host.state);
+    if (!warmModule) return;
     for (const [key, slot] of warmModule.slots) this.slots.set(key, slot);
     while (this.nextSlot < Slot.FIRST_FREE + warmModule.slots.size) this.allocateSlot();
     new WebAssembly.Instance(warmModule.module, this.importObject());
-  }
-
-  private writeWarm(): WarmModule {
-    const slots = new Map<number, number>();
-    const list: WantedHandler[] = [];
-    for (const sample of WARM.split(/\s+/)) {
-      const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
-      if (!m) continue;
-      const size = m[4] === 'q' ? 64 : m[4] === 'd' ? 32 : 16;
-      const read = (text: string): Insn | undefined => {
-        const bytes = Uint8Array.from(text.match(/../g)!, (x) => parseInt(x, 16));
-        const insn = decode(bytes, 0, bytes.length + 16, size);
-        return typeof insn === 'string' ? undefined : insn;
-      };
-      const insn = read(m[2]!);
-      const first = m[1] ? read(m[1]) : undefined;
-      if (!insn || (m[1] && !(first && fuses(first, insn)))) continue;
-      const bits = m[3]!.charCodeAt(0) - 97;
-      const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
-      const flagsDead = (bits & 1) !== 0;
-      const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
-      if (slots.has(key)) continue;
-      const slot = Slot.FIRST_FREE + slots.size;
-      slots.set(key, slot);
-      list.push(first ? { insn: first, second: insn, flagsDead, branch, slot } : { insn, flagsDead, branch, slot });
-    }
-    return { module: new WebAssembly.Module(this.writeHandlers(list).encode()), slots };
   }
 
   /** Notes an instruction (and the one before, where they share a handler) in the form of warm.ts, if that is wanted. */
@@ -229,6 +196,47 @@ export class Handlers {
 
 const hex = (bytes: Uint8Array, at: number, length: number): string =>
   Array.from(bytes.subarray(at, at + length), (x) => x.toString(16).padStart(2, '0')).join('');
+
+function writeHandlers(state: number, list: readonly WantedHandler[]): ModuleBuilder {
+  const m = new ModuleBuilder();
+  const link = declareImports(m, true);
+  for (const h of list) {
+    const index = m.add(
+      h.second
+        ? buildPair(h.insn, h.second, state, link, h.branch)
+        : buildHandler(h.insn, state, link, h.flagsDead, h.branch),
+    );
+    m.element(h.slot, [index]);
+  }
+  return m;
+}
+
+function writeWarm(state: number): WarmModule {
+  const slots = new Map<number, number>();
+  const list: WantedHandler[] = [];
+  for (const sample of WARM.split(/\s+/)) {
+    const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
+    if (!m) continue;
+    const size = m[4] === 'q' ? 64 : m[4] === 'd' ? 32 : 16;
+    const read = (text: string): Insn | undefined => {
+      const bytes = Uint8Array.from(text.match(/../g)!, (x) => parseInt(x, 16));
+      const insn = decode(bytes, 0, bytes.length + 16, size);
+      return typeof insn === 'string' ? undefined : insn;
+    };
+    const insn = read(m[2]!);
+    const first = m[1] ? read(m[1]) : undefined;
+    if (!insn || (m[1] && !(first && fuses(first, insn)))) continue;
+    const bits = m[3]!.charCodeAt(0) - 97;
+    const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
+    const flagsDead = (bits & 1) !== 0;
+    const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
+    if (slots.has(key)) continue;
+    const slot = Slot.FIRST_FREE + slots.size;
+    slots.set(key, slot);
+    list.push(first ? { insn: first, second: insn, flagsDead, branch, slot } : { insn, flagsDead, branch, slot });
+  }
+  return { module: new WebAssembly.Module(writeHandlers(state, list).encode()), slots };
+}
 
 /** The fixed handlers, the runtime library and the way in. */
 function buildCore(state: number): ModuleBuilder {

@@ -16,6 +16,7 @@ import { ABSENT, Cpu, GuestFault } from './cpu.ts';
 import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
+import { prepareHandlers } from './handlers.ts';
 import { FAR_PART } from './interp.ts';
 import { Jit } from './jit.ts';
 import {
@@ -789,6 +790,17 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
 let defined = false;
 
+function defineOnce(): void {
+  if (!defined) defineAll();
+  defined = true;
+}
+
+/** Does ahead, while something else is waited for, what takes longest in making the first processor of a thread. */
+export function prepareProcessor(): void {
+  defineOnce();
+  prepareHandlers(STATE_BASE);
+}
+
 /**
  * Makes a processor with its own memory.
  *
@@ -802,10 +814,7 @@ export function createProcessor(
   tier: Tier,
   Kind: typeof X86Processor = X86Processor,
 ): Processor {
-  if (!defined) {
-    defineAll();
-    defined = true;
-  }
+  defineOnce();
   const pages = Math.ceil((RAM_BASE + memoryBytes) / 2 ** PAGE_SHIFT);
   let memory: WebAssembly.Memory;
   try {

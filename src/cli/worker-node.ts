@@ -1,4 +1,5 @@
 import { parentPort } from 'node:worker_threads';
+import { prepareProcessor } from '../../emulator/cpu/processor.ts';
 import { createMachine } from '../../emulator/create-machine.ts';
 import { serve } from '../../emulator/worker.ts';
 import type { ToWorker } from '../protocol.ts';
@@ -13,5 +14,5 @@ serve(
     post: (message) => port.postMessage(message),
     onMessage: (listener) => port.on('message', (message: ToWorker) => listener(message)),
   },
-  { createMachine, fetch: fileFetch },
+  { createMachine, prepare: prepareProcessor, fetch: fileFetch },
 );
