@@ -642,6 +642,13 @@ export abstract class Emit {
     const care = MXCSR.RC | MXCSR.PE | MXCSR.MASKS;
     return i32.xor(i32.and(this.state32(S.MXCSR), care), MXCSR.PE | MXCSR.MASKS);
   }
+  /** MXCSR is known to be in its usual state. */
+  get mxcsrUsual(): boolean {
+    return false;
+  }
+  set mxcsrUsual(_known: boolean) {
+    // Only regions remember it.
+  }
   /** MXCSR in memory may have changed. */
   mxcsrChanged(): void {
     // Only regions remember it.

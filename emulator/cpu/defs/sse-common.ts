@@ -47,6 +47,7 @@ export const lowF64 = (v: Expr): Expr => v128.extract(0x21, F64, v, 0);
  * `care` as in `want`.
  */
 export function mxcsrIs(c: Emit, care: number, want: number): Expr {
+  if (c.mxcsrUsual && !(care & ~(MXCSR.RC | MXCSR.PE))) return k32((care & MXCSR.PE) === want ? 1 : 0);
   return i32.eq(i32.and(c.state32(S.MXCSR), k32(care | MXCSR.MASKS)), k32(want | MXCSR.MASKS));
 }
 

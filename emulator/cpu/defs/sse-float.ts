@@ -160,6 +160,8 @@ function checked(
   });
   c.setVectorAt(0, out.get);
   c.noteLanes(0, kept | (c.mayRetreat ? lanes : 0));
+  // Otherwise the instruction was left.
+  if (c.mayRetreat) c.mxcsrUsual = true;
 }
 
 function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string, kind: FloatKind): void {

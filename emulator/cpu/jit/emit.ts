@@ -69,6 +69,8 @@ export interface RegionContext {
   x87: X87Stack | undefined;
   /** What `Emit.mxcsrOdd` gave when MXCSR last changed, in regions that compute with SSE. */
   mxcsr: Local | undefined;
+  /** At this place of the block it is 0. */
+  mxcsrUsual: boolean;
   /** Of a light region: where it counts its rounds, and from what it counts down. */
   heat: { readonly at: number; readonly rounds: number } | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
@@ -130,6 +132,7 @@ export function newContext(
     jump: () => undefined,
     x87: undefined,
     mxcsr: undefined,
+    mxcsrUsual: false,
     heat: undefined,
     lanes: new Uint8Array(16),
   };
@@ -506,10 +509,17 @@ export class JitEmit extends Emit {
     this.f.br(this.c.back);
   }
 
+  override get mxcsrUsual(): boolean {
+    return this.c.mxcsrUsual;
+  }
+  override set mxcsrUsual(known: boolean) {
+    this.c.mxcsrUsual = known;
+  }
   override mxcsrOdd(): Expr {
-    return this.c.mxcsr?.get ?? super.mxcsrOdd();
+    return this.c.mxcsrUsual ? k32(0) : (this.c.mxcsr?.get ?? super.mxcsrOdd());
   }
   override mxcsrChanged(): void {
+    this.c.mxcsrUsual = false;
     if (this.c.mxcsr) this.f.set(this.c.mxcsr, super.mxcsrOdd());
   }
   private xmmOf(k: number): number {

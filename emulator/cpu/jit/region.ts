@@ -550,6 +550,7 @@ class Structure {
     c.jump = (target, check) => this.jump(n, target, check);
     c.x87?.enter(b);
     c.lanes.fill(0);
+    c.mxcsrUsual = false;
     for (let k = 0; k < b.count; k++) {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
