@@ -14,7 +14,7 @@ import { SystemRegisters } from './system/registers.ts';
 /** A segment register: selector and descriptor cache. */
 export interface Segment {
   selector: number;
-  /** Base; also at S.SEG_BASE for emitted code (use `Cpu.setSegmentBase`). */
+  /** Base when it was loaded; also at S.SEG_BASE, where SWAPGS changes it (use `Cpu.setSegmentBase`, `baseLow` and `baseHigh`). */
   baseLow: number;
   baseHigh: number;
   /** Limit in bytes (granularity applied), unsigned. */
@@ -227,6 +227,12 @@ export abstract class Cpu {
 
   // ---- segments ----
 
+  baseLow(n: number): number {
+    return this.i32[(this.state + S.SEG_BASE + n * 8) >> 2]!;
+  }
+  baseHigh(n: number): number {
+    return this.i32[(this.state + S.SEG_BASE + n * 8 + 4) >> 2]!;
+  }
   setSegmentBase(n: number, lo: number, hi: number): void {
     this.segments[n]!.baseLow = lo;
     this.segments[n]!.baseHigh = hi;
@@ -285,13 +291,12 @@ export abstract class Cpu {
         this.eaHigh = hi;
         return lo;
       }
-      const s = this.segments[seg]!;
-      const [l, h] = this.add64(lo, hi, s.baseLow, s.baseHigh);
+      const [l, h] = this.add64(lo, hi, this.baseLow(seg), this.baseHigh(seg));
       this.eaHigh = h;
       return l;
     }
     this.eaHigh = 0;
-    return (lo + this.segments[seg]!.baseLow) | 0;
+    return (lo + this.baseLow(seg)) | 0;
   }
 
   add64(al: number, ah: number, bl: number, bh: number): [number, number] {

@@ -61,6 +61,8 @@ export const S = {
   SHADOW: 0x2b8,
   /** Bounce buffer for accesses that cross a page, hit a device, or hit translated code. 64 bytes. */
   SCRATCH: 0x2c0,
+  /** IA32_KERNEL_GS_BASE, 8 bytes. */
+  KERNEL_GS_BASE: 0x3f0,
   /** A constant that the interpreter adds to displacements too large for a record; 8 bytes. */
   FAR_PART: 0x3f8,
   /** Free words for helpers' 64-bit results and operands. */

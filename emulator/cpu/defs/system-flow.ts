@@ -2,11 +2,11 @@
 import { CR4_FSGSBASE } from '../bits.ts';
 import { Vector } from '../emit.ts';
 import type { Cpu } from '../cpu.ts';
-import { defHelper, OF, type DefOptions, type Insn } from '../insn.ts';
-import { FS, GS } from '../layout.ts';
+import { def, defHelper, OF, type DefOptions, type Insn } from '../insn.ts';
+import { FS, GS, S } from '../layout.ts';
 import { farReturn, farTransfer, iret } from '../system/far.ts';
 import { icebp, softwareInterrupt } from '../system/interrupts.ts';
-import { swapgs, syscall, sysenter, sysexit, sysret } from '../system/syscall.ts';
+import { syscall, sysenter, sysexit, sysret } from '../system/syscall.ts';
 import { regOf } from './system.ts';
 
 const FLOW: DefOptions = { ends: true, faults: true };
@@ -38,8 +38,7 @@ function defineBases(): void {
   ] as const) {
     defHelper(`rd${name}base f3 0f ae/${n} Ry`, { only: 64, access: 'w', faults: true }, (cpu, insn) => {
       need(cpu);
-      const s = cpu.segments[seg]!;
-      cpu.setPair(regOf(insn, 0), s.baseLow, insn.size === 8 ? s.baseHigh : 0);
+      cpu.setPair(regOf(insn, 0), cpu.baseLow(seg), insn.size === 8 ? cpu.baseHigh(seg) : 0);
     });
     defHelper(`wr${name}base f3 0f ae/${n + 2} Ry`, { only: 64, access: 'r', faults: true }, (cpu, insn) => {
       need(cpu);
@@ -75,6 +74,11 @@ export function defineSystemFlow(): void {
   defHelper('sysret 0f 07', { ...FLOW, only: 64, privileged: true }, (cpu, insn) => sysret(cpu, insn.size === 8));
   defHelper('sysenter 0f 34', FLOW, (cpu) => sysenter(cpu));
   defHelper('sysexit 0f 35', { ...FLOW, privileged: true }, (cpu, insn) => sysexit(cpu, insn.size === 8));
-  defHelper('swapgs 0f 01/7.0', { only: 64, privileged: true }, (cpu) => swapgs(cpu));
+  def('swapgs 0f 01/7.0', { only: 64, privileged: true }, (c) => {
+    const base = S.SEG_BASE + GS * 8;
+    const user = c.let(c.state64(base));
+    c.setState(base, 8, c.state64(S.KERNEL_GS_BASE));
+    c.setState(S.KERNEL_GS_BASE, 8, user);
+  });
   defineBases();
 }

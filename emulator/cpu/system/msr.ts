@@ -1,7 +1,7 @@
 /** Model-specific registers (SDM vol. 4). */
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
-import { FS, GS } from '../layout.ts';
+import { FS, GS, S } from '../layout.ts';
 import { writeEfer } from './control.ts';
 import { canonical } from './interrupts.ts';
 
@@ -77,19 +77,21 @@ function plainReset(index: number): bigint {
 const tscNow = (cpu: Cpu): bigint => BigInt(Math.floor(cpu.host.clock.now()));
 
 /** RDMSR: low half returned, high half in `cpu.eaHigh`. @throws #GP(0) for an MSR that is not there */
+const kernelGs = (cpu: Cpu): number => cpu.state + S.KERNEL_GS_BASE;
+
 export function readMsr(cpu: Cpu, index: number): number {
   const { sys } = cpu;
   cpu.eaHigh = 0;
   switch (index >>> 0) {
     case IA32_FS_BASE:
     case IA32_GS_BASE: {
-      const s = cpu.segments[index >>> 0 === IA32_FS_BASE ? FS : GS]!;
-      cpu.eaHigh = s.baseHigh;
-      return s.baseLow;
+      const n = index >>> 0 === IA32_FS_BASE ? FS : GS;
+      cpu.eaHigh = cpu.baseHigh(n);
+      return cpu.baseLow(n);
     }
     case IA32_KERNEL_GS_BASE:
-      cpu.eaHigh = sys.kernelGsHigh;
-      return sys.kernelGsLow;
+      cpu.eaHigh = cpu.i32[(kernelGs(cpu) >> 2) + 1]!;
+      return cpu.i32[kernelGs(cpu) >> 2]!;
     case IA32_EFER:
       return cpu.efer;
     case IA32_STAR:
@@ -170,8 +172,8 @@ export function writeMsr(cpu: Cpu, index: number, lo: number, hi: number): void 
       return;
     case IA32_KERNEL_GS_BASE:
       needCanonical(cpu, hi);
-      sys.kernelGsLow = lo;
-      sys.kernelGsHigh = hi;
+      cpu.i32[kernelGs(cpu) >> 2] = lo;
+      cpu.i32[(kernelGs(cpu) >> 2) + 1] = hi;
       return;
     case IA32_EFER:
       writeEfer(cpu, lo, hi);

@@ -12,8 +12,6 @@ export class SystemRegisters {
   cstarHigh = 0;
   /** IA32_FMASK: RFLAGS bits that SYSCALL clears. */
   sfmask = 0;
-  kernelGsLow = 0;
-  kernelGsHigh = 0;
   sysenterCs = 0;
   sysenterEspLow = 0;
   sysenterEspHigh = 0;

@@ -1,8 +1,8 @@
-/** SYSCALL, SYSRET, SYSENTER, SYSEXIT and SWAPGS, as Intel processors do them. */
+/** SYSCALL, SYSRET, SYSENTER and SYSEXIT, as Intel processors do them. */
 import { EFER_SCE, IF, RF, VM } from '../bits.ts';
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
-import { CS, GS, RCX, RDX, RSP, S, SS } from '../layout.ts';
+import { CS, RCX, RDX, RSP, S, SS } from '../layout.ts';
 import { loadedFlags, noticeFlags } from './far.ts';
 import { canonical } from './interrupts.ts';
 import { setCache, setCpl } from './segments.ts';
@@ -82,15 +82,4 @@ export function sysexit(cpu: Cpu, wide: boolean): void {
   cpu.setRip(cpu.low(RDX), wide ? cpu.high(RDX) : 0);
   cpu.setPair(RSP, cpu.low(RCX), wide ? cpu.high(RCX) : 0);
   cpu.modeChanged();
-}
-
-/** SWAPGS. */
-export function swapgs(cpu: Cpu): void {
-  const { sys } = cpu;
-  const gs = cpu.segments[GS]!;
-  const lo = gs.baseLow;
-  const hi = gs.baseHigh;
-  cpu.setSegmentBase(GS, sys.kernelGsLow, sys.kernelGsHigh);
-  sys.kernelGsLow = lo;
-  sys.kernelGsHigh = hi;
 }

@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, test } from 'vitest';
+import { S } from '../../../emulator/cpu/layout.ts';
 import { asm32, assembles } from './assembler.ts';
 import {
   CODE,
@@ -196,12 +197,13 @@ describe.each(['interp', 'jit'] as const)('%s', (tier) => {
 
     test('SWAPGS exchanges the bases and is privileged', () => {
       m.kernel([0x0f, 0x01, 0xf8, 0x65, 0x8b, 0x04, 0x25, 0, 0, 0, 0]); // swapgs; mov eax,gs:[0]
-      m.cpu.sys.kernelGsLow = DATA;
+      const kernelGs = (m.cpu.state + S.KERNEL_GS_BASE) >> 2;
+      m.cpu.i32[kernelGs] = DATA;
       m.cpu.setSegmentBase(5, 0x1234, 0);
       m.quad(DATA, 0x55aa);
       m.run();
       expect(m.cpu.low(0)).toBe(0x55aa);
-      expect(m.cpu.sys.kernelGsLow).toBe(0x1234);
+      expect(m.cpu.i32[kernelGs]).toBe(0x1234);
       m.user([0x0f, 0x01, 0xf8]);
       expect(m.fault().vector).toBe(13);
     });
