@@ -85,6 +85,7 @@ export const CMDLINE = [
   'mitigations=off', // the emulated processor does not speculate
   'init_on_alloc=0', // fresh RAM is zero already
   'rodata=off',
+  'randomize_kstack_offset=off', // reads the time-stamp counter at each system call
   'nokaslr',
   'nr_cpus=1',
   'tsc=reliable',

@@ -11,7 +11,7 @@ import type { ProcessorState } from './processor.ts';
  * Changes whenever an older state can no longer be restored: of any part of it, the processor's and the devices' included.
  * test/unit/snapshot.test.ts notices changes of their fields.
  */
-export const STATE_VERSION = 3;
+export const STATE_VERSION = 4;
 export const PAGE_SIZE = 4096;
 /** Pages that are kept in one array. */
 export const BLOCK_PAGES = 256;
