@@ -17,6 +17,7 @@ const ROOT_INODE = 2;
 const FIRST_INODE = 11;
 const DIRECT = 12;
 const POINTERS = BLOCK_SIZE / 4;
+const BG_INODE_ZEROED = 4;
 const DESCRIPTOR_SIZE = 32;
 
 const COMPAT_EXT_ATTR = 0x8;
@@ -427,6 +428,8 @@ class Image {
       view.setUint16(at + 12, free, true);
       view.setUint16(at + 14, inodesFree, true);
       view.setUint16(at + 16, this.directories[group]!, true);
+      // Linux's ext4 driver would zero the rest of the tables some seconds after the mount, and note here that it has.
+      view.setUint16(at + 18, BG_INODE_ZEROED, true);
       this.writeAt(this.blockBitmaps[group]!, start);
       this.writeAt(this.inodeBitmaps[group]!, start + 1);
       const used = lastNonZero(this.inodeTables[group]!);

@@ -257,7 +257,7 @@ function partsOf(manifest: DiskManifest, base: string): Part[] {
   // What a start needs comes first: a download that is broken off has brought that.
   const { snapshot, kernel, initrd, chunks, bootChunks } = manifest;
   if (snapshot) {
-    file(snapshot.state, address(snapshot.state.url));
+    for (const part of [snapshot, snapshot.kernel]) if (part) file(part.state, address(part.state.url));
     snapshot.chunks.forEach((hash, index) => chunk(hash, index, snapshot.size, snapshot.chunkSize));
   }
   for (const boot of [kernel, initrd]) if (boot) file(boot, hashedUrl(address(boot.url), boot.sha256));
