@@ -12,6 +12,7 @@ import { bitsToCanonical, canonicalAf, canonicalCondition, canonicalToBits } fro
 import { ARITH, type Insn, type Operand } from './insn.ts';
 import { MXCSR } from './float/mxcsr.ts';
 import { CS, R, RSP, S, SS } from './layout.ts';
+import { tlbAnswer, tlbMisses } from './slow.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import { I32, I64, V128, W32, W64, i32, i64, k32, k64, select, v128, type Expr, type IntOps } from './wasm/expr.ts';
 
@@ -54,7 +55,7 @@ export type Import =
   | 'store'
   /** commit(record) → writes SCRATCH back to where the last `access` for writing took it from. */
   | 'commit'
-  /** raise(vector, errorCode, record): an exception; errorCode −1 for none. The vector's bits 16 and up are `faultFlags`. */
+  /** raise(vector, errorCode, record): an exception; errorCode −1 for none. Bits 16 and up of the vector as those of `slowInfo`. */
   | 'raise'
   /** helper(record) → 0, or 1 when control must go back to the run loop. */
   | 'helper'
@@ -257,14 +258,11 @@ export abstract class Emit {
   // ---- guest memory ----
 
   protected miss(x: Expr, size: number): Expr {
-    return i64.gt_u(i64.and(x, k64(0xffffffff00000fffn)), k64(4096 - size));
+    return tlbMisses(x, k64(4096 - size));
   }
 
   protected lookupTlb(address: Expr, write: boolean): Expr {
-    const index = i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8);
-    const base = this.tlb(write);
-    const entry = base.op === 0x41 ? i64.load(index, base.k as number) : i64.load(i32.add(base, index));
-    return this.let(i64.xor(entry, address));
+    return this.let(tlbAnswer(this.tlb(write), address));
   }
 
   protected slow(name: 'slowAccess' | 'slowStore' | 'read' | 'modify', address: Expr, info: number): Expr {

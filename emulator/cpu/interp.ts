@@ -79,6 +79,10 @@ export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): n
   return insn.def.id * 2 ** 17 + bits;
 }
 
+/** Where in a jump cache the entry for a linear address is, in bytes (see layout.ts). */
+export const jumpCacheOffset = (target: Expr): Expr =>
+  i32.and(i32.shr_u(i32.mul(i32.wrap(target), k32(JUMP_CACHE_HASH)), JUMP_CACHE_SHIFT), -16);
+
 /** What a module of emitted code can call, by function index. */
 export interface Linkage {
   imports: Record<string, number>;
@@ -322,13 +326,7 @@ export class InterpEmit extends Emit {
 
   /** Goes to S.RIP's record by the jump cache. */
   private dispatch(target: Expr, check?: () => void): void {
-    const low = i32.wrap(target);
-    const entry = this.let(
-      i32.add(
-        this.state32(S.JUMP_CACHE),
-        i32.and(i32.shr_u(i32.mul(low, k32(JUMP_CACHE_HASH)), JUMP_CACHE_SHIFT), -16),
-      ),
-    );
+    const entry = this.let(i32.add(this.state32(S.JUMP_CACHE), jumpCacheOffset(target)));
     this.f.if(i64.eq(i64.load(entry), target), () => {
       const record = this.let(i32.load(entry, 8));
       this.setState(S.VPC, 8, i64.and(target, k64(-4096)));

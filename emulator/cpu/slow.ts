@@ -18,14 +18,20 @@ const SLOW: readonly RuntimeFunction[] = (['access', 'store'] as const).map((nam
   },
 }));
 
-/** The TLB's answer: host address XOR what tells a miss. */
-function lookup(f: FunctionBuilder, address: Expr, table: number): Expr {
-  const entry = i32.add(i32.load(k32(STATE_BASE + table)), i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8));
-  return f.let(i64.xor(i64.load(entry), address));
+/** The TLB's answer for a linear address (mmu.ts): the host address, or something that `tlbMisses`. */
+export function tlbAnswer(table: Expr, address: Expr): Expr {
+  const index = i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8);
+  const entry = table.op === 0x41 ? i64.load(index, table.k as number) : i64.load(i32.add(table, index));
+  return i64.xor(entry, address);
 }
 
-const hits = (x: Expr, size: Expr): Expr =>
-  i64.le_u(i64.and(x, k64(0xffffffff00000fffn)), i64.extend_u(i32.sub(4096, size)));
+/** Whether an answer is a miss, or the access would end behind its page. @param last largest offset in the page, an i64 */
+export const tlbMisses = (x: Expr, last: Expr): Expr => i64.gt_u(i64.and(x, k64(0xffffffff00000fffn)), last);
+
+const lookup = (f: FunctionBuilder, address: Expr, table: number): Expr =>
+  f.let(tlbAnswer(i32.load(k32(STATE_BASE + table)), address));
+
+const hits = (x: Expr, size: Expr): Expr => i32.eqz(tlbMisses(x, i64.extend_u(i32.sub(4096, size))));
 
 /** read, modify (address, info, record) → host address, or 0 after a fault. */
 const TRANSLATE: readonly RuntimeFunction[] = (['read', 'modify'] as const).map((name) => ({

@@ -1,4 +1,7 @@
-/** Definitions emitted into a compiled region: registers, flags and fuel are WebAssembly locals, operands are known. */
+/**
+ * Definitions emitted into a compiled region: operands are known, registers and flags are WebAssembly locals or, in a light
+ * region, where the interpreter has them.
+ */
 import { Emit, type Import, type PendingFlags, Vector, WRITE_TYPES } from '../emit.ts';
 import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
 import { memForm, usesSegment, type Linkage } from '../interp.ts';

@@ -1,0 +1,381 @@
+/** A region's control flow as structured WebAssembly: edges, loops, jumps to computed addresses, and the ways out. */
+import type { Block } from '../block.ts';
+import type { CodeCache } from '../code.ts';
+import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from '../insn.ts';
+import { jumpCacheOffset } from '../interp.ts';
+import { JUMP_CACHE_BYTES, JUMP_CACHES, R, S } from '../layout.ts';
+import type { FunctionBuilder, Label } from '../wasm/builder.ts';
+import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
+import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
+import { blockAt, isCall, isJmp, isRel, successorOffsets, type Region } from './find.ts';
+import type { buildGraph, Node } from './graph.ts';
+
+/** From this many routes on, a table of jumps is quicker than a test for each. */
+const MOST_TESTS = 3;
+
+/** Address of the jump cache's entry for a linear address, in the tables of `mode`. */
+const jumpCacheEntry = (mode: RegionContext['mode'], target: Expr): Expr =>
+  i32.add(jumpCacheOffset(target), k32(JUMP_CACHES + mode * JUMP_CACHE_BYTES));
+
+/** A register that an instruction changes by a constant, changing nothing else. */
+function constantStep(insn: Insn): { register: number; by: number } | undefined {
+  const [to, from] = insn.operands;
+  if (insn.size !== 8 || to?.kind !== 'reg' || to.cls !== 'gpr') return undefined;
+  switch (insn.def.name) {
+    case 'add':
+    case 'sub':
+      if (from?.kind !== 'imm') return undefined;
+      return { register: to.reg, by: insn.def.name === 'add' ? insn.imm : -insn.imm };
+    case 'lea': {
+      const m = insn.mem!;
+      if (m.base !== to.reg || m.index >= 0 || m.addressSize !== 8) return undefined;
+      return { register: to.reg, by: m.disp };
+    }
+    default:
+      return undefined;
+  }
+}
+
+/** Structured control flow from the dominator tree (after Ramsey, "Beyond Relooper", 2022). */
+export class Structure {
+  private readonly loopLabels = new Map<Node, Label>();
+  private readonly mergeLabels = new Map<Node, Label>();
+
+  constructor(
+    private readonly c: RegionContext,
+    private readonly region: Region,
+    private readonly graph: ReturnType<typeof buildGraph>,
+    private readonly code: CodeCache,
+    private readonly live: Map<Block, number>,
+    private readonly selector: ReturnType<FunctionBuilder['local']>,
+    private readonly targets: readonly Block[],
+  ) {
+    if (!graph.indirect) return;
+    for (const b of targets) this.targetsLive |= live.get(b) ?? 0;
+    this.jumpIndex = c.f.local(I32);
+    if (region.pages.size === 1) {
+      // A table from offset in the page to 1 + index of the target.
+      this.table = code.bytes(4096);
+      targets.forEach((b, k) => code.setByte(this.table + b.offset, k + 1));
+    } else this.table = this.recordTable();
+  }
+
+  private readonly table: number = 0;
+  private tableMask = 0;
+  private readonly targetsLive: number = 0;
+  private readonly jumpIndex: ReturnType<FunctionBuilder['local']> | undefined;
+
+  /** A table from a target's record to its index: pairs of words, at a place that the record's number gives without collisions. */
+  private recordTable(): number {
+    const { targets, code } = this;
+    const place = (b: Block, mask: number): number => (b.record / R.SIZE) & mask;
+    let mask = 1;
+    while (mask < targets.length) mask = mask * 2 + 1;
+    while (new Set(targets.map((b) => place(b, mask))).size < targets.length && mask < 0x3ff) mask = mask * 2 + 1;
+    const table = code.bytes((mask + 1) * 8);
+    // What collides even so is left out: such a jump leaves the region.
+    targets.forEach((b, k) => {
+      code.setWord(table + place(b, mask) * 8, b.record);
+      code.setWord(table + place(b, mask) * 8 + 4, k);
+    });
+    this.tableMask = mask;
+    return table;
+  }
+
+  write(): void {
+    this.tree(this.graph.start);
+  }
+
+  private tree(n: Node): void {
+    const merges = n.children.filter((x) => x.forwardIn > 1).sort((a, b) => b.order - a.order);
+    if (!n.isLoop) return this.within(n, merges, 0);
+    this.c.f.loop((label) => {
+      this.loopLabels.set(n, label);
+      this.within(n, merges, 0);
+    });
+    // A loop's body never falls out of its end.
+    this.c.f.unreachable();
+  }
+
+  private within(n: Node, merges: readonly Node[], i: number): void {
+    if (i === merges.length) return this.node(n);
+    const y = merges[i]!;
+    this.c.f.block((label) => {
+      this.mergeLabels.set(y, label);
+      this.within(n, merges, i + 1);
+    });
+    this.tree(y);
+  }
+
+  private node(n: Node): void {
+    const { f, x87 } = this.c;
+    // What is known of pages comes along a single edge only.
+    if (n.kind !== 'block' || n.forwardIn !== 1 || n.isLoop) this.c.windows.clear();
+    if (n.kind === 'block') return this.block(n, n.block!);
+    if (x87) x87.state = undefined;
+    if (n.kind === 'indirect') return this.indirect(n);
+    const route = (r: Node['routes'][number]): void => {
+      if (r.last) f.set(this.selector, k32(-1));
+      this.branch(n, r.to);
+    };
+    const [first, ...rest] = n.kind === 'start' ? n.routes : [undefined, ...n.routes];
+    if (rest.length <= MOST_TESTS)
+      for (const r of rest) f.if(i32.eq(this.selector.get, k32(r!.selector)), () => route(r!));
+    else
+      this.switch(this.selector.get, Math.max(...rest.map((r) => r!.selector)) + 1, (k) => {
+        const r = rest.find((x) => x!.selector === k);
+        return r && (() => route(r));
+      });
+    if (first) route(first);
+    else this.branch(n, n.header!);
+  }
+
+  /** Runs the case of a number below `count`; goes on after it where there is none. Cases leave. */
+  private switch(index: Expr, count: number, write: (k: number) => (() => void) | undefined): void {
+    const { f } = this.c;
+    const cases = Array.from({ length: count }, (_, k) => write(k));
+    f.block((otherwise) => {
+      const labels = new Array<Label>(count);
+      const nest = (k: number): void => {
+        if (k === count) {
+          f.brTable(index, labels, otherwise);
+          return;
+        }
+        const body = cases[k];
+        if (!body) {
+          labels[k] = otherwise;
+          nest(k + 1);
+          return;
+        }
+        f.block((label) => {
+          labels[k] = label;
+          nest(k + 1);
+        });
+        body();
+      };
+      nest(0);
+    });
+  }
+
+  /** Control flow from one node to another inside the region. */
+  private branch(from: Node, target: Node): void {
+    const { x87 } = this.c;
+    const selector = this.graph.detour(from, target);
+    if (selector !== undefined) {
+      if (from.kind === 'dispatch') throw new Error('a loop of the region cannot be entered where it must be');
+      this.c.f.set(this.selector, k32(selector));
+    }
+    const to = selector === undefined ? target : this.graph.start;
+    // What was written before this belongs to other paths.
+    if (from.kind !== 'block') this.c.pending = undefined;
+    const state = x87?.state;
+    x87?.edge(to.kind === 'block' ? to.block : undefined, () =>
+      new JitEmit(this.c, NO_INSN, to.block!.offset, to.block!.record, 0).retreat(),
+    );
+    this.go(from, to, target);
+    if (x87) x87.state = state;
+  }
+
+  /** A light region that loops is written anew, with its registers in locals. */
+  private countRound(): void {
+    const { f, heat, link } = this.c;
+    if (!heat) return;
+    const left = f.let(i32.sub(i32.load(k32(heat.at)), 1));
+    f.store(4, heat.at, left);
+    f.if(i32.eqz(left), () => {
+      f.store(4, heat.at, k32(heat.rounds));
+      f.drop({ type: I32, op: 0x10, args: [k32(this.region.blocks[0]!.record)], k: link.imports.hot! });
+    });
+  }
+
+  /** @param target where the edge leads in the end */
+  private go(from: Node, to: Node, target: Node): void {
+    const { f } = this.c;
+    if (from.kind !== 'block') this.c.windows.clear();
+    if (to.order <= from.order) {
+      // Round a loop: let the run loop in when the fuel is used up.
+      const block = target.block ?? target.header?.block;
+      this.countRound();
+      f.if(i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0), () => {
+        f.set(this.c.exitRecord, k32(block ? block.record : EXIT_FAR));
+        leave(this.c);
+      });
+      f.br(this.loopLabels.get(to)!);
+    } else if (to.forwardIn > 1) f.br(this.mergeLabels.get(to)!);
+    else this.tree(to);
+  }
+
+  /**
+   * An indirect jump, call or return: to its target where that is in the region, else out of the region.
+   *
+   * @param check raises where the target is no address
+   */
+  private jump(n: Node, target: Expr, check: () => void): void {
+    const { c } = this;
+    const { f } = c;
+    const j = this.graph.indirect;
+    const saved = c.pending;
+    const windows = c.windows.save();
+    f.set(c.exitTarget, target);
+    f.set(c.exitRecord, k32(EXIT_FAR));
+    const enter = (): void => {
+      if (this.targetsLive) this.settle();
+      c.pending = undefined;
+      this.branch(n, j!);
+      c.pending = saved;
+      c.windows.restore(windows);
+    };
+    if (j && this.region.pages.size === 1) {
+      const offset = f.let(i64.sub(target, c.vpc.get));
+      f.if(i64.lt_u(offset, 4096), () => {
+        f.set(this.jumpIndex!, i32.load8_u(i32.wrap(offset), this.table));
+        f.if(this.jumpIndex!.get, () => {
+          f.set(this.jumpIndex!, i32.sub(this.jumpIndex!.get, 1));
+          enter();
+        });
+      });
+    }
+    f.block((known) => {
+      if (j && this.region.pages.size > 1) {
+        const cached = f.let(jumpCacheEntry(c.mode, target));
+        f.if(i64.eq(i64.load(cached), target), () => {
+          const record = f.let(i32.load(cached, 8));
+          const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 3));
+          f.store(8, c.state + S.VPC, i64.and(target, k64(-4096)));
+          f.if(i32.eq(i32.load(place, this.table), record), () => {
+            f.set(this.jumpIndex!, i32.load(place, this.table + 4));
+            enter();
+          });
+          f.set(c.exitRecord, record);
+          f.br(known);
+        });
+      }
+      check();
+      c.pending = saved;
+    });
+    this.settle();
+    leave(c);
+    c.windows.restore(windows);
+  }
+
+  private indirect(n: Node): void {
+    const { f } = this.c;
+    this.switch(
+      this.jumpIndex!.get,
+      this.targets.length,
+      (k) => () => this.branch(n, this.graph.target(this.targets[k]!)!),
+    );
+    f.unreachable();
+  }
+
+  private block(n: Node, b: Block): void {
+    const { c } = this;
+    const { f } = c;
+    c.pending = undefined;
+    // Liveness after each instruction, for dead flag results.
+    const after = new Array<number>(b.count);
+    let live = this.liveAfter(b);
+    for (let k = b.insns.length - 1; k >= 0; k--) {
+      after[k] = live;
+      const insn = b.insns[k]!;
+      live = !insn.def.emit ? ARITH : (live & ~flagsWritten(insn)) | flagsRead(insn);
+    }
+    let offset = this.region.bases.get(b)! + b.offset;
+    c.edge = (to) => this.edge(n, to);
+    c.jump = (target, check) => this.jump(n, target, check);
+    c.x87?.enter(b);
+    c.lanes.fill(0);
+    c.mxcsrUsual = false;
+    for (let k = 0; k < b.count; k++) {
+      const insn = b.insns[k]!;
+      const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
+      const written = flagsWritten(insn);
+      e.compact = this.region.rare.has(b);
+      e.flagsDead = written !== 0 && (after[k]! & written) === 0;
+      e.mayRetreat = !this.code.plainFloats.has(b.page.physical);
+      const mark = f.mark();
+      const step = constantStep(insn);
+      const windows = step && c.windows.save();
+      if (!c.x87?.emit(e, b, k)) {
+        if (insn.def.emit) insn.def.emit(e);
+        else e.runHelper();
+      }
+      if (windows) {
+        c.windows.restore(windows);
+        c.windows.changed(step.register, step.by);
+      }
+      f.release(mark);
+      offset += insn.len;
+      if (e.done) return;
+      // The next blocks' code may have taken these over.
+      c.edge = (to) => this.edge(n, to);
+      c.jump = (target, check) => this.jump(n, target, check);
+    }
+    // Cut, not ended by a branch.
+    takeFuel(c, b.count);
+    this.edge(n, offset);
+  }
+
+  private wrap(x: ReturnType<typeof k64>): ReturnType<typeof k64> {
+    return this.c.mode > 1 ? i64.and(x, k64(0xffffffff)) : x;
+  }
+
+  private liveAfter(b: Block): number {
+    const last = b.insns[b.insns.length - 1]!;
+    if (b.branches && (!isRel(last) || isCall(last))) return ARITH;
+    const list = successorOffsets(b);
+    if (list.length < (!b.branches || isJmp(last) ? 1 : 2)) return ARITH;
+    let out = 0;
+    for (const o of list) {
+      const s = blockAt(this.region, this.region.bases.get(b)! + o);
+      out |= s ? (this.live.get(s) ?? ARITH) : ARITH;
+    }
+    return out;
+  }
+
+  private settle(): void {
+    if (!this.c.pending) return;
+    // Any instruction will do to write the pair: it depends on the pending result only.
+    new JitEmit(this.c, NO_INSN, 0, 0, 0).settleFlags();
+  }
+
+  /** An edge from a block to an offset from the start of the region's first page. */
+  private edge(n: Node, offset: number): void {
+    const { c } = this;
+    const { f } = c;
+    const saved = c.pending;
+    const windows = c.windows.save();
+    const b = blockAt(this.region, offset);
+    const to = b && this.graph.target(b);
+    const own = this.region.bases.get(n.block!)!;
+    const base = Math.floor(offset / 4096) * 4096;
+    if (to) {
+      if (this.live.get(b)) this.settle();
+      const mark = f.mark();
+      if (base !== own) {
+        const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
+        const cached = f.let(jumpCacheEntry(c.mode, target));
+        f.if(i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))), () => {
+          this.settle();
+          f.set(c.exitTarget, target);
+          f.set(c.exitRecord, k32(EXIT_FAR));
+          leave(c);
+        });
+        f.store(8, c.state + S.VPC, this.wrap(i64.add(c.vpc.get, k64(base))));
+      }
+      c.pending = undefined;
+      this.branch(n, to);
+      f.release(mark);
+      c.edge = (o) => this.edge(n, o);
+    } else {
+      this.settle();
+      if (base !== own) {
+        f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
+        f.set(c.exitRecord, k32(EXIT_FAR));
+      } else f.set(c.exitRecord, k32(this.code.stub(n.block!.page, offset - base)));
+      leave(c);
+    }
+    c.pending = saved;
+    c.windows.restore(windows);
+  }
+}
