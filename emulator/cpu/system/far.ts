@@ -16,8 +16,10 @@ import {
   markAccessed,
   readDescriptor,
   setCode,
+  setCpl,
   setNull,
   setSegment,
+  setVirtual,
 } from './segments.ts';
 import { moveStack, peek, poke } from './stack.ts';
 import { gateTask, isTaskGate, isTss, linkedTask, switchByInstruction } from './tasks.ts';
@@ -116,7 +118,7 @@ export function iret(cpu: Cpu, size: number): void {
     moveStack(cpu, 3 * size);
     cpu.segments[CS]!.selector = cs;
     cpu.setSegmentBase(CS, cs << 4, 0);
-    cpu.rflags = loadedFlags(cpu, flags, 0, size);
+    cpu.rflags = loadedFlags(cpu, flags, cpu.cpl, size);
     cpu.setRip((ip + (cs << 4)) | 0, 0);
     cpu.modeChanged();
     noticeFlags(cpu);
@@ -132,7 +134,10 @@ export function iret(cpu: Cpu, size: number): void {
   const hi = cpu.mmu.high;
   const selector = peek(cpu, size, size) & 0xffff;
   const flags = peek(cpu, 2 * size, size);
-  if (flags & VM && !cpu.longMode && cpu.cpl === 0 && size === 4) throw cpu.fault(Vector.GP, 0);
+  if (flags & VM && !cpu.longMode && cpu.cpl === 0 && size === 4) {
+    enterVirtual(cpu, lo, selector, flags);
+    return;
+  }
   checkReturnCode(cpu, selector);
   checkTarget(cpu, lo, hi);
   const { descriptorLow, descriptorHigh } = cpu.sys;
@@ -147,6 +152,20 @@ export function iret(cpu: Cpu, size: number): void {
     finishReturn(cpu, lo, hi, selector, descriptorLow, descriptorHigh, undefined);
   }
   cpu.rflags = loadedFlags(cpu, flags, cpl, size);
+  cpu.modeChanged();
+  noticeFlags(cpu);
+}
+
+/** IRETD of the kernel to virtual-8086 mode: the frame goes on with ESP, SS, ES, DS, FS and GS. @throws #GP(0), page faults */
+function enterVirtual(cpu: Cpu, eip: number, cs: number, flags: number): void {
+  const words = [12, 16, 20, 24, 28, 32].map((delta) => peek(cpu, delta, 4));
+  if (eip >>> 0 > 0xffff) throw cpu.fault(Vector.GP, 0);
+  const [esp, ss, es, ds, fs, gs] = words as [number, number, number, number, number, number];
+  cpu.rflags = loadedFlags(cpu, flags, 0, 4) | VM;
+  [es, cs, ss, ds, fs, gs].forEach((selector, n) => setVirtual(cpu, n, selector & 0xffff));
+  setCpl(cpu, 3);
+  cpu.set32(RSP, esp);
+  cpu.setRip((eip + cpu.segments[CS]!.baseLow) | 0, 0);
   cpu.modeChanged();
   noticeFlags(cpu);
 }

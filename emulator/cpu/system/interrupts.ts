@@ -2,13 +2,14 @@
 import { IF, NT, RF, TF, VM } from '../bits.ts';
 import { ABSENT, GuestFault, type Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
-import { CS, RSP, S, SS } from '../layout.ts';
+import { CS, DS, ES, FS, GS, RSP, S, SS } from '../layout.ts';
 import {
   ATTR,
   attributesOf,
   baseOf,
   checkStack,
   dplOf,
+  isVirtual8086,
   markAccessed,
   readDescriptor,
   setCode,
@@ -256,6 +257,9 @@ function deliver32(cpu: Cpu, vector: number, code: number, source: Source): void
   const codeHigh = sys.descriptorHigh;
   const cpl = a & ATTR.CONFORMING ? cpu.cpl : dpl;
   const changes = cpl !== cpu.cpl;
+  const virtual = isVirtual8086(cpu);
+  // Virtual-8086 mode is left for the kernel only.
+  if (virtual && cpl !== 0) throw cpu.fault(Vector.GP, (selector & 0xfffc) | ext);
   const cs = cpu.segments[CS]!;
   const ss = cpu.segments[SS]!;
   let esp = cpu.low(RSP);
@@ -272,6 +276,7 @@ function deliver32(cpu: Cpu, vector: number, code: number, source: Source): void
     mask = sys.descriptorHigh & 0x400000 ? -1 : 0xffff;
   }
   const stack = new LegacyStack(cpu, esp, base, mask, wide, cpl !== 3);
+  if (virtual) for (const n of [GS, FS, DS, ES]) stack.push(cpu.segments[n]!.selector);
   if (changes) {
     stack.push(ss.selector);
     stack.push(cpu.low(RSP));
@@ -280,6 +285,7 @@ function deliver32(cpu: Cpu, vector: number, code: number, source: Source): void
   stack.push(cs.selector);
   stack.push((cpu.ripLow() - cs.baseLow) | 0);
   if (code >= 0) stack.push(code);
+  if (virtual) for (const n of [GS, FS, DS, ES]) setNull(cpu, n, 0);
   if (changes) setSegment(cpu, SS, newSs);
   sys.descriptorLow = codeLow;
   sys.descriptorHigh = codeHigh;

@@ -3,13 +3,13 @@
  * all code has flat ones; where a segment is not flat, code is decoded in a mode of its own (`Mode.Limited…`), in which
  * each instruction is preceded by the check made here.
  */
-import { DF } from '../bits.ts';
+import { DF, IOPL } from '../bits.ts';
 import type { Cpu, Segment } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import type { Insn } from '../insn.ts';
 import { CS, DS, ES, FS, RAX, RBP, RBX, RCX, RDI, RSI, RSP, SS } from '../layout.ts';
 import { isRepeated } from './debug.ts';
-import { ATTR } from './segments.ts';
+import { ATTR, isVirtual8086 } from './segments.ts';
 
 const WHOLE = 0xffffffff;
 
@@ -62,6 +62,7 @@ export function bytesOf(insn: Insn): number {
   return name === 'fld' || name === 'fstp' || name === 'fbld' || name === 'fbstp' ? 10 : 1;
 }
 
+const SENSITIVE = /^(pushf|popf|int|iret)$/;
 /** What uses its operand's address only. */
 export const ADDRESS_ONLY = /^(lea|nop|invlpg|prefetch|clflush)/;
 export const STRING: Record<string, readonly [source: boolean, destination: boolean, writes: boolean]> = {
@@ -90,6 +91,8 @@ export const STEPWISE = -1;
 export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
   if ((eip >>> 0) + insn.len - 1 > cpu.segments[CS]!.limit) return Vector.GP;
   const { name } = insn.def;
+  // SDM vol. 3, 20.2.7: with an IOPL below 3 these are the monitor's in virtual-8086 mode. CLI and STI are anyone's matter.
+  if (SENSITIVE.test(name) && isVirtual8086(cpu) && (cpu.rflags & IOPL) !== IOPL) return Vector.GP;
   const stack = checkStack(cpu, insn);
   if (stack) return stack;
   const string = STRING[name];

@@ -1,4 +1,5 @@
 /** Segment descriptors: reading, checking and loading them (SDM vol. 3, chapters 3 and 5). */
+import { CR0_PE, VM } from '../bits.ts';
 import type { Cpu, Segment } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CS, ES, S, SS } from '../layout.ts';
@@ -16,7 +17,11 @@ export function limitOf(low: number, high: number): number {
   return high & 0x800000 ? ((raw << 12) | 0xfff) >>> 0 : raw;
 }
 
-export const isProtected = (cpu: Cpu): boolean => (cpu.cr0 & 1) !== 0;
+/** A task in virtual-8086 mode (SDM vol. 3, 20.2): CPL 3, segments as in real mode, everything else as in protected mode. */
+export const isVirtual8086 = (cpu: Cpu): boolean => (cpu.i32[(cpu.state + S.EFLAGS) >> 2]! & VM) !== 0;
+
+/** Segments have descriptors: neither real mode nor virtual-8086 mode. */
+export const isProtected = (cpu: Cpu): boolean => (cpu.cr0 & CR0_PE) !== 0 && !isVirtual8086(cpu);
 
 /** Linear address of a selector's descriptor: low half returned (high half in `cpu.eaHigh`), or undefined outside its table. */
 function descriptorAddress(cpu: Cpu, selector: number, bytes: number): number | undefined {
@@ -84,6 +89,13 @@ export function setCache(
   s.usable = usable;
   cpu.setSegmentBase(n, base, 0);
 }
+
+/** A segment register of virtual-8086 mode. */
+export function setVirtual(cpu: Cpu, n: number, selector: number): void {
+  setCache(cpu, n, selector, selector << 4, 0xffff, VIRTUAL, true);
+}
+/** Present data at level 3, read and written. */
+const VIRTUAL = 0xf3;
 
 /** A null selector: unusable; SS keeps a DPL. */
 export function setNull(cpu: Cpu, n: number, selector: number): void {

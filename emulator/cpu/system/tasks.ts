@@ -1,4 +1,4 @@
-/** Hardware task switches, of 32-bit protected mode only (SDM vol. 3, chapter 7). Tasks in virtual-8086 mode are not supported. */
+/** Hardware task switches, of 32-bit protected mode only (SDM vol. 3, chapter 7). */
 import { CR0_PG, CR0_TS, NT, RF, VM } from '../bits.ts';
 import { ABSENT, GuestFault, type Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
@@ -22,6 +22,7 @@ import {
   setCpl,
   setNull,
   setSegment,
+  setVirtual,
 } from './segments.ts';
 import { moveStack, poke } from './stack.ts';
 
@@ -205,7 +206,6 @@ function enterTask(cpu: Cpu, image: Image, layout: Layout, { way, ext, pushed }:
     cpu.dr[7] = cpu.dr[7]! & ~LOCAL_BREAKPOINTS;
     updateBreakpoints(cpu);
   }
-  if (wide && image.flags & VM) throw cpu.fault(Vector.GP, 0);
   try {
     loadLdt(cpu, image.ldt);
   } catch (e) {
@@ -214,6 +214,15 @@ function enterTask(cpu: Cpu, image: Image, layout: Layout, { way, ext, pushed }:
     throw e;
   }
 
+  if (wide && image.flags & VM) {
+    cpu.rflags |= VM;
+    image.selectors.forEach((selector, n) => setVirtual(cpu, n, selector));
+    setCpl(cpu, 3);
+    cpu.setRip((image.eip + cpu.segments[CS]!.baseLow) | 0, 0);
+    if (pushed >= 0) push(cpu, pushed, layout.step);
+    if (image.eip >>> 0 > 0xffff) throw cpu.fault(Vector.GP, ext);
+    return;
+  }
   const cpl = cs & 3;
   const code = (cs & 0xfffc) | ext;
   if ((cs & 0xfffc) === 0) throw cpu.fault(Vector.TS, code);

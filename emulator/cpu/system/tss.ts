@@ -1,6 +1,7 @@
 /** The task-state segment: stacks for inner levels, and the I/O permission bitmap (SDM vol. 3, 7.7; vol. 1, 19.5.2). */
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
+import { isVirtual8086 } from './segments.ts';
 
 /**
  * A stack pointer of the 64-bit TSS: low half returned, high half in `cpu.mmu.high`.
@@ -34,7 +35,7 @@ export function tssStack32(cpu: Cpu, cpl: number, ext: number): number {
 
 /** Checks that code at this CPL may use ports `port` to `port + width − 1`. @throws #GP(0) */
 export function checkPort(cpu: Cpu, port: number, width: number): void {
-  if (!(cpu.cr0 & 1) || cpu.cpl <= ((cpu.rflags >> 12) & 3)) return;
+  if (!(cpu.cr0 & 1) || (cpu.cpl <= ((cpu.rflags >> 12) & 3) && !isVirtual8086(cpu))) return;
   const { tr } = cpu;
   // The bitmap exists only in the 32-bit and 64-bit TSS (types 9 and 11).
   if (!tr.usable || (tr.attributes & 0xd) !== 9 || tr.limit < 0x67) throw cpu.fault(Vector.GP, 0);
