@@ -36,8 +36,11 @@ export class CodeMachine {
   /** Instructions of one slice: short ones make compiled code stop in its loops. */
   slice = 1_000_000;
 
-  /** @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous */
-  constructor(tier: Tier = 'interp', heat?: number) {
+  /**
+   * @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous
+   * @param rounds of a light region, after which it is compiled anew; 0 for none of these
+   */
+  constructor(tier: Tier = 'interp', heat?: number, rounds = 0) {
     const host: ProcessorHost = {
       bus: {
         readPort: never,
@@ -51,7 +54,7 @@ export class CodeMachine {
       random: (bytes) => bytes.fill(0x5a),
     };
     this.cpu = createProcessor(host, RAM, tier) as X86Processor;
-    if (heat !== undefined) Object.assign(this.cpu, { heat, synchronous: true });
+    if (heat !== undefined) Object.assign(this.cpu, { heat, rounds, synchronous: true });
     this.bytes = this.cpu.memory.bytes;
     this.view = this.cpu.memory.view;
     const entry = (at: number, value: number): void => {

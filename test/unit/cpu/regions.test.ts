@@ -53,3 +53,34 @@ test('flags that one path has pending are nothing to another', () => {
   }
   expect(machine.cpu.jit.regions).toBeGreaterThan(0);
 });
+
+test('a light region that loops is compiled anew, one that does not is left', () => {
+  // xor eax, eax; 1: add eax, ecx; dec ecx; jne 1b
+  const code = hex('31c0 01c8 ffc9 75fa');
+  const regions = (rounds: number): number => {
+    const machine = new CodeMachine('auto', 2, 100);
+    machine.slice = 50;
+    for (let i = 0; i < 40; i++) {
+      const { registers } = machine.run(code, { rcx: BigInt(rounds) });
+      expect(registers.rax).toBe(BigInt((rounds * (rounds + 1)) / 2));
+    }
+    return machine.cpu.jit.regions;
+  };
+  const once = regions(3);
+  expect(once).toBeGreaterThan(0);
+  expect(regions(30)).toBeGreaterThan(once);
+});
+
+test('a loop that is entered in the middle stays in its region', () => {
+  // xor eax, eax; test ecx, 1; jne 2f; 1: add eax, 1; 2: add eax, 16; dec ecx; jne 1b
+  const code = hex('31c0 f7c101000000 7503 83c001 83c010 ffc9 75f6');
+  for (const slice of [7, 1000]) {
+    const machine = new CodeMachine('auto', 2);
+    machine.slice = slice;
+    for (const rounds of [1, 2, 31, 32, 1000, 1001]) {
+      const { registers } = machine.run(code, { rcx: BigInt(rounds) });
+      expect(registers.rax).toBe(BigInt(rounds * 17 - (rounds & 1)));
+    }
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  }
+});
