@@ -381,9 +381,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   checkAccesses(insn: Insn, record: number): number {
     const vpc = (this.state + S.VPC) >> 2;
     const at = this.i32[vpc]! + this.u16[(record + R.OFFSET) >> 1]!;
-    // Limits of real mode are not kept.
-    let verdict =
-      this.code64 || !(this.cr0 & CR0_PE) ? WITHIN : checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
+    let verdict = this.code64 ? WITHIN : checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
     if (verdict === WITHIN && needsAlignment(this)) {
       // Operands relative to RIP are so to the next instruction's.
       const next = (at + insn.len) | 0;

@@ -3,7 +3,7 @@
  * all code has flat ones; where a segment is not flat, code is decoded in a mode of its own (`Mode.Limited…`), in which
  * each instruction is preceded by the check made here.
  */
-import { DF, IOPL } from '../bits.ts';
+import { CR0_PE, DF, IOPL } from '../bits.ts';
 import type { Cpu, Segment } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import type { Insn } from '../insn.ts';
@@ -21,11 +21,12 @@ function isFlat(s: Segment, code: boolean): boolean {
 }
 
 /**
- * Whether code has to be checked: in protected mode, with a segment that is not flat. FS and GS are often null, which is
- * a reason only while there is code that would use them.
+ * Whether code has to be checked: outside 64-bit mode, with a segment that is not flat. FS and GS are often null, which
+ * is a reason only while there is code that would use them. In real mode only limits count, which are those of before.
  */
 export function needsLimits(cpu: Cpu): boolean {
-  if (!(cpu.cr0 & 1) || cpu.code64) return false;
+  if (cpu.code64) return false;
+  if (!(cpu.cr0 & CR0_PE)) return cpu.segments.some((s) => s.usable && s.limit !== WHOLE);
   for (let n = ES; n <= 5; n++) {
     const s = cpu.segments[n]!;
     const unused = n >= FS && !s.usable && !(cpu.sys.segmentsUsed & (1 << n));
@@ -35,13 +36,14 @@ export function needsLimits(cpu: Cpu): boolean {
 }
 
 /** Whether `size` bytes at an offset are in the segment, which allows this kind of access. */
-function allows(s: Segment, offset: number, size: number, write: boolean): boolean {
-  if (!s.usable) return false;
+function allows(cpu: Cpu, s: Segment, offset: number, size: number, write: boolean): boolean {
   const { attributes: a, limit } = s;
-  const code = (a & ATTR.CODE) !== 0;
-  if (write ? code || !(a & ATTR.RW) : code && !(a & ATTR.RW)) return false;
   const first = offset >>> 0;
   const last = first + size - 1;
+  if (!(cpu.cr0 & CR0_PE)) return last <= limit;
+  if (!s.usable) return false;
+  const code = (a & ATTR.CODE) !== 0;
+  if (write ? code || !(a & ATTR.RW) : code && !(a & ATTR.RW)) return false;
   if (!code && a & ATTR.CONFORMING) {
     // Expand-down: what is above the limit.
     return first > limit && last <= (a & ATTR.DB ? WHOLE : 0xffff);
@@ -101,7 +103,7 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
     const seg = insn.segment >= 0 ? insn.segment : DS;
     const at = name === 'xlat' ? cpu.low(RBX) + (cpu.low(RAX) & 0xff) : cpu.low(RDI);
     const size = name === 'xlat' ? 1 : name === 'maskmovq' ? 8 : 16;
-    return allows(cpu.segments[seg]!, at & (insn.addressSize === 2 ? 0xffff : -1), size, size > 1)
+    return allows(cpu, cpu.segments[seg]!, at & (insn.addressSize === 2 ? 0xffff : -1), size, size > 1)
       ? WITHIN
       : seg === SS
         ? Vector.SS
@@ -117,7 +119,7 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
     // A bit offset reaches beyond the operand.
     offset =
       (offset + (((insn.size === 2 ? (cpu.low(index.reg) << 16) >> 16 : cpu.low(index.reg)) >> 3) & -insn.size)) | 0;
-  if (allows(cpu.segments[insn.mem.seg]!, offset, size, write)) return WITHIN;
+  if (allows(cpu, cpu.segments[insn.mem.seg]!, offset, size, write)) return WITHIN;
   return insn.mem.seg === SS ? Vector.SS : Vector.GP;
 }
 
@@ -175,7 +177,7 @@ function checkStack(cpu: Cpu, insn: Insn): number {
   const mask = ss.attributes & ATTR.DB ? -1 : 0xffff;
   const first = cpu.low(access.base) + access.delta;
   for (let k = 0; k < access.bytes; k += insn.size)
-    if (!allows(ss, (first + k) & mask, insn.size, access.write)) return Vector.SS;
+    if (!allows(cpu, ss, (first + k) & mask, insn.size, access.write)) return Vector.SS;
   return WITHIN;
 }
 
@@ -190,11 +192,11 @@ function checkString(cpu: Cpu, insn: Insn, [reads, uses, writes]: readonly [bool
   const test = (register: number, seg: number, write: boolean): number => {
     const s = cpu.segments[seg]!;
     const first = cpu.low(register) & mask;
-    if (!allows(s, first, size, write)) return seg === SS ? Vector.SS : Vector.GP;
+    if (!allows(cpu, s, first, size, write)) return seg === SS ? Vector.SS : Vector.GP;
     const bytes = count * size;
     const from = down ? (first >>> 0) + size - bytes : first >>> 0;
     // Offsets that wrap go one by one, too.
-    if (from < 0 || from + bytes > WHOLE + 1 || !allows(s, from, bytes, write)) whole = false;
+    if (from < 0 || from + bytes > WHOLE + 1 || !allows(cpu, s, from, bytes, write)) whole = false;
     return WITHIN;
   };
   const source = reads ? test(RSI, insn.segment >= 0 ? insn.segment : DS, false) : WITHIN;

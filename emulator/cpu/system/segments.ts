@@ -94,7 +94,8 @@ export function setCache(
 export function setVirtual(cpu: Cpu, n: number, selector: number): void {
   setCache(cpu, n, selector, selector << 4, 0xffff, VIRTUAL, true);
 }
-/** Present data at level 3, read and written. */
+/** Present data, read and written, at level 0 and at level 3. */
+const DATA = 0x93;
 const VIRTUAL = 0xf3;
 
 /** A null selector: unusable; SS keeps a DPL. */
@@ -123,7 +124,10 @@ export function loadSegment(cpu: Cpu, n: number, selector: number): void {
 
 function loadChecked(cpu: Cpu, n: number, selector: number): void {
   if (!isProtected(cpu)) {
-    cpu.segments[n]!.selector = selector;
+    const s = cpu.segments[n]!;
+    // Limit and rights stay what they were, if there were any (SDM vol. 3, 9.9.2).
+    if (!s.usable) Object.assign(s, { limit: 0xffff, attributes: DATA, usable: true });
+    s.selector = selector;
     cpu.setSegmentBase(n, selector << 4, 0);
     return;
   }
