@@ -57,7 +57,6 @@ const offered = ({ leaf, register, bit }: Feature): boolean => ((cpuidLeaf(leaf,
 /** What is not there, and what it means for a guest. Each is a decision or a gap that is known, not an accident. */
 const MISSING: readonly (readonly [string, string])[] = [
   ['more than one processor', 'kernels see one'],
-  ['virtual-8086 mode, limits in real mode', 'DOS programs need another emulator'],
   [
     'where the last x87 instruction and its operand were (FIP, FDP, FOP)',
     'kept as loaded and not followed, as on processors that know them only while an exception is pending',
