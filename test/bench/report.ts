@@ -19,7 +19,7 @@ export interface Idle extends Pick<BootFigures, 'residentMiB' | 'privateMiB'> {
   bootSeconds?: number;
   /** Processor time of all its processes, in per cent of one core. */
   idlePercent?: number;
-  /** Pages that the guest uses, caches included, in MiB. */
+  /** Pages that the guest uses, its kernel and caches included, in MiB. */
   guestMiB?: number;
 }
 
@@ -120,7 +120,8 @@ function machines(idle: Record<string, Idle[]>): string {
     ['seconds to the prompt', (one) => one.bootSeconds],
     ['MiB resident at the prompt', (one) => one.residentMiB],
     ['of these its own', (one) => one.privateMiB],
-    ['MiB that the guest uses then, caches included', (one) => one.guestMiB],
+    ['MiB that the guest uses then, kernel and caches included', (one) => one.guestMiB],
+    ['MiB of its own beyond these', (one) => one.privateMiB && one.guestMiB && one.privateMiB - one.guestMiB],
     ['idle: % of a core, all processes', (one) => one.idlePercent],
   ];
   return table(
