@@ -55,8 +55,8 @@ export interface ReaderRecord {
 
 export interface StorageSchema extends DBSchema {
   meta: {
-    key: 'overlay' | 'manifest' | 'state';
-    value: OverlayRecord | DiskManifest | StateRecord;
+    key: 'overlay' | 'manifest' | 'state' | `padding-${number}`;
+    value: OverlayRecord | DiskManifest | StateRecord | Uint8Array;
   };
   /** Blocks by `blockKey`. */
   blocks: { key: number; value: Uint8Array };

@@ -17,6 +17,7 @@ import { asStorageError, StorageError } from './error.ts';
 import { heldLocks, lockForWriting, readerLockName, type WriterLock } from './locks.ts';
 import { BlockLru } from './lru.ts';
 import { SnapshotReader } from './reader.ts';
+import { beginNewLog } from './torn-log.ts';
 
 /** ext2's and the page's size: a guest that writes whole pages never has to read what was there before. */
 export const BLOCK_SIZE = 4096;
@@ -73,6 +74,8 @@ export class IdbStore implements OverlayStore {
   private newestReader = '';
   private readersChecked = -Infinity;
   private stateRecord: StateRecord | undefined;
+  /** What is written before may be lost with the browser's whole database. */
+  private newLog: Promise<void> | undefined;
 
   private constructor(
     private readonly database: StorageDatabase,
@@ -107,6 +110,8 @@ export class IdbStore implements OverlayStore {
       store = new IdbStore(database, lock, record, manifest, options);
       if (gone) throw gone;
       await store.load();
+      // Nothing is at stake in a new one.
+      if (record.generation > 0) store.newLog = beginNewLog(database).catch(() => undefined);
       return store;
     } catch (cause) {
       lock?.release();
@@ -172,6 +177,7 @@ export class IdbStore implements OverlayStore {
   /** One transaction: all of it or nothing is there afterwards. */
   async write(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void> {
     if (blocks.size === 0) return;
+    await this.newLog;
     try {
       await this.commit(blocks, durable);
     } catch (cause) {

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,9 +23,13 @@ import { check, DISK, journey } from './site.ts';
  * - `e2fsck -fy` repairs what is left to repair;
  * - every file whose fsync had returned by then is there, whole.
  *
+ * After one kill in four, half a record is put at the end of the browser's log, as by a kill in the middle of a write.
  * One kill in forty, and one at least, is of the built page with a guest that runs.
  */
 const KILLS = Number(process.argv[2] ?? 200);
+/** After every so many kills the browser's log is torn. */
+const TORN = 4;
+const LOG_BLOCK = 32 << 10;
 const SCRATCH_SIZE = 48 << 20;
 /** Files in the trace. */
 const FILES = KILLS > 20 ? 150 : 60;
@@ -43,6 +47,29 @@ async function bundlePage(): Promise<string> {
   });
   const [{ output }] = result as unknown as [{ output: [{ code: string }] }];
   return output[0].code;
+}
+
+/**
+ * Puts what a kill in the middle of an append leaves at the end of the browser's log: half a record (LevelDB's
+ * doc/log_format.md). A kill that hits that moment is rare, and this one counts.
+ */
+function tearLog(): void {
+  const indexedDb = join(profile, 'Default/IndexedDB');
+  for (const directory of readdirSync(indexedDb).filter((name) => name.endsWith('.leveldb'))) {
+    const log = readdirSync(join(indexedDb, directory))
+      .filter((name) => /^\d+\.log$/.test(name))
+      .sort()
+      .at(-1);
+    if (!log) continue;
+    const file = join(indexedDb, directory, log);
+    const left = LOG_BLOCK - (statSync(file).size % LOG_BLOCK);
+    if (left < 64) continue;
+    // Checksum, length, type "full", and less than that.
+    const record = Buffer.alloc(32, 0xa5);
+    record.writeUInt16LE(left - 7, 4);
+    record.writeUInt8(1, 6);
+    appendFileSync(file, record);
+  }
 }
 
 /** Blocks that differ between the disk and the trace's state, kept up to date while the trace goes on. */
@@ -122,6 +149,7 @@ async function main(): Promise<void> {
   let reported = -1;
   let promises = 0;
   let unflushed = 0;
+  let torn = false;
   const call = (page: Page, method: string, ...args: (string | number)[]): Promise<void> =>
     page.evaluate(
       ([name, values]) =>
@@ -172,7 +200,7 @@ async function main(): Promise<void> {
           }
           reported = next - 1;
           // Either some time, or the very moment at which a flush is reported.
-          const after = Math.random() < 0.5 ? Math.floor(Math.random() * 12) : Infinity;
+          const after = Math.random() < 0.5 || torn ? Math.floor(Math.random() * 12) : Infinity;
           let count = 0;
           await new Promise<void>((resolve, reject) => {
             const timer = setTimeout(resolve, after === Infinity ? 20 + Math.random() * 700 : 20_000);
@@ -192,6 +220,8 @@ async function main(): Promise<void> {
         } finally {
           await browser.kill();
         }
+        torn = kill % TORN === 0;
+        if (torn) tearLog();
       });
     }
     await check('the last kill', async () => {
