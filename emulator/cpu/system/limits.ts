@@ -4,12 +4,13 @@
  * each instruction is preceded by the check made here.
  */
 import { CR0_PE, DF, IOPL } from '../bits.ts';
-import type { Cpu, Segment } from '../cpu.ts';
+import { GuestFault, type Cpu, type Segment } from '../cpu.ts';
 import { Vector } from '../emit.ts';
-import type { Insn } from '../insn.ts';
+import { CF, OF, PF, SF, ZF, type Insn } from '../insn.ts';
 import { CS, DS, ES, FS, RAX, RBP, RBX, RCX, RDI, RSI, RSP, SS } from '../layout.ts';
 import { isRepeated } from './debug.ts';
 import { ATTR, isVirtual8086 } from './segments.ts';
+import { stackMask } from './stack.ts';
 
 const WHOLE = 0xffffffff;
 
@@ -97,6 +98,8 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
   if (SENSITIVE.test(name) && isVirtual8086(cpu) && (cpu.rflags & IOPL) !== IOPL) return Vector.GP;
   const stack = checkStack(cpu, insn);
   if (stack) return stack;
+  const target = insn.def.ends ? branchTarget(cpu, insn, eip) : undefined;
+  if (target !== undefined && target >>> 0 > cpu.segments[CS]!.limit) return Vector.GP;
   const string = STRING[name];
   if (string) return checkString(cpu, insn, string);
   if (name === 'xlat' || name.startsWith('maskmov')) {
@@ -121,6 +124,48 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
       (offset + (((insn.size === 2 ? (cpu.low(index.reg) << 16) >> 16 : cpu.low(index.reg)) >> 3) & -insn.size)) | 0;
   if (allows(cpu, cpu.segments[insn.mem.seg]!, offset, size, write)) return WITHIN;
   return insn.mem.seg === SS ? Vector.SS : Vector.GP;
+}
+
+/** Where a near branch that is about to run goes to, an offset in CS; undefined where it does not branch, or cannot. */
+function branchTarget(cpu: Cpu, insn: Insn, eip: number): number | undefined {
+  const { name } = insn.def;
+  const mask = insn.size === 2 ? 0xffff : -1;
+  if (insn.operands.some((o) => o.kind === 'rel'))
+    return isTaken(cpu, insn) ? (eip + insn.len + insn.imm) & mask : undefined;
+  const o = insn.operands[0];
+  const read = (at: number): number => (insn.size === 2 ? cpu.mmu.read16(at, 0) : cpu.mmu.read32(at, 0));
+  try {
+    if (name === 'ret') return read(cpu.segmented(SS, cpu.low(RSP) & stackMask(cpu), 0));
+    if (name !== 'jmp' && name !== 'call') return undefined;
+    return o?.kind === 'reg' ? cpu.low(o.reg) & mask : read(cpu.linearAddress(insn));
+  } catch (e) {
+    // The instruction itself will raise it.
+    if (e instanceof GuestFault) return undefined;
+    throw e;
+  }
+}
+
+/** Whether a branch with a relative target will be taken. */
+function isTaken(cpu: Cpu, insn: Insn): boolean {
+  const { name } = insn.def;
+  if (name === 'jmp' || name === 'call') return true;
+  const { rflags } = cpu;
+  if (name.startsWith('loop') || name === 'jcxz') {
+    const count = cpu.low(RCX) & (insn.addressSize === 2 ? 0xffff : -1);
+    if (name === 'jcxz') return count === 0;
+    return count !== 1 && (name === 'loop' || ((rflags & ZF) !== 0) === (name === 'loope'));
+  }
+  const holds = [
+    rflags & OF,
+    rflags & CF,
+    rflags & ZF,
+    rflags & (CF | ZF),
+    rflags & SF,
+    rflags & PF,
+    Number(!(rflags & SF) !== !(rflags & OF)),
+    Number(!(rflags & SF) !== !(rflags & OF) || (rflags & ZF) !== 0),
+  ][(insn.opcode >> 1) & 7]!;
+  return (holds !== 0) !== ((insn.opcode & 1) !== 0);
 }
 
 /** What an instruction does to the stack on its own account. */

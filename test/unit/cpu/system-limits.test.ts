@@ -160,8 +160,19 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     ['a string that ends there', 'mov si, 0xffe; mov cx, 2; rep lodsb', 0x80],
     ['a string that goes on', 'mov si, 0xffe; mov cx, 3; rep lodsb', 13],
     ['a jump out of the code', 'jmp %%start+0x4000', 13],
+    ['a call out of it', 'call %%start+0x4000', 13],
+    ['a branch out of it', 'jz %%start+0x4000', 13],
+    ['one that is not taken', 'jnz %%start+0x4000', 0x80],
+    ['one by signs', 'jle %%start+0x4000', 13],
+    ['a loop out of it', 'loop %%start-0x20', 13],
+    ['a loop that ends', 'loop %%x; %%x: loop %%y; %%y: loopnz %%start-0x20', 0x80],
+    ['a jump by a register', 'jmp si', 13],
+    ['a call by memory', 'call [0x10]', 13],
+    ['a return', 'push 0x4000; ret', 13],
   ])('16-bit code: %s', (_, text, vector) => {
-    m.user(asm16(`mov ax, ${(FREE + 8) | 3}; mov ds, ax; ${text}; int 0x80`).bytes, {}, 0x202, FREE | 3);
+    const code = asm16(`mov ax, ${(FREE + 8) | 3}; mov ds, ax; ${text}; int 0x80`);
+    m.user(code.bytes, { rcx: 3, rsi: 0x4000 }, 0x246, FREE | 3);
+    m.view.setUint16(DATA + 0x10, 0x4000, true);
     m.gate(0x80, { dpl: 3 });
     // 16-bit user code at CODE.
     m.quad(GDT + FREE, 0x0000fb00_00000fffn | (BigInt(CODE & 0xffffff) << 16n));
@@ -170,7 +181,8 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     const trap = m.trap();
     expect(trap.vector).toBe(vector);
     expect(trap.cs).toBe(FREE | 3);
-    if (vector === 13) expect(trap.code).toBe(0);
+    // It is the branch's exception, before it has branched.
+    if (vector === 13) expect([trap.code, trap.rip + CODE < code.bytes.length - 2]).toEqual([0, true]);
   });
 
   /** Widths of code and stack; SP at first, in a stack that ends at 64 KiB. */
