@@ -158,35 +158,38 @@ function writeExit(c: RegionContext): void {
   f.returnCallIndirect(link.handlerType, i32.load(found, R.FN), found);
 }
 
-/** Flags live at the start of each block. Leaving the region, all are. */
-function flagLiveness(
-  blocks: readonly Block[],
-  near: (b: Block, offset: number) => Block | undefined,
-): Map<Block, number> {
-  const live = new Map<Block, number>();
-  const after = (b: Block): number => {
-    const last = b.insns[b.insns.length - 1]!;
-    if (b.branches && (!isRel(last) || isCall(last))) return ARITH;
-    let out = 0;
-    const list = successorOffsets(b);
-    const expected = !b.branches || isJmp(last) ? 1 : 2;
-    if (list.length < expected) return ARITH;
-    for (const o of list) {
-      const s = near(b, o);
-      out |= s ? (live.get(s) ?? 0) : ARITH;
-    }
-    return out;
-  };
+/** Flags that are live (read before they are written) at the start and at the end of each block. */
+export interface FlagLiveness {
+  readonly before: ReadonlyMap<Block, number>;
+  readonly after: ReadonlyMap<Block, number>;
+}
+
+/** Leaving the region, all flags are live. */
+function flagLiveness(blocks: readonly Block[], near: (b: Block, offset: number) => Block | undefined): FlagLiveness {
+  const flow = blocks.map((block) => {
+    const last = block.insns[block.insns.length - 1]!;
+    const list = block.branches && (!isRel(last) || isCall(last)) ? [] : successorOffsets(block);
+    const successors = list.map((offset) => near(block, offset)).filter((s) => s !== undefined);
+    const stays = list.length === (!block.branches || isJmp(last) ? 1 : 2) && successors.length === list.length;
+    // What is live before it: `read` and, of what is live after it, `passed`.
+    const read = liveFlags(block.insns, 0);
+    return { block, successors, leaves: stays ? 0 : ARITH, read, passed: liveFlags(block.insns, ARITH) };
+  });
+  const before = new Map<Block, number>();
+  const after = new Map<Block, number>();
   for (let changed = true; changed;) {
     changed = false;
-    for (let i = blocks.length - 1; i >= 0; i--) {
-      const b = blocks[i]!;
-      const now = liveFlags(b.insns, after(b));
-      if (now !== live.get(b)) {
-        live.set(b, now);
+    for (let i = flow.length - 1; i >= 0; i--) {
+      const { block, successors, leaves, read, passed } = flow[i]!;
+      let out = leaves;
+      for (const s of successors) out |= before.get(s) ?? 0;
+      after.set(block, out);
+      const live = read | (out & passed);
+      if (live !== before.get(block)) {
+        before.set(block, live);
         changed = true;
       }
     }
   }
-  return live;
+  return { before, after };
 }

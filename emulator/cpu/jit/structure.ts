@@ -7,8 +7,9 @@ import { JUMP_CACHE_BYTES, JUMP_CACHES, R, S } from '../layout.ts';
 import type { FunctionBuilder, Label } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
-import { blockAt, isCall, isJmp, isRel, successorOffsets, type Region } from './find.ts';
+import { blockAt, type Region } from './find.ts';
 import type { buildGraph, Node } from './graph.ts';
+import type { FlagLiveness } from './region.ts';
 
 /** From this many routes on, a table of jumps is quicker than a test for each. */
 const MOST_TESTS = 3;
@@ -46,12 +47,12 @@ export class Structure {
     private readonly region: Region,
     private readonly graph: ReturnType<typeof buildGraph>,
     private readonly code: CodeCache,
-    private readonly live: Map<Block, number>,
+    private readonly live: FlagLiveness,
     private readonly selector: ReturnType<FunctionBuilder['local']>,
     private readonly targets: readonly Block[],
   ) {
     if (!graph.indirect) return;
-    for (const b of targets) this.targetsLive |= live.get(b) ?? 0;
+    for (const b of targets) this.targetsLive |= live.before.get(b) ?? 0;
     this.jumpIndex = c.f.local(I32);
     if (region.pages.size === 1) {
       // A table from offset in the page to 1 + index of the target.
@@ -274,7 +275,7 @@ export class Structure {
     c.pending = undefined;
     // Liveness after each instruction, for dead flag results.
     const after = new Array<number>(b.count);
-    let live = this.liveAfter(b);
+    let live = this.live.after.get(b)!;
     for (let k = b.insns.length - 1; k >= 0; k--) {
       after[k] = live;
       const insn = b.insns[k]!;
@@ -320,19 +321,6 @@ export class Structure {
     return this.c.mode > 1 ? i64.and(x, k64(0xffffffff)) : x;
   }
 
-  private liveAfter(b: Block): number {
-    const last = b.insns[b.insns.length - 1]!;
-    if (b.branches && (!isRel(last) || isCall(last))) return ARITH;
-    const list = successorOffsets(b);
-    if (list.length < (!b.branches || isJmp(last) ? 1 : 2)) return ARITH;
-    let out = 0;
-    for (const o of list) {
-      const s = blockAt(this.region, this.region.bases.get(b)! + o);
-      out |= s ? (this.live.get(s) ?? ARITH) : ARITH;
-    }
-    return out;
-  }
-
   private settle(): void {
     if (!this.c.pending) return;
     // Any instruction will do to write the pair: it depends on the pending result only.
@@ -350,7 +338,7 @@ export class Structure {
     const own = this.region.bases.get(n.block!)!;
     const base = Math.floor(offset / 4096) * 4096;
     if (to) {
-      if (this.live.get(b)) this.settle();
+      if (this.live.before.get(b)) this.settle();
       const mark = f.mark();
       if (base !== own) {
         const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
