@@ -74,7 +74,6 @@ export class IdbStore implements OverlayStore {
   private newestReader = '';
   private readersChecked = -Infinity;
   private stateRecord: StateRecord | undefined;
-  /** What is written before may be lost with the browser's whole database. */
   private newLog: Promise<void> | undefined;
 
   private constructor(
@@ -110,8 +109,8 @@ export class IdbStore implements OverlayStore {
       store = new IdbStore(database, lock, record, manifest, options);
       if (gone) throw gone;
       await store.load();
-      // Nothing is at stake in a new one.
-      if (record.generation > 0) store.newLog = beginNewLog(database).catch(() => undefined);
+      // In a new one nothing is at stake before its first write.
+      if (record.generation > 0) void store.protect();
       return store;
     } catch (cause) {
       lock?.release();
@@ -177,7 +176,7 @@ export class IdbStore implements OverlayStore {
   /** One transaction: all of it or nothing is there afterwards. */
   async write(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void> {
     if (blocks.size === 0) return;
-    await this.newLog;
+    await this.protect();
     try {
       await this.commit(blocks, durable);
     } catch (cause) {
@@ -187,6 +186,11 @@ export class IdbStore implements OverlayStore {
     }
     this.dropStaleState();
     if (this.newestReader) this.checkReaders();
+  }
+
+  /** What an earlier kill of the browser has left in its log is not to harm what is written from now on. */
+  private protect(): Promise<void> {
+    return (this.newLog ??= beginNewLog(this.database).catch(() => undefined));
   }
 
   private async commit(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void> {

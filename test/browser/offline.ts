@@ -1,9 +1,10 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { chromium } from 'playwright-core';
 import { build } from 'vite';
+import type { LinuxVM } from '../../src/index.ts';
 import type { OfflineDisk } from '../../src/offline/disk.ts';
 import {
   BOOT,
@@ -11,6 +12,7 @@ import {
   CHROMIUM,
   CHROMIUM_ARGS,
   complaints,
+  DISK,
   journey,
   prompt,
   serveSite,
@@ -30,22 +32,30 @@ async function bundle(entry: string): Promise<string> {
   return `${output[0].code}; Object.assign(globalThis, exported);`;
 }
 
+/** The disk with a compiler. */
+const DEV = 'disks/debian-dev/manifest.json';
+
 /**
- * The site without its server: a visit, the disk made available offline, the server stopped, a session with a reload.
- * A profile on disk, as visitors have one; the private one of other journeys keeps everything in memory.
+ * The site without its server: a visit, the disk made available offline, the server stopped, a session that goes on from
+ * the disk's snapshot, computes, compiles, and finds its files after a reload. A profile on disk, as visitors have one; the
+ * private one of other journeys keeps everything in memory. Needs `npm run disk -- debian debian-dev`.
  */
 async function main(): Promise<void> {
   const profile = await mkdtemp(join(tmpdir(), 'offline-profile-'));
   // What lies here is served before the built site.
   const newer = await mkdtemp(join(tmpdir(), 'offline-site-'));
-  const host = await serveSite('/some/where/', [{ path: '/some/where/', directory: newer }]);
+  const host = await serveSite('/some/where/', [
+    { path: '/some/where/disks/debian-dev/', directory: resolve(DISK, '../debian-dev') },
+    { path: '/some/where/', directory: newer },
+  ]);
+  const address = `${host.address}?disk=${DEV}`;
   const context = await chromium.launchPersistentContext(profile, { executablePath: CHROMIUM, args: CHROMIUM_ARGS });
   try {
     const page = await context.newPage();
     const errors = complaints(page);
 
     await check('the service worker takes the page over on the first visit', async () => {
-      await page.goto(host.address);
+      await page.goto(address);
       await page.waitForFunction(() => navigator.serviceWorker.controller !== null, undefined, { timeout: 60_000 });
     });
 
@@ -61,9 +71,9 @@ async function main(): Promise<void> {
 
     await check('makes the disk available offline, with a pause', async () => {
       await page.evaluate(await bundle('src/offline/disk.ts'));
-      const outcome = await page.evaluate(async () => {
+      const outcome = await page.evaluate(async (manifest) => {
         const { OfflineDisk: Disk } = globalThis as unknown as { OfflineDisk: typeof OfflineDisk };
-        const disk = (await Disk.open(new URL('disks/debian/manifest.json', document.baseURI).href))!;
+        const disk = (await Disk.open(new URL(manifest, document.baseURI).href))!;
         const states: string[] = [disk.status.state];
         const first = disk.download().catch((error: Error) => error.name);
         await new Promise<void>((resolve) => {
@@ -79,7 +89,7 @@ async function main(): Promise<void> {
         const { files } = disk.status;
         await disk.download();
         return { states, paused: files > 20 && files < disk.status.totalFiles, status: disk.status };
-      });
+      }, DEV);
       const { states, paused, status } = outcome;
       if (states.join() !== 'absent,AbortError,partial' || !paused) throw new Error(`${states.join()}, ${paused}`);
       if (status.state !== 'complete' || status.files !== status.totalFiles) throw new Error(JSON.stringify(status));
@@ -128,12 +138,32 @@ async function main(): Promise<void> {
         if (offline !== online[i]) throw new Error(`${range}: ${online[i]} became ${offline}`);
       }
     });
-    for (const time of ['first', 'second'])
-      await check(`boots a ${time} time without the server and runs python3`, async () => {
-        await (time === 'first' ? page.goto(`${host.address}?memory=256`) : page.reload());
-        await until(page, 'a prompt', BOOT, () => prompt(page));
-        await type(page, "python3 -c 'print(2**100)'", /\n1267650600228229401496703205376\s/);
-      });
+    const origin = (): Promise<LinuxVM['origin'] | undefined> =>
+      page.evaluate(() => document.querySelector<HTMLElement & { vm?: LinuxVM }>('linux-vm')!.vm?.origin);
+    const session = async (from: RegExp): Promise<void> => {
+      await until(page, 'a prompt', BOOT, () => prompt(page));
+      const began = await origin();
+      if (!from.test(began?.from ?? '')) throw new Error(`it began with ${began?.from}, not ${from}: ${began?.note}`);
+      await type(page, "python3 -c 'print(2**100)'", /\n1267650600228229401496703205376\s/);
+    };
+    await check('goes on from the snapshot without the server, runs python3, compiles and runs a program', async () => {
+      await page.goto(address);
+      await session(/^(snapshot|kernel)$/);
+      await type(
+        page,
+        'echo \'int main(void) { return puts("made here") < 0; }\' > a.c && gcc -w -O2 -include stdio.h -o a a.c && ./a && sync && echo ke""pt',
+        /\nmade here\s+kept\s/,
+      );
+    });
+    await check('has its files after a reload without the server, and goes on with them', async () => {
+      await page.reload();
+      await session(/^kernel$/);
+      await type(
+        page,
+        './a && sed s/made/remade/ a.c > b.c && make CFLAGS="-w -include stdio.h" b && ./b',
+        /\nremade here\s/,
+      );
+    });
 
     await check('complains of nothing', async () => {
       if (errors.length) throw new Error(errors.join('; '));
