@@ -12,7 +12,7 @@ import './linux-vm-terminal.ts';
 import type { LinuxVMTerminal } from './linux-vm-terminal.ts';
 import { progressText, progressValue } from './progress.ts';
 import { asksAboutStorage, renderStorageChoice, type StorageChoice } from './storage-choice.ts';
-import { type Theme, tokens } from './theme.ts';
+import { type Theme, tokens, unseen } from './theme.ts';
 
 export interface VmStateDetail {
   state: VmState;
@@ -146,14 +146,7 @@ export class LinuxVMElement extends LitElement {
         background: transparent;
         color: var(--_accent);
       }
-      .unseen {
-        position: absolute;
-        width: 1px;
-        height: 1px;
-        overflow: hidden;
-        clip-path: inset(50%);
-        white-space: nowrap;
-      }
+      ${unseen}
     `,
   ];
 

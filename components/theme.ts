@@ -51,6 +51,18 @@ export const tokens = css`
   }
 `;
 
+/** What only screen readers are to find. */
+export const unseen = css`
+  .unseen {
+    position: absolute;
+    width: 1px;
+    height: 1px;
+    overflow: hidden;
+    clip-path: inset(50%);
+    white-space: nowrap;
+  }
+`;
+
 /** Buttons, fields and the like, the same everywhere. */
 export const controls = css`
   *,
@@ -154,14 +166,7 @@ export const controls = css`
     gap: 8px;
     align-items: center;
   }
-  .unseen {
-    position: absolute;
-    width: 1px;
-    height: 1px;
-    overflow: hidden;
-    clip-path: inset(50%);
-    white-space: nowrap;
-  }
+  ${unseen}
   @media (prefers-reduced-motion: reduce) {
     *,
     *::before,
