@@ -66,18 +66,23 @@ export class Structure {
   private readonly targetsLive: number = 0;
   private readonly jumpIndex: ReturnType<FunctionBuilder['local']> | undefined;
 
-  /** A table from a target's record to its index: pairs of words, at a place that the record's number gives without collisions. */
+  /**
+   * A table from a target's record to its index and its page's distance, 16 bytes each, at places that the records' numbers
+   * give without collisions.
+   */
   private recordTable(): number {
     const { targets, code } = this;
     const place = (b: Block, mask: number): number => (b.record / R.SIZE) & mask;
     let mask = 1;
     while (mask < targets.length) mask = mask * 2 + 1;
     while (new Set(targets.map((b) => place(b, mask))).size < targets.length && mask < 0x3ff) mask = mask * 2 + 1;
-    const table = code.bytes((mask + 1) * 8);
+    const table = code.bytes((mask + 1) * 16);
     // What collides even so is left out: such a jump leaves the region.
     targets.forEach((b, k) => {
-      code.setWord(table + place(b, mask) * 8, b.record);
-      code.setWord(table + place(b, mask) * 8 + 4, k);
+      const at = table + place(b, mask) * 16;
+      code.setWord(at, b.record);
+      code.setWord(at + 4, k);
+      code.setDouble(at + 8, this.region.bases.get(b)!);
     });
     this.tableMask = mask;
     return table;
@@ -241,9 +246,12 @@ export class Structure {
         const cached = f.let(jumpCacheEntry(c.mode, target));
         f.if(i64.eq(i64.load(cached), target), () => {
           const record = f.let(i32.load(cached, 8));
-          const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 3));
-          f.store(8, c.state + S.VPC, i64.and(target, k64(-4096)));
-          f.if(i32.eq(i32.load(place, this.table), record), () => {
+          const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 4));
+          const page = f.let(i64.and(target, k64(-4096)));
+          f.store(8, c.state + S.VPC, page);
+          // The same code may be mapped elsewhere in this address space, at another distance from the region's first page.
+          const here = i64.eq(i64.sub(page, c.vpc.get), i64.load(place, this.table + 8));
+          f.if(i32.and(i32.eq(i32.load(place, this.table), record), here), () => {
             f.set(this.jumpIndex!, i32.load(place, this.table + 4));
             enter();
           });
