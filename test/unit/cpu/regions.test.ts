@@ -84,3 +84,28 @@ test('a loop that is entered in the middle stays in its region', () => {
     expect(machine.cpu.jit.regions).toBeGreaterThan(0);
   }
 });
+
+test('code that is mapped twice, at different distances from what it calls, knows where it is', () => {
+  const [caller, callee, again, calleeAgain] = [0x450000, 0x440000, 0x452000, 0x460000];
+  for (const rounds of [0, 12]) {
+    const machine = new CodeMachine('auto', 2, rounds);
+    const { memory } = machine.cpu;
+    // call [rip + 0xffa] (the start of the next page); nop; ret — lea rax, [rip]; ret
+    memory.write(caller, Uint8Array.from(hex('ff15fa0f0000 90 c3')));
+    memory.write(callee, Uint8Array.from(hex('488d0500000000 c3')));
+    memory.write64(caller + 0x1000, callee);
+    memory.write64(again + 0x1000, calleeAgain);
+    const map = (linear: number, page: number): void => memory.write64(0x4000 + ((linear >> 12) & 511) * 8, page | 3);
+    map(again, caller);
+    map(calleeAgain, callee);
+    // mov ecx, 40; 1: call r8; dec ecx; jne 1b
+    const code = hex('b928000000 41ffd0 ffc9 75f9');
+    for (let i = 0; i < 4; i++)
+      for (const [r8, rax] of [
+        [caller, callee + 7],
+        [again, calleeAgain + 7],
+      ] as const)
+        expect(machine.run(code, { r8: BigInt(r8) }).registers.rax).toBe(BigInt(rax));
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  }
+});
