@@ -184,7 +184,7 @@ export const JUMP_CACHE_HASH = 0x9e3779b1 | 0;
 export const JUMP_CACHE_SHIFT = 32 - 14 - 4;
 
 /** By record number: which entry of its region a record is (u8), where its handler is a region. */
-export const SELECTORS = 4 * 1024 * 1024;
+export const SELECTORS = 5 * 1024 * 1024;
 
 /** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
 export const TLB_ENTRIES = 1 << 20;

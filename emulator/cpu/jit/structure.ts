@@ -184,13 +184,17 @@ export class Structure {
 
   /** A light region that loops is written anew, with its registers in locals. */
   private countRound(): void {
-    const { f, heat, link } = this.c;
+    const { f, heat, link, state } = this.c;
     if (!heat) return;
     const left = f.let(i32.sub(i32.load(k32(heat.at)), 1));
     f.store(4, heat.at, left);
     f.if(i32.eqz(left), () => {
       f.store(4, heat.at, k32(heat.rounds));
+      // Where its first block lies shows where the others are.
+      const vpc = f.let(i64.load(k32(state + S.VPC)));
+      f.store(8, state + S.VPC, this.c.vpc.get);
       f.drop({ type: I32, op: 0x10, args: [k32(this.region.blocks[0]!.record)], k: link.imports.hot! });
+      f.store(8, state + S.VPC, vpc);
     });
   }
 
