@@ -165,7 +165,7 @@ export class LinuxVMElement extends LitElement {
   @property({ type: Number }) memory = 512;
   /** Start as soon as the element is in the page. */
   @property({ type: Boolean }) autostart = false;
-  /** `auto`, `interp` or `jit`. */
+  /** `auto`, or for tests `interp`, `jit` or `light`. */
   @property() tier: Tier = 'auto';
   /** Name under which the browser keeps what is written to the disk; without one it goes with the machine. */
   @property({ attribute: 'storage-key' }) storageKey?: string;

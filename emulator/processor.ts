@@ -57,7 +57,8 @@ export type StopReason = 'budget' | 'halted' | 'waiting' | 'shutdown';
  * Which tier may run: `auto` promotes by heat, the others force one (`jit` and `light`, regions of one kind: see EAGER in
  * cpu/jit.ts).
  */
-export type Tier = 'auto' | 'interp' | 'jit' | 'light';
+export const TIERS = ['auto', 'interp', 'jit', 'light'] as const;
+export type Tier = (typeof TIERS)[number];
 
 export interface ProcessorStats {
   /** Guest instructions retired. */

@@ -1,4 +1,4 @@
-import type { Tier } from '../emulator/processor.ts';
+import { TIERS, type Tier } from '../emulator/processor.ts';
 import type { Location, MachineSpec, Progress } from './protocol.ts';
 import type { StorageMode } from './storage.ts';
 import type { WorkerFactory } from './worker-handle.ts';
@@ -113,8 +113,8 @@ function commonSpec(options: LinuxVMOptions): Partial<MachineSpec> {
   if (base !== undefined && !['keep', 'reset'].includes(base))
     throw new TypeError(`storageBase is "${String(base)}"; it can be keep or reset`);
   if (key !== undefined || diff !== undefined) spec.storage = { key, mode, base, resume, diff };
-  if (options.tier !== undefined && !['auto', 'interp', 'jit'].includes(options.tier))
-    throw new TypeError(`tier is "${String(options.tier)}"; it can be auto, interp or jit`);
+  if (options.tier !== undefined && !TIERS.includes(options.tier))
+    throw new TypeError(`tier is "${String(options.tier)}"; it can be ${TIERS.join(', ')}`);
   return spec;
 }
 

@@ -227,6 +227,7 @@ export abstract class Cpu {
 
   // ---- segments ----
 
+  /** Base of a segment as emitted code has it, low and high half. */
   baseLow(n: number): number {
     return this.i32[(this.state + S.SEG_BASE + n * 8) >> 2]!;
   }

@@ -22,8 +22,8 @@ const BATCH = 32;
 const EAGER = 2000;
 /** Milliseconds for which a hot block may wait for others to share its module. */
 const PATIENCE = 25;
-/** Bytes of the code area that one region may take for its table and stubs. */
-const ROOM = 0x4000;
+/** Bytes of the code area that one region may take: 16 KiB for its table of targets, the rest for stubs of its blocks' exits. */
+const ROOM = 0x8000;
 /**
  * Executions in the interpreter after which a block gets a region of its own although it is part of another one
  * already: it is reached by other ways than that region's entries.

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import type { Tier } from '../../emulator/processor.ts';
+import { TIERS, type Tier } from '../../emulator/processor.ts';
 import { Lockstep, type LockstepResult } from './trace/lockstep.ts';
 import { makeMachine, type Source } from './trace/machines.ts';
 import { traceWindow, type Window } from './trace/window.ts';
@@ -12,7 +12,7 @@ runs of the same command print the same lines.
 
   --from N            number of the first instruction (default 0)
   --count M           instructions (default 100; with --compare: 1000000000)
-  --tier TIER         interp (default), jit or auto; compiled code is printed block by block
+  --tier TIER         interp (default), jit, light or auto; compiled code is printed block by block
   --blocks            the interpreter block by block, too
   --all               every register in every line
   --compare A,B       run tier A as it is and tier B to the same instructions, and compare all registers;
@@ -30,7 +30,6 @@ A line: instructions before it, privilege level, address, instruction (#vector(c
 the registers that it changed and the memory that it wrote.
 Status: 0; 1 when the tiers differ or the machine cannot be made; 2 for a wrong option.`;
 
-const TIERS: readonly string[] = ['interp', 'jit', 'auto'];
 const STANDARD = 'build/disks/debian/manifest.json';
 
 class Misuse extends Error {}
@@ -70,8 +69,9 @@ function number(name: string, text: string): number {
 }
 
 function tier(name: string): Tier {
-  if (!TIERS.includes(name)) throw new Misuse(`there is no tier "${name}": give interp, jit or auto`);
-  return name as Tier;
+  const known = TIERS.find((tier) => tier === name);
+  if (!known) throw new Misuse(`there is no tier "${name}": give ${TIERS.join(', ')}`);
+  return known;
 }
 
 async function trace(source: Source, options: Options, window: Window): Promise<number> {

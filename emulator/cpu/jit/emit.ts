@@ -3,7 +3,7 @@
  * region, where the interpreter has them.
  */
 import { Emit, type Import, type PendingFlags, Vector, WRITE_TYPES } from '../emit.ts';
-import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
+import type { Insn } from '../insn.ts';
 import { memForm, usesSegment, type Linkage } from '../interp.ts';
 import {
   modeIsUser,
@@ -675,14 +675,4 @@ export class JitEmit extends Emit {
       this.done = true;
     }
   }
-}
-
-/** Flags that are read before they are written from the start of an instruction list, given those live after it. */
-export function liveFlags(insns: readonly Insn[], after: number): number {
-  let live = after;
-  for (let k = insns.length - 1; k >= 0; k--) {
-    const insn = insns[k]!;
-    live = !insn.def.emit ? ARITH : (live & ~flagsWritten(insn)) | flagsRead(insn);
-  }
-  return live;
 }

@@ -13,24 +13,15 @@
  */
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
-import { ARITH, NO_INSN, type Insn } from '../insn.ts';
+import { NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset, type Linkage } from '../interp.ts';
 import { R, RECORDS, S, SELECTORS } from '../layout.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64 } from '../wasm/expr.ts';
-import { JitEmit, liveFlags, newContext, reload, spill, type RegionContext } from './emit.ts';
-import {
-  blockAt,
-  fits,
-  isCall,
-  isJmp,
-  isRel,
-  jumpsIndirectly,
-  returnOffset,
-  successorOffsets,
-  type Region,
-} from './find.ts';
+import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
+import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
 import { buildGraph } from './graph.ts';
+import { flagLiveness } from './liveness.ts';
 import { registersOf } from './registers.ts';
 import { Structure } from './structure.ts';
 import { planX87 } from './x87-plan.ts';
@@ -156,40 +147,4 @@ function writeExit(c: RegionContext): void {
   const found = f.let({ type: I32, op: 0x10, args: [], k: link.imports.lookup! });
   f.if(i32.eqz(found), () => f.return());
   f.returnCallIndirect(link.handlerType, i32.load(found, R.FN), found);
-}
-
-/** Flags that are live (read before they are written) at the start and at the end of each block. */
-export interface FlagLiveness {
-  readonly before: ReadonlyMap<Block, number>;
-  readonly after: ReadonlyMap<Block, number>;
-}
-
-/** Leaving the region, all flags are live. */
-function flagLiveness(blocks: readonly Block[], near: (b: Block, offset: number) => Block | undefined): FlagLiveness {
-  const flow = blocks.map((block) => {
-    const last = block.insns[block.insns.length - 1]!;
-    const list = block.branches && (!isRel(last) || isCall(last)) ? [] : successorOffsets(block);
-    const successors = list.map((offset) => near(block, offset)).filter((s) => s !== undefined);
-    const stays = list.length === (!block.branches || isJmp(last) ? 1 : 2) && successors.length === list.length;
-    // What is live before it: `read` and, of what is live after it, `passed`.
-    const read = liveFlags(block.insns, 0);
-    return { block, successors, leaves: stays ? 0 : ARITH, read, passed: liveFlags(block.insns, ARITH) };
-  });
-  const before = new Map<Block, number>();
-  const after = new Map<Block, number>();
-  for (let changed = true; changed;) {
-    changed = false;
-    for (let i = flow.length - 1; i >= 0; i--) {
-      const { block, successors, leaves, read, passed } = flow[i]!;
-      let out = leaves;
-      for (const s of successors) out |= before.get(s) ?? 0;
-      after.set(block, out);
-      const live = read | (out & passed);
-      if (live !== before.get(block)) {
-        before.set(block, live);
-        changed = true;
-      }
-    }
-  }
-  return { before, after };
 }

@@ -1,7 +1,7 @@
 /** A region's control flow as structured WebAssembly: edges, loops, jumps to computed addresses, and the ways out. */
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
-import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from '../insn.ts';
+import { flagsWritten, NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset } from '../interp.ts';
 import { JUMP_CACHE_BYTES, JUMP_CACHES, R, S } from '../layout.ts';
 import type { FunctionBuilder, Label } from '../wasm/builder.ts';
@@ -9,7 +9,7 @@ import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
 import { blockAt, type Region } from './find.ts';
 import type { buildGraph, Node } from './graph.ts';
-import type { FlagLiveness } from './region.ts';
+import { liveBefore, type FlagLiveness } from './liveness.ts';
 
 /** From this many routes on, a table of jumps is quicker than a test for each. */
 const MOST_TESTS = 3;
@@ -291,7 +291,7 @@ export class Structure {
     for (let k = b.insns.length - 1; k >= 0; k--) {
       after[k] = live;
       const insn = b.insns[k]!;
-      live = !insn.def.emit ? ARITH : (live & ~flagsWritten(insn)) | flagsRead(insn);
+      live = liveBefore(insn, live);
     }
     let offset = this.region.bases.get(b)! + b.offset;
     c.edge = (to) => this.edge(n, to);

@@ -1,5 +1,6 @@
 /** Alignment checks: #AC at CPL 3 under CR0.AM and RFLAGS.AC. What each form checks is compared in test/conformance. */
 import { describe, expect, test } from 'vitest';
+import { AC, CR0_AM as AM } from '../../../emulator/cpu/bits.ts';
 import { Mode } from '../../../emulator/cpu/layout.ts';
 import { asm, asm32, assembles, type Code } from './assembler.ts';
 import {
@@ -14,8 +15,6 @@ import {
   watchCompiler,
 } from './system-machine.ts';
 
-const AM = 1 << 18;
-const AC = 1 << 18;
 const FLAGS = 0x202;
 /** What user code ends with. */
 const DONE = 0x80;

@@ -1,0 +1,47 @@
+/** Which arithmetic flags are live (read before they are written) where, so that others are never made. */
+import type { Block } from '../block.ts';
+import { ARITH, flagsRead, flagsWritten, type Insn } from '../insn.ts';
+import { isCall, isJmp, isRel, successorOffsets } from './find.ts';
+
+/** Flags that are live before an instruction, given those live after it. A helper may look at all. */
+export const liveBefore = (insn: Insn, after: number): number =>
+  insn.def.emit ? (after & ~flagsWritten(insn)) | flagsRead(insn) : ARITH;
+
+/** Flags that are live at the start and at the end of each block. */
+export interface FlagLiveness {
+  readonly before: ReadonlyMap<Block, number>;
+  readonly after: ReadonlyMap<Block, number>;
+}
+
+/** Leaving the region, all flags are live. */
+export function flagLiveness(
+  blocks: readonly Block[],
+  near: (b: Block, offset: number) => Block | undefined,
+): FlagLiveness {
+  const flow = blocks.map((block) => {
+    const last = block.insns[block.insns.length - 1]!;
+    const list = block.branches && (!isRel(last) || isCall(last)) ? [] : successorOffsets(block);
+    const successors = list.map((offset) => near(block, offset)).filter((s) => s !== undefined);
+    const stays = list.length === (!block.branches || isJmp(last) ? 1 : 2) && successors.length === list.length;
+    // What is live before it: `read` and, of what is live after it, `passed`.
+    const before = (after: number): number => block.insns.reduceRight((live, insn) => liveBefore(insn, live), after);
+    return { block, successors, leaves: stays ? 0 : ARITH, read: before(0), passed: before(ARITH) };
+  });
+  const before = new Map<Block, number>();
+  const after = new Map<Block, number>();
+  for (let changed = true; changed;) {
+    changed = false;
+    for (let i = flow.length - 1; i >= 0; i--) {
+      const { block, successors, leaves, read, passed } = flow[i]!;
+      let out = leaves;
+      for (const s of successors) out |= before.get(s) ?? 0;
+      after.set(block, out);
+      const live = read | (out & passed);
+      if (live !== before.get(block)) {
+        before.set(block, live);
+        changed = true;
+      }
+    }
+  }
+  return { before, after };
+}
