@@ -12,9 +12,9 @@ import type { DiskManifest, ManifestFile, ManifestSnapshot } from '../emulator/d
 import { openDisk, type OpenDisk } from '../emulator/disk/open.ts';
 import type { OverlayState } from '../emulator/disk/overlay.ts';
 import type { BlockDevice } from '../emulator/disk/types.ts';
-import { Machine, type MachineOptions, type MachineState } from '../emulator/machine.ts';
+import { Machine, type MachineState, type PagedState } from '../emulator/machine.ts';
 import type { Macrotasks } from '../emulator/macrotask.ts';
-import { BLOCK_PAGES, PAGE_SIZE } from '../emulator/machine-state.ts';
+import { BLOCK_PAGES, type FirstPages, PAGE_SIZE } from '../emulator/machine-state.ts';
 import type { PageTable } from '../emulator/pager.ts';
 import { encodeSnapshot, SNAPSHOT_FORMAT } from '../emulator/snapshot.ts';
 import { AgentClient } from '../src/agent/client.ts';
@@ -37,8 +37,28 @@ const PROMPT = /[#$] $/;
 const KILL_LINE = '\x15';
 /** Programs whose files, and what they need, shall be in memory: people start them first. */
 const WARM = ["python3 -c 'print(2**100)'", 'ls -l / | cat', 'ps aux | cat', 'cat /etc/os-release | less -F | cat'];
+/**
+ * Guest time in nanoseconds for which a rehearsal goes on when the machine has answered: in a page as much passes until
+ * the first echo, with what the guest's timers do meanwhile.
+ */
+const SETTLED = 400_000_000;
 /** Typed in the rehearsal, one after the other, after the prompt. */
 const REHEARSED = ["python3 -c 'print(2**100)'", 'ls -l /', 'cat /etc/os-release', 'ps aux'];
+
+/** A host's clock on which each slice takes a second, so that each has a turn of its own; and what is done before each turn. */
+class Turns {
+  before: () => void = () => undefined;
+  private time = 0;
+  readonly now = (): number => (this.time += 1000);
+  readonly macrotasks: Macrotasks = {
+    post: (call) =>
+      void setImmediate(() => {
+        this.before();
+        call();
+      }),
+    close: () => undefined,
+  };
+}
 
 /** A machine of the builder, with its console and agent. It stands still while what it has said is dealt with. */
 class Bench {
@@ -50,6 +70,7 @@ class Bench {
   private constructor(
     readonly machine: Machine,
     attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void },
+    private readonly turns: Turns,
   ) {
     attach.console = (bytes) => {
       this.raw.push(bytes);
@@ -80,7 +101,8 @@ class Bench {
     manifest: DiskManifest,
     disk: BlockDevice,
     kernel: boolean,
-    options: Partial<MachineOptions> = {},
+    /** Each slice has a turn of its own. */
+    single = false,
   ): Promise<Bench> {
     const nobody = (): undefined => undefined;
     const attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void } = {
@@ -88,16 +110,29 @@ class Bench {
       agent: nobody,
     };
     const file = (name: string): Uint8Array => new Uint8Array(readFileSync(join(directory, name)));
+    const turns = new Turns();
     const machine = await Machine.create({
       createProcessor,
       memory: MEMORY,
       deterministic: true,
       ...(kernel && { kernel: file('vmlinux'), initrd: file('initramfs.gz'), cmdline: manifest.cmdline }),
       disks: [disk],
-      ...options,
+      ...(single && { now: turns.now, macrotasks: turns.macrotasks }),
       events: { console: (bytes) => attach.console(bytes), agent: (bytes) => attach.agent(bytes) },
     });
-    return new Bench(machine, attach);
+    return new Bench(machine, attach, turns);
+  }
+
+  /** Holds the machine before a slice. Only where each slice has a turn of its own. */
+  async before(reached: () => boolean): Promise<void> {
+    await new Promise<void>((there) => {
+      this.turns.before = () => {
+        if (this.machine.status !== 'running' || !reached()) return;
+        this.turns.before = () => undefined;
+        this.machine.pause();
+        there();
+      };
+    });
   }
 
   /** Answers come from promises, at a time that depends on the host: the guest's own must not pass meanwhile. */
@@ -208,29 +243,11 @@ function watched(disk: BlockDevice, onRead: (offset: number, length: number) => 
  * @param mount instructions until the mount's first read
  */
 async function takeKernel(directory: string, manifest: DiskManifest, disk: OpenDisk, mount: number): Promise<Taken> {
-  // A host's clock on which each slice takes a second gives every slice a turn of its own.
-  let now = 0;
-  let reached!: () => void;
-  const there = new Promise<void>((resolve) => (reached = resolve));
-  let reach = (): boolean => false;
-  const macrotasks: Macrotasks = {
-    post: (call) =>
-      void setImmediate(() => {
-        if (!reach()) call();
-      }),
-    close: () => undefined,
-  };
-  const bench = await Bench.create(directory, manifest, disk.device, true, { now: () => (now += 1000), macrotasks });
+  const bench = await Bench.create(directory, manifest, disk.device, true, true);
   const { machine } = bench;
-  reach = () => {
-    if (machine.processor.instructions! <= mount - 2 * SLICE) return false;
-    machine.pause();
-    reached();
-    return true;
-  };
   try {
     machine.start();
-    await there;
+    await bench.before(() => machine.processor.instructions! > mount - 2 * SLICE);
     const state = await machine.save();
     if (machine.processor.instructions! >= mount)
       throw new Error('the machine for the snapshot has mounted its disk earlier than before');
@@ -250,13 +267,13 @@ function page(state: MachineState, index: number): Uint8Array {
 interface Order {
   /** Guest page numbers in the order of their first use. */
   touched: number[];
-  /** How many of them were touched until a typed character was echoed. */
+  /** How many of them were touched until the machine had settled. */
   first: number;
 }
 
 /**
  * Resumes page by page and does what a visitor does, to see which pages that needs.
- * @param commands typed after the first character has been echoed
+ * @param commands typed after the machine has settled
  */
 async function rehearse(
   directory: string,
@@ -266,12 +283,13 @@ async function rehearse(
   commands: readonly string[],
 ): Promise<Order> {
   if (overlay.blocks.length) disk.device.importState(structuredClone(overlay));
-  const bench = await Bench.create(directory, manifest, disk.device, false);
+  const bench = await Bench.create(directory, manifest, disk.device, false, true);
   const { machine } = bench;
   const { pages } = state.memory;
   const touched: number[] = [];
   const table = { chunkPages: 1, pages, slots: Uint32Array.from(pages, (_, index) => index) };
-  machine.resumeFrom({ ...state, memory: { size: state.memory.size, table } }, (index) => {
+  const first = { pages: new Uint32Array(0), bytes: new Uint8Array(0) };
+  machine.resumeFrom({ ...state, memory: { size: state.memory.size, first, table } }, (index) => {
     touched.push(pages[index]!);
     return Promise.resolve(page(state, index));
   });
@@ -284,14 +302,17 @@ async function rehearse(
       hostname: 'debian',
     });
     if (console.length === 0) await bench.shows(PROMPT, () => machine.start());
+    machine.start();
+    await refreshed;
+    const settled = machine.clock.now() + SETTLED;
+    await bench.before(() => machine.clock.now() >= settled);
     await bench.shows(/x$/, () => {
-      machine.start();
+      machine.resume();
       bench.type('x');
     });
-    await refreshed;
-    const first = touched.length;
+    const count = touched.length;
     for (const command of commands) await bench.shows(PROMPT, () => bench.type(`${KILL_LINE}${command}\r`));
-    return { touched: [...new Set(touched)], first };
+    return { touched: [...new Set(touched)], first: count };
   } finally {
     machine.stop();
   }
@@ -301,18 +322,29 @@ function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
+/** A machine's pages that are needed at once, and the contents of a page. */
+function firstPages(state: MachineState, numbers: readonly number[]): FirstPages {
+  const pages = Uint32Array.from(numbers).sort();
+  const index = new Map<number, number>();
+  state.memory.pages.forEach((number, i) => index.set(number, i));
+  return { pages, bytes: Buffer.concat(Array.from(pages, (number) => page(state, index.get(number)!))) };
+}
+
 /** The distinct pages of several machines, in the order in which they are to be fetched. */
 class PageStore {
   readonly pages: Uint8Array[] = [];
   private readonly slots = new Map<string, number>();
 
-  /** Adds a machine's pages: those that it touches first in front. */
-  add({ memory }: MachineState, touched: readonly number[], bytesOf: (index: number) => Uint8Array): PageTable {
+  /** Adds a machine's pages but the first ones: those that it touches next in front. */
+  add(state: MachineState, first: FirstPages, touched: readonly number[]): PageTable {
+    const { memory } = state;
     const index = new Map<number, number>();
     memory.pages.forEach((number, i) => index.set(number, i));
+    const left = new Set([...touched, ...memory.pages]);
+    for (const number of first.pages) left.delete(number);
     const entries: [slot: number, page: number][] = [];
-    for (const number of new Set([...touched, ...memory.pages])) {
-      const bytes = bytesOf(index.get(number)!);
+    for (const number of left) {
+      const bytes = page(state, index.get(number)!);
       const hash = sha256(bytes);
       let slot = this.slots.get(hash);
       if (slot === undefined) {
@@ -328,13 +360,6 @@ class PageStore {
       slots: Uint32Array.from(entries, ([slot]) => slot),
     };
   }
-}
-
-/** The chunks in which pages are, in the order of the pages. */
-function chunksOf(table: PageTable, pages: readonly number[]): number[] {
-  const chunks = new Map<number, number>();
-  table.pages.forEach((number, i) => chunks.set(number, Math.floor(table.slots[i]! / CHUNK_PAGES)));
-  return [...new Set(pages.map((number) => chunks.get(number)!))];
 }
 
 /**
@@ -353,8 +378,10 @@ export async function writeSnapshot(
   const kernelOrder = await rehearse(directory, manifest, await open(), kernel, []);
 
   const store = new PageStore();
-  const table = store.add(prompt.state, order.touched, (index) => page(prompt.state, index));
-  const kernelTable = store.add(kernel.state, kernelOrder.touched, (index) => page(kernel.state, index));
+  const first = firstPages(prompt.state, order.touched.slice(0, order.first));
+  const kernelFirst = firstPages(kernel.state, kernelOrder.touched.slice(0, kernelOrder.first));
+  const table = store.add(prompt.state, first, order.touched);
+  const kernelTable = store.add(kernel.state, kernelFirst, kernelOrder.touched);
   const folder = join(directory, 'chunks');
   const used = new Set<string | null>(manifest.chunks);
   const write = async (bytes: Uint8Array): Promise<{ name: string; stored: Uint8Array }> => {
@@ -370,17 +397,18 @@ export async function writeSnapshot(
   for (let at = 0; at < store.pages.length; at += CHUNK_PAGES)
     parts.push(write(Buffer.concat(store.pages.slice(at, at + CHUNK_PAGES))));
   const chunks = await Promise.all(parts);
-  const stateFile = async ({ state, overlay, console }: Taken, pages: PageTable): Promise<ManifestFile> => {
-    const memory = { size: state.memory.size, table: pages };
+  const stateFile = async (
+    { state, overlay, console }: Taken,
+    pages: Omit<PagedState['memory'], 'size'>,
+  ): Promise<ManifestFile> => {
+    const memory = { size: state.memory.size, ...pages };
     const { name, stored } = await write(encodeSnapshot({ state: { ...state, memory }, overlay, console }));
     return { url: `chunks/${name}`, size: stored.length, sha256: sha256(stored), compression: 'gzip' };
   };
-  const state = await stateFile(prompt, table);
-  const kernelState = await stateFile(kernel, kernelTable);
+  const state = await stateFile(prompt, { first, table });
+  const kernelState = await stateFile(kernel, { first: kernelFirst, table: kernelTable });
   for (const name of readdirSync(folder)) if (!used.has(name)) rmSync(join(folder, name));
 
-  const firstChunks = Math.max(...chunksOf(table, order.touched.slice(0, order.first))) + 1;
-  const kernelFirst = chunksOf(kernelTable, kernelOrder.touched.slice(0, kernelOrder.first));
   const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
   const sum = (list: { stored: Uint8Array }[]): number => list.reduce((total, { stored }) => total + stored.length, 0);
   return {
@@ -391,14 +419,11 @@ export async function writeSnapshot(
       size: store.pages.length * PAGE_SIZE,
       chunkSize: CHUNK_PAGES * PAGE_SIZE,
       chunks: chunks.map(({ name }) => name),
-      firstChunks,
-      kernel: { state: kernelState, firstChunks: kernelFirst },
+      kernel: { state: kernelState },
     },
     summary:
-      `snapshot of ${table.pages.length} pages, with the kernel's ${store.pages.length} distinct ones in ${mb(sum(chunks))}; ` +
-      `before the first typed character: ${order.first} pages in ${firstChunks} chunks of ${mb(sum(chunks.slice(0, firstChunks)))}, ` +
-      `${mb(state.size)} of state; from the mount: ${kernelOrder.first} pages in ${kernelFirst.length} chunks of ` +
-      `${mb(sum(kernelFirst.map((chunk) => chunks[chunk]!)))}`,
+      `snapshot with ${first.pages.length} pages at once in ${mb(state.size)}, from the mount ` +
+      `${kernelFirst.pages.length} in ${mb(kernelState.size)}; ${store.pages.length} distinct others of both in ${mb(sum(chunks))}`,
   };
 }
 

@@ -47,9 +47,15 @@ export interface MachineState {
   memory: MemoryState;
 }
 
-/** A machine's state with its RAM elsewhere, in chunks that are fetched when they are needed. */
+/** A machine's state with most of its RAM elsewhere, in chunks that are fetched when they are needed. */
 export interface PagedState extends Omit<MachineState, 'memory'> {
-  memory: { size: number; table: PageTable };
+  memory: { size: number; first: FirstPages; table: PageTable };
+}
+
+/** Pages that a resume touches at once: numbers, and their contents one after the other. They are not in the table. */
+export interface FirstPages {
+  pages: Uint32Array;
+  bytes: Uint8Array;
 }
 
 /** Whether the page-aligned range is all zeros. */

@@ -641,7 +641,7 @@ export class Machine {
     const { memory } = this.processor;
     if (state.memory.size !== memory.size)
       throw new Error(`the snapshot has ${state.memory.size} bytes of RAM, this machine has ${memory.size}`);
-    this.pager = new Pager(memory, state.memory.table, read, {
+    this.pager = new Pager(memory, state.memory, read, {
       arrived: () => {
         for (const transport of this.transports) transport.pagesArrived();
         this.wake();

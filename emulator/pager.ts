@@ -1,11 +1,11 @@
 import type { GuestMemory } from './memory.ts';
-import { PAGE_SIZE } from './machine-state.ts';
+import { type FirstPages, PAGE_SIZE } from './machine-state.ts';
 
 /** Where the pages of a snapshot are: `pages[i]` is a guest page whose contents are in slot `slots[i]`. */
 export interface PageTable {
   /** Slots in each chunk but the last. */
   chunkPages: number;
-  /** Guest page numbers, in the order of their slots: first those that a resume needs first. Pages not in it are zero. */
+  /** Guest page numbers, in the order of their slots: those that are used first in front. Pages not in it are zero. */
   pages: Uint32Array;
   /** Ascending. Equal pages share a slot. */
   slots: Uint32Array;
@@ -67,15 +67,26 @@ export class Pager {
   private abandon!: (error: Error) => void;
   private readonly whole: Promise<void>;
 
-  /** @throws Error when the table is damaged */
+  private readonly table: PageTable;
+
+  /**
+   * Puts the first pages into memory, which is all zeros, and makes the others wait.
+   * @throws Error when the tables are damaged
+   */
   constructor(
     private readonly memory: GuestMemory,
-    private readonly table: PageTable,
+    { first, table }: { first: FirstPages; table: PageTable },
     private readonly read: ChunkReader,
     private readonly events: PagerEvents,
   ) {
+    this.table = table;
     const { pages, slots, chunkPages } = table;
     const total = memory.size / PAGE_SIZE;
+    if (first.bytes.length !== first.pages.length * PAGE_SIZE || first.pages.some((page) => page >= total))
+      throw damaged();
+    first.pages.forEach((page, i) =>
+      memory.bytes.set(first.bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE), page * PAGE_SIZE),
+    );
     const most = slots.length ? slots[slots.length - 1]! + 1 : 0;
     this.chunkCount = Math.ceil(most / chunkPages);
     if (pages.length !== slots.length || !(chunkPages >= 1) || this.chunkCount > 0xfffe) throw damaged();

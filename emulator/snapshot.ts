@@ -7,16 +7,13 @@ import { type PagedState, STATE_VERSION } from './machine-state.ts';
 import { decode, encode, StateError } from './state-stream.ts';
 
 /*
- * The snapshot of a disk: a machine at its prompt, so that a page need not boot. Its RAM is cut into pages, of which each
- * is kept once and zeros not at all; they stand in the order in which a resume touches them, and are fetched in chunks.
- * Everything else is one small file, in the form of `encode`.
+ * The snapshot of a disk: a machine at its prompt, so that a page need not boot. One file, in the form of `encode`, has its
+ * state and the pages of RAM that a resume touches until it has settled: asked for one by one, they would take most of the
+ * time of a start. The other pages, each kept once and zeros not at all, are fetched in chunks, in the order of their use.
  */
 
 /** Names the form of states and of this file. A snapshot in another form is not used. */
-export const SNAPSHOT_FORMAT = `linux-vm state ${STATE_VERSION}, pages 1`;
-
-/** Chunks under way ahead of their use. Browsers open six connections to an HTTP/1.1 server. */
-const PARALLEL = 6;
+export const SNAPSHOT_FORMAT = `linux-vm state ${STATE_VERSION}, pages 2`;
 
 export interface Snapshot {
   state: PagedState;
@@ -33,9 +30,10 @@ export function encodeSnapshot(snapshot: Snapshot): Uint8Array {
 /** @throws StateError when the bytes are none of `encodeSnapshot` */
 export function decodeSnapshot(bytes: Uint8Array): Snapshot {
   const value = decode(bytes) as Partial<Snapshot> | undefined;
-  const table = value?.state?.memory?.table;
+  const { table, first } = value?.state?.memory ?? {};
   if (
     !(table?.pages instanceof Uint32Array && table.slots instanceof Uint32Array) ||
+    !(first?.pages instanceof Uint32Array && first.bytes instanceof Uint8Array) ||
     !(value?.console instanceof Uint8Array) ||
     !Array.isArray(value.overlay?.blocks)
   )
@@ -52,12 +50,9 @@ export function misfit(snapshot: ManifestSnapshot, memory: number): string | und
   return undefined;
 }
 
-/** Fetches a snapshot's parts. Each chunk is asked for once, and again after it could not be had. */
+/** Fetches a snapshot's parts. */
 export class SnapshotSource {
   private readonly source: ChunkSource;
-  /** Chunks that were fetched before anybody needed them, and those that somebody has asked for. */
-  private readonly early = new Map<number, Promise<Uint8Array>>();
-  private readonly asked = new Set<number>();
   private stateBytes = 0;
 
   /** @param url of the manifest, absolute */
@@ -88,33 +83,8 @@ export class SnapshotSource {
     return decodeSnapshot(bytes);
   }
 
-  /** Begins to fetch the chunks that are needed first, some at a time and in their order. */
-  prefetch(): void {
-    const { firstChunks, kernel } = this.snapshot;
-    const chunks =
-      this.which === 'kernel' ? [...kernel!.firstChunks] : Array.from({ length: firstChunks }, (_, chunk) => chunk);
-    const lane = async (): Promise<void> => {
-      for (let chunk; (chunk = chunks.shift()) !== undefined;) {
-        if (this.asked.has(chunk)) continue;
-        const bytes = this.fetch(chunk);
-        this.early.set(chunk, bytes);
-        // Whoever needs it hears of a failure.
-        await bytes.catch(() => undefined);
-      }
-    };
-    for (let i = 0; i < PARALLEL; i++) void lane();
-  }
-
   /** A chunk's pages. Rejects after the retries of the policy. */
   chunk(chunk: number): Promise<Uint8Array> {
-    this.asked.add(chunk);
-    const early = this.early.get(chunk);
-    if (!early) return this.fetch(chunk);
-    this.early.delete(chunk);
-    return early;
-  }
-
-  private fetch(chunk: number): Promise<Uint8Array> {
     const { size, chunkSize } = this.snapshot;
     const offset = chunk * chunkSize;
     return this.source.read(offset, Math.min(chunkSize, size - offset), this.options.signal);

@@ -231,7 +231,6 @@ class Session {
       signal: this.controller.signal,
     });
     this.snapshot = source;
-    source.prefetch();
     if (written) this.prefetch(disk.manifest);
     try {
       const coming = source.state();

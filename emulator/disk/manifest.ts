@@ -40,19 +40,14 @@ export interface ManifestSnapshot {
   format: string;
   /** Its RAM in bytes. */
   memory: number;
-  /** Everything but the pages of RAM. */
+  /** Everything but the pages of RAM that a resume does not touch at once. */
   state: ManifestFile;
-  /** The distinct pages of RAM: bytes, and bytes in each chunk but the last. Chunks are named and packed as the disk's. */
+  /** The distinct ones of these pages: bytes, and bytes in each chunk but the last. Chunks are named and packed as the disk's. */
   size: number;
   chunkSize: number;
   chunks: string[];
-  /** How many chunks, from the first on, a resume needs until a typed character is echoed. */
-  firstChunks: number;
-  /**
-   * The same machine before it mounted the disk, for disks that have been written to since: its state, over the same
-   * chunks, and those that it needs first, in their order.
-   */
-  kernel?: { state: ManifestFile; firstChunks: number[] };
+  /** The same machine before it mounted the disk, for disks that have been written to since; over the same chunks. */
+  kernel?: { state: ManifestFile };
 }
 
 const HASH = /^[0-9a-f]{64}$/;
@@ -130,24 +125,14 @@ function parseSnapshot(value: unknown, fail: (what: string) => never): ManifestS
   const expected = Math.ceil(size / chunkSize);
   if (!Array.isArray(chunks) || chunks.length !== expected || chunks.some((c) => !HASH.test(String(c))))
     return fail(`"snapshot.chunks" is not a list of ${expected} SHA-256`);
-  const firstChunks = count('firstChunks', 0, expected);
-  const kernel = parseKernelSnapshot(s['kernel'], expected, fail);
-  return { format: s['format'], memory, state, size, chunkSize, chunks: chunks as string[], firstChunks, kernel };
+  const kernel = parseKernelSnapshot(s['kernel'], fail);
+  return { format: s['format'], memory, state, size, chunkSize, chunks: chunks as string[], kernel };
 }
 
-function parseKernelSnapshot(
-  value: unknown,
-  chunks: number,
-  fail: (what: string) => never,
-): ManifestSnapshot['kernel'] {
+function parseKernelSnapshot(value: unknown, fail: (what: string) => never): ManifestSnapshot['kernel'] {
   if (value === undefined || value === null) return undefined;
-  const k = value as Record<string, unknown>;
-  const state = parseFile(k['state'], 'snapshot.kernel.state', fail);
-  const first = k['firstChunks'];
-  if (!state) return fail('"snapshot.kernel" has no "state"');
-  if (!Array.isArray(first) || first.some((c) => !(Number.isSafeInteger(c) && c >= 0 && c < chunks)))
-    return fail('"snapshot.kernel.firstChunks" is not a list of chunk numbers');
-  return { state, firstChunks: first as number[] };
+  const state = parseFile((value as Record<string, unknown>)['state'], 'snapshot.kernel.state', fail);
+  return state ? { state } : fail('"snapshot.kernel" has no "state"');
 }
 
 function parseFile(value: unknown, name: string, fail: (what: string) => never): ManifestFile | undefined {

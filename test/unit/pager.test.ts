@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { FirstPages } from '../../emulator/machine-state.ts';
 import { GuestMemory } from '../../emulator/memory.ts';
 import { Pager, type PageTable } from '../../emulator/pager.ts';
 
@@ -25,14 +26,16 @@ interface Setting {
   events: { arrived: number; complete: number; trouble: unknown[] };
 }
 
-function make(table = TABLE): Setting {
+const NONE: FirstPages = { pages: new Uint32Array(0), bytes: new Uint8Array(0) };
+
+function make(table = TABLE, first = NONE): Setting {
   const memory = new GuestMemory(new ArrayBuffer(PAGES * PAGE), 0, PAGES * PAGE);
   const asked: number[] = [];
   const open = new Map<number, { resolve(bytes: Uint8Array): void; reject(error: Error): void }>();
   const events: Setting['events'] = { arrived: 0, complete: 0, trouble: [] };
   const pager = new Pager(
     memory,
-    table,
+    { first, table },
     (chunk) => {
       asked.push(chunk);
       return new Promise((resolve, reject) => open.set(chunk, { resolve, reject }));
@@ -54,6 +57,16 @@ function make(table = TABLE): Setting {
 }
 
 describe('pages of a resumed machine', () => {
+  test('the first ones are here from the beginning', () => {
+    const bytes = new Uint8Array(2 * PAGE).fill(8, PAGE);
+    const { memory, asked } = make(TABLE, { pages: Uint32Array.of(4, 11), bytes });
+    expect(memory.present(11 * PAGE, PAGE)).toBe(true);
+    expect([memory.read8(11 * PAGE), memory.read8(12 * PAGE - 1), memory.read8(4 * PAGE)]).toEqual([8, 8, 0]);
+    expect(asked).toEqual([]);
+    expect(() => make(TABLE, { pages: Uint32Array.of(4, PAGES), bytes })).toThrow(/damaged/);
+    expect(() => make(TABLE, { pages: Uint32Array.of(4), bytes })).toThrow(/damaged/);
+  });
+
   test('a page is asked for once, and comes with the rest of its chunk wherever that belongs', async () => {
     const { memory, asked, answer, events } = make();
     expect(memory.present(3 * PAGE + 100, 4)).toBe(false);
