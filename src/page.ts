@@ -1,3 +1,4 @@
+import type { LinuxVMElement } from '../components/linux-vm.ts';
 import '../components/linux-vm.ts';
 import '../components/linux-vm-workbench.ts';
 import { isTheme } from '../components/theme.ts';
@@ -5,6 +6,10 @@ import { takeInstallPrompt } from './offline/install.ts';
 import { registerServiceWorker } from './offline/updates.ts';
 import { SettingsStore } from './settings.ts';
 import { type Link, parseLink } from './share.ts';
+
+/** Milliseconds that a machine has for its start before anything else is fetched, and that its first echo has then. */
+const LONGEST_START = 20_000;
+const AFTER_START = 250;
 
 /**
  * The hosted page. Its address may say which machine it is (`?disk=…&memory=1024&storage=none`) and what to do in it
@@ -43,7 +48,7 @@ if (workbench && element) {
   });
 
   /** The page works without its server from the second visit on. */
-  const updates = registerServiceWorker();
+  const updates = registerServiceWorker(started(element), element.disk);
   updates.on(({ available }) => {
     if (!available) return;
     workbench.tell({
@@ -59,6 +64,16 @@ if (workbench && element) {
           });
         },
       },
+    });
+  });
+}
+
+/** Resolves when the machine has started, has failed to, or has had its time for it. */
+function started(element: LinuxVMElement): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, LONGEST_START);
+    element.addEventListener('vm-state', ({ detail }) => {
+      if (detail.state !== 'loading' && detail.state !== 'booting') setTimeout(resolve, AFTER_START);
     });
   });
 }

@@ -1,4 +1,6 @@
 import { Workbox } from 'workbox-window';
+import type { DiskManifest } from '../../emulator/disk/manifest.ts';
+import { isManifest } from '../../emulator/disk/open.ts';
 import { trustedScriptUrl } from '../trusted-types.ts';
 import { TAKE_OVER, type UpdateAnswer } from './names.ts';
 
@@ -15,10 +17,16 @@ export interface Updates {
 }
 
 /**
- * Registers the site's service worker, once the page has loaded. Where there can be none (development, plain http, a
- * sandboxed frame), nothing happens and no update is ever there.
+ * Registers the site's service worker. Where there can be none (development, plain http, a sandboxed frame), nothing
+ * happens and no update is ever there.
+ * @param when it may begin: on a first visit it fetches all of the site, which takes as much time as the machine's start
+ * @param disk address of the manifest of the disk that the machine has on this visit
  */
-export function registerServiceWorker(url = new URL('sw.js', document.baseURI)): Updates {
+export function registerServiceWorker(
+  when: Promise<unknown>,
+  disk: string | undefined,
+  url = new URL('sw.js', document.baseURI),
+): Updates {
   const listeners = new Set<(updates: Updates) => void>();
   // Vite's development server has no service worker.
   const built = (import.meta as { env?: { PROD?: boolean } }).env?.PROD === true;
@@ -51,10 +59,25 @@ export function registerServiceWorker(url = new URL('sw.js', document.baseURI)):
   navigator.serviceWorker.addEventListener('controllerchange', () => {
     // On the first visit nothing changes. Later no machine runs in any page, or the new version would not be here.
     if (controlled) location.reload();
+    else if (disk) void keepStart(new URL(disk, document.baseURI).href);
     controlled = true;
   });
-  workbox.register().catch((cause: unknown) => console.warn('The site will not work offline:', cause));
+  when
+    .then(() => workbox.register({ immediate: true }))
+    .catch((cause: unknown) => console.warn('The site will not work offline:', cause));
   return updates;
+}
+
+/** What a machine read before the service worker was there is to be kept, too; the browser's own cache has it. */
+async function keepStart(manifest: string): Promise<void> {
+  // Any other disk is an image of many gigabytes, perhaps.
+  if (!isManifest(manifest)) return;
+  try {
+    const { snapshot } = (await (await fetch(manifest)).json()) as Partial<DiskManifest>;
+    if (snapshot) await (await fetch(new URL(snapshot.state.url, manifest))).blob();
+  } catch {
+    // The next visit brings it.
+  }
 }
 
 function supported(): boolean {
