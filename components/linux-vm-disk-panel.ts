@@ -221,6 +221,7 @@ export class LinuxVMDiskPanel extends Panel {
               : `Changes are lost when this page is closed${storage.reason ? `: ${storage.reason}` : ''}.`
         }
       </p>
+      ${storage.warning ? html`<div class="message"><span>${storage.warning}</span></div>` : nothing}
       ${
         storage.problem
           ? html`<div class="message bad" role="alert"><span>${storage.problem.message}</span></div>`

@@ -404,9 +404,10 @@ export class LinuxVMWorkbench extends LitElement {
         action: { label: 'Disk', run: () => this.show('disk') },
       });
     this.problem = problem?.message;
-    if (status?.reason && !this.warned) {
+    const warning = status?.warning ?? (status?.reason && `Files are not kept: ${status.reason}`);
+    if (warning && !this.warned) {
       this.warned = true;
-      this.tell({ text: `Files are not kept: ${status.reason}` });
+      this.tell({ text: warning });
     }
   };
 

@@ -355,7 +355,6 @@ class Session {
     this.storage = storage;
     const disk = await openDisk(spec.disk, {
       openStore: (base) => storage.openStore(base),
-      limit: spec.storage?.key === undefined ? undefined : Infinity,
       memory: spec.cache * 2 ** 20,
       readOnly: spec.readOnly,
       policy: this.policy,

@@ -20,8 +20,8 @@ const WRITE_BACK = {
 };
 
 /**
- * Lets a guest whose disk is kept write back early, and see when the browser's space comes to its end. A virtio disk has
- * no way to say "no space left", only "I/O error", at which a file system loses writes. So, while there is less room than
+ * Lets a guest whose disk is kept write back early, and see when the browser's space, or the memory for changes that are
+ * not kept, comes to its end. A virtio disk has no way to say "no space left", only "I/O error", at which a file system loses writes. So, while there is less room than
  * the disk could still need, free blocks of the guest's file system are kept back (`reserved_clusters` of Linux's ext4
  * driver, which serves ext2 too and binds even root): programs are told ENOSPC in time, and nothing breaks.
  */
@@ -29,6 +29,8 @@ export class SpaceGuard {
   private busy = false;
   private tuned = false;
   private reserved = 0;
+  /** Room of changes that are held in memory when the guest was last told. */
+  private room = Infinity;
   /** Free bytes of the file system when space came to its end: what is deleted afterwards may be used again. */
   private freeAtEnd: number | undefined;
   private trimmed = -Infinity;
@@ -37,12 +39,27 @@ export class SpaceGuard {
 
   /** To be told of every change. */
   update(status: StorageStatus): void {
-    if (status.mode !== 'exclusive' || this.busy || this.vm.state !== 'running') return;
-    const room = roomFor(status);
-    if (this.tuned && room === Infinity && this.reserved === 0) return;
+    if (this.busy || this.vm.state !== 'running') return;
+    const work = status.mode === 'exclusive' ? this.forKept(status) : this.forMemory(status);
+    if (!work) return;
     this.busy = true;
     // A guest without these programs or files is on its own: it will see I/O errors.
-    (this.tuned ? this.keepBack(room) : this.tune()).catch(() => undefined).finally(() => (this.busy = false));
+    work.catch(() => undefined).finally(() => (this.busy = false));
+  }
+
+  private forKept(status: StorageStatus): Promise<void> | undefined {
+    const room = roomFor(status);
+    if (!this.tuned) return this.tune();
+    return room === Infinity && this.reserved === 0 ? undefined : this.keepBack(room);
+  }
+
+  /** Changes that go with the machine. What is deleted is given back, and counted right. */
+  private forMemory({ limitBytes, diskBytes, storedBytes }: StorageStatus): Promise<void> | undefined {
+    if (limitBytes === undefined || diskBytes === undefined || diskBytes <= limitBytes) return undefined;
+    const room = Math.max(1, limitBytes - storedBytes - MARGIN);
+    if (Math.abs(room - this.room) < STEP) return undefined;
+    this.room = room;
+    return this.keepBack(room);
   }
 
   private async tune(): Promise<void> {

@@ -1,4 +1,5 @@
 import type { BlockCache } from './cache.ts';
+import { HeldBlocks } from './held-blocks.ts';
 import { type BlockDevice, BlockError, checkRange, type DiskStats, emptyStats } from './types.ts';
 
 /** Milliseconds until a store that failed is asked again. */
@@ -106,7 +107,11 @@ async function readLayers(
 
 export interface OverlayOptions {
   readOnly?: boolean;
-  /** Most bytes of written blocks; more writes fail with an I/O error instead of filling the tab. Default 2 GiB. */
+  /**
+   * Most bytes of written blocks; more writes fail with an I/O error instead of filling the tab. The default is for those
+   * in memory: 4 GiB, where the device is known to have less than 8 GiB 2 GiB. The guest is told before that
+   * (src/space-guard.ts).
+   */
   limit?: number;
   /**
    * Bytes written but not yet given to the store, past which they are given to it unasked; past twice as many a write
@@ -134,7 +139,7 @@ export class Overlay implements BlockDevice {
   private readonly counters = emptyStats();
   private readonly blockSize: number;
   private readonly zero: Uint8Array;
-  private readonly held = new Set<number>();
+  private readonly held = new HeldBlocks();
   private dirty = new Map<number, OverlayBlock>();
   private saving = new Map<number, OverlayBlock>();
   private save: Promise<void> | undefined;
@@ -154,7 +159,8 @@ export class Overlay implements BlockDevice {
   private readonly waits = new Set<() => void>();
   /** The last unfinished write to a block that first has to read the rest of it. */
   private readonly partial = new Map<number, Promise<void>>();
-  private readonly limit: number;
+  /** Most bytes of written blocks. */
+  readonly limit: number;
   private readonly dirtyLimit: number;
 
   private constructor(
@@ -166,19 +172,19 @@ export class Overlay implements BlockDevice {
     this.readOnly = options.readOnly ?? false;
     this.blockSize = store.blockSize;
     this.zero = new Uint8Array(this.blockSize);
-    this.limit = options.limit ?? 2 ** 31;
+    this.limit = options.limit ?? (store instanceof MemoryStore ? memoryLimit() : Infinity);
     this.dirtyLimit = options.dirtyLimit ?? 8 << 20;
   }
 
   static async open(base: BlockCache, store: OverlayStore, options: OverlayOptions = {}): Promise<Overlay> {
     const overlay = new Overlay(base, store, options);
-    for (const block of await store.open()) overlay.held.add(block);
+    for (const block of await store.open()) overlay.held.add(block, store instanceof MemoryStore && !store.peek(block));
     return overlay;
   }
 
-  /** Bytes of the disk that differ from the base; 0 for a disk that was never written. */
+  /** Bytes of changes that are held, zeros left out. */
   get heldBytes(): number {
-    return this.held.size * this.blockSize;
+    return this.held.filled * this.blockSize;
   }
 
   /** Bytes that the store does not have yet. */
@@ -271,14 +277,14 @@ export class Overlay implements BlockDevice {
     const size = this.blockSize;
     const first = Math.floor(offset / size);
     const last = Math.floor((offset + data.length - 1) / size);
-    if ((this.held.size + last - first + 1) * size > this.limit) {
+    if ((this.held.filled + last - first + 1) * size > this.limit) {
       let fresh = 0;
-      for (let i = first; i <= last; i++) if (!this.held.has(i)) fresh++;
-      if (fresh && (this.held.size + fresh) * size > this.limit) {
+      for (let i = first; i <= last; i++) if (!this.held.isFilled(i)) fresh++;
+      if (fresh && (this.held.filled + fresh) * size > this.limit) {
         const error = new BlockError(
           'store',
           `the changes to the disk have reached their limit of ${Math.round(this.limit / 2 ** 20)} MiB; delete files in ` +
-            'the guest or allow more',
+            'the guest and run "fstrim /" there, or allow more',
         );
         this.options.onError?.(error);
         throw error;
@@ -396,7 +402,7 @@ export class Overlay implements BlockDevice {
       if (this.partial.has(i)) continue;
       if (this.held.has(i) || !this.base.source.isZero?.(Math.floor((i * size) / this.base.source.blockSize))) {
         this.quiet = false;
-        this.held.add(i);
+        this.held.add(i, true);
         this.dirty.set(i, null);
       }
     }
@@ -430,7 +436,7 @@ export class Overlay implements BlockDevice {
       if (bytes && bytes.length !== state.blockSize) throw new BlockError('store', 'the saved disk is damaged');
       checkRange(this.size, offset, Math.min(state.blockSize, this.size - offset));
       if (state.blockSize === this.blockSize) {
-        this.held.add(block);
+        this.held.add(block, bytes === null);
         this.dirty.set(block, bytes);
       } else
         throw new BlockError('store', `the saved disk has blocks of ${state.blockSize} bytes, not ${this.blockSize}`);
@@ -444,7 +450,7 @@ export class Overlay implements BlockDevice {
     if (this.dirty.size || this.save || this.partial.size)
       throw new BlockError('store', 'a disk that is in use cannot be given other contents');
     this.held.clear();
-    for (const block of await this.store.open()) this.held.add(block);
+    for (const block of await this.store.open()) this.held.add(block, false);
   }
 
   /** Nothing more is taken, and what the store does not have is forgotten: the store is about to be replaced. */
@@ -501,7 +507,7 @@ export class Overlay implements BlockDevice {
         : await this.base.read(offset, Math.min(this.blockSize, this.size - offset));
       if (old) whole.set(old);
       whole.set(data, at);
-      this.held.add(block);
+      this.held.add(block, false);
       this.dirty.set(block, whole);
     })();
     this.partial.set(block, work);
@@ -514,7 +520,7 @@ export class Overlay implements BlockDevice {
 
   private putNow(block: number, at: number, data: Uint8Array): boolean {
     if (data.length === this.blockSize) {
-      this.held.add(block);
+      this.held.add(block, false);
       this.dirty.set(block, data);
       return true;
     }
@@ -534,7 +540,7 @@ export class Overlay implements BlockDevice {
       if (!this.base.readPieces(offset, Math.min(this.blockSize, this.size - offset), take)) return false;
     }
     whole.set(data, at);
-    this.held.add(block);
+    this.held.add(block, false);
     this.dirty.set(block, whole);
     return true;
   }
@@ -617,6 +623,12 @@ export class Overlay implements BlockDevice {
     }
     return runs;
   }
+}
+
+/** Bytes of changes that may be held in memory. Chromium tells how much the device has, in GiB; others do not. */
+function memoryLimit(): number {
+  const { deviceMemory } = (globalThis.navigator ?? {}) as { deviceMemory?: number };
+  return deviceMemory !== undefined && deviceMemory < 8 ? 2 ** 31 : 2 ** 32;
 }
 
 interface Run {

@@ -52,6 +52,8 @@ export interface IdbStoreOptions {
   reachable?: (base: BaseIdentity, manifest: DiskManifest | undefined) => Promise<boolean>;
   /** There is no more space. @returns whether some was freed, so that it is worth another attempt */
   onFull?: () => Promise<boolean>;
+  /** What is kept is not safe from a browser that is killed: see torn-log.ts. */
+  onUnprotected?: (cause: unknown) => void;
   /** Another tab wants it: write out and close. */
   onYield?: () => void;
   /** It is lost for good; nothing can be written any more. */
@@ -190,7 +192,7 @@ export class IdbStore implements OverlayStore {
 
   /** What an earlier kill of the browser has left in its log is not to harm what is written from now on. */
   private protect(): Promise<void> {
-    return (this.newLog ??= beginNewLog(this.database).catch(() => undefined));
+    return (this.newLog ??= beginNewLog(this.database).catch((cause: unknown) => this.options.onUnprotected?.(cause)));
   }
 
   private async commit(blocks: ReadonlyMap<number, OverlayBlock>, durable: boolean): Promise<void> {

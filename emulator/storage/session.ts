@@ -23,6 +23,8 @@ const REFILL_INTERVAL = 10_000;
 const PROBES = 3;
 /** Blocks in one transaction. */
 const BATCH = 1024;
+/** Bytes before the end of what may be held in memory at which people are told. */
+const NEAR_LIMIT = 48 << 20;
 /** How long a machine that ends may take to write out its last changes. Milliseconds. */
 const LAST_WRITE = 5000;
 
@@ -40,6 +42,7 @@ export class DiskStorage {
   private disk: OpenDisk | undefined;
   private reason: string | undefined;
   private problem: StorageError | undefined;
+  private warning: string | undefined;
   private estimate: { quota?: number; usage?: number } = {};
   private estimated = -Infinity;
   private readonly reserve = new Reserve();
@@ -98,6 +101,7 @@ export class DiskStorage {
       onBaseChange: this.spec.base,
       reachable,
       onFull: () => this.useReserve(),
+      onUnprotected: (cause) => this.unprotected(cause),
       onYield: () => this.events.yield(),
       onLost: (error) => this.events.lost(error),
     });
@@ -173,6 +177,29 @@ export class DiskStorage {
     void this.tell();
   }
 
+  /** A new log could not be begun. */
+  private unprotected(cause: unknown): void {
+    if (this.closed) return;
+    this.warning =
+      'changes are kept, but a browser that ends abnormally now might lose them: it could not begin a new log for them ' +
+      `(${asStorageError(cause, this.spec.key ?? '').message}). Export them from time to time, or load the page again ` +
+      'when that is mended';
+    void this.tell();
+  }
+
+  /** Changes that are held in memory have come near to what they may take. */
+  private get memoryFull(): StorageError | undefined {
+    const { device } = this.disk ?? {};
+    if (this.store || !device || device.size <= device.limit || device.heldBytes < device.limit - NEAR_LIMIT)
+      return undefined;
+    return new StorageError(
+      'storage-full',
+      `the changes to the disk are held in memory and take all of the ${Math.round(device.limit / 2 ** 20)} MiB that ` +
+        'they may: delete files in the guest and run "fstrim /" there, or give the machine a storage key, so that the ' +
+        'browser keeps them',
+    );
+  }
+
   /** Called for every error of the disk. */
   failed(error: unknown): void {
     if (!(error instanceof BlockError) || error.code !== 'store' || !this.store || this.closed) return;
@@ -201,6 +228,7 @@ export class DiskStorage {
     const { store, spec } = this;
     if (this.problem && store && this.disk?.device.dirtyBytes === 0 && this.reserved !== false)
       this.problem = undefined;
+    const problem = this.problem ?? this.memoryFull;
     return {
       key: spec.key,
       mode: store ? 'exclusive' : spec.key !== undefined && spec.mode === 'read-only' ? 'read-only' : 'ephemeral',
@@ -212,7 +240,9 @@ export class DiskStorage {
       ...this.estimate,
       suspendedBytes: store?.state?.bytes,
       resume: this.resume,
-      problem: this.problem && { code: this.problem.code, message: this.problem.message },
+      limitBytes: store ? undefined : this.disk?.device.limit,
+      warning: this.warning,
+      problem: problem && { code: problem.code, message: problem.message },
     };
   }
 

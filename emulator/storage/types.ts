@@ -27,6 +27,8 @@ export interface StorageStatus {
   /** Bytes of changes that are kept, and that are still on their way. */
   storedBytes: number;
   dirtyBytes: number;
+  /** Where changes are held in memory: most bytes of them. */
+  limitBytes?: number;
   /** Bytes that were given to the store since the start. */
   writtenBytes: number;
   /** What the browser gives this origin, and what all of it uses, in bytes; of both only estimates. */
@@ -38,6 +40,8 @@ export interface StorageStatus {
   suspendedBytes?: number;
   /** Only after a start with `resume`: what came of it, or why the suspended machine could not be used. */
   resume?: 'resumed' | 'none' | (string & {});
-  /** Why changes cannot be kept at the moment; absent when all is well. */
+  /** Changes are kept, but less safely than they should be; why, and what to do. */
+  warning?: string;
+  /** Why changes cannot be kept, or no more made, at the moment; absent when all is well. */
   problem?: { code?: string; message: string };
 }

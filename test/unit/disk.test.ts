@@ -522,6 +522,11 @@ describe('overlay', () => {
     overlay.write(0, new Uint8Array(8192).fill(1));
     expect(() => overlay.write(8192, new Uint8Array(1))).toThrow(/limit/);
     overlay.write(0, new Uint8Array(1));
+    // Zeros take no memory.
+    overlay.discard(4096, 4096);
+    expect(overlay.heldBytes).toBe(4096);
+    overlay.write(8192, new Uint8Array(1));
+    expect(() => overlay.write(4096, new Uint8Array(1))).toThrow(/limit/);
     expect(() => overlay.write((1 << 20) - 1, new Uint8Array(2))).toThrow(BlockError);
   });
 

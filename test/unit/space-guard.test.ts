@@ -56,6 +56,23 @@ describe('space guard', () => {
     expect(guest.commands).toEqual([]);
   });
 
+  test('where changes are held in memory, what that cannot hold is kept back', async () => {
+    const guest = new FakeGuest();
+    const guard = new SpaceGuard(guest);
+    const memory = { mode: 'ephemeral', limitBytes: 512 * MIB } as const;
+    await tell(guard, { ...memory, diskBytes: 512 * MIB });
+    expect(guest.commands).toEqual([]);
+    // 488 MiB are left, 32 of them are not promised.
+    await tell(guard, memory);
+    expect(guest.kept).toBe(144);
+    const before = guest.commands.length;
+    await tell(guard, { ...memory, storedBytes: 25 * MIB });
+    expect(guest.commands.length).toBe(before);
+    guest.free -= 470 * MIB;
+    await tell(guard, { ...memory, storedBytes: 494 * MIB });
+    expect(guest.kept).toBeCloseTo(130, 0);
+  });
+
   test('keeps back what the browser could not store, and lets go when there is room', async () => {
     const guest = new FakeGuest();
     const guard = new SpaceGuard(guest);

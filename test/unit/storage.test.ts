@@ -395,6 +395,26 @@ describe('machine', () => {
     await blocked.vm.stop();
   });
 
+  test('tells when it cannot begin a new log, and keeps changes all the same', async () => {
+    vi.stubGlobal('navigator', { userAgentData: { brands: [{ brand: 'Chromium' }] } });
+    const put = IDBObjectStore.prototype.put;
+    vi.spyOn(IDBObjectStore.prototype, 'put').mockImplementation(function (this: IDBObjectStore, value, key) {
+      if (String(key).startsWith('padding')) throw new DOMException('full', 'QuotaExceededError');
+      return put.call(this, value, key);
+    });
+    try {
+      const { vm, worker } = await start();
+      await device(worker).write(0, pattern(8192, 2));
+      await vm.disk.flush();
+      const status = await vm.disk.status();
+      expect(status).toMatchObject({ mode: 'exclusive', storedBytes: 8192, problem: undefined });
+      expect(status?.warning).toMatch(/could not begin a new log .*no more space.*Export/);
+      await vm.stop();
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
   test('read-only: sees what is stored, may write, and keeps nothing of it', async () => {
     const first = await start();
     await device(first.worker).write(0, pattern(4096, 3));
