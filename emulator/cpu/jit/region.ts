@@ -19,6 +19,7 @@ import { R, RECORDS, S, SELECTORS } from '../layout.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64 } from '../wasm/expr.ts';
 import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
+import { cutBlocks } from './cut.ts';
 import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
 import { buildGraph } from './graph.ts';
 import { flagLiveness } from './liveness.ts';
@@ -45,13 +46,14 @@ const usesMxcsr = (insn: Insn): boolean =>
  * @param rounds of a light region, in its loops, after which it asks to be written anew
  */
 export function emitRegion(
-  region: Region,
+  found: Region,
   state: number,
   link: Linkage,
   code: CodeCache,
   rounds: number,
 ): FunctionBuilder {
   const f = new FunctionBuilder(HANDLER);
+  const region = cutBlocks(found);
   const { blocks } = region;
   const { mode } = blocks[0]!.page;
   const near = (b: Block, offset: number): Block | undefined => blockAt(region, region.bases.get(b)! + offset);

@@ -281,7 +281,28 @@ export class Structure {
     f.unreachable();
   }
 
+  /**
+   * A block's ways out of the middle meet behind it, and only there go on to the region's: all registers are merged where they
+   * meet, and the host's compiler writes moves for each way.
+   */
   private block(n: Node, b: Block): void {
+    const { c } = this;
+    const { f } = c;
+    const { fault, back } = c;
+    f.block((faultHere) => {
+      f.block((backHere) => {
+        c.fault = faultHere;
+        c.back = backHere;
+        this.instructions(n, b);
+        c.fault = fault;
+        c.back = back;
+      });
+      f.br(back);
+    });
+    f.br(fault);
+  }
+
+  private instructions(n: Node, b: Block): void {
     const { c } = this;
     const { f } = c;
     c.pending = undefined;

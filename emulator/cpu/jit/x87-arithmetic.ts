@@ -4,11 +4,10 @@
  * that registers need not be kept over calls.
  */
 import { BIAS, INTEGER_BIT, SIGN } from '../x87/common.ts';
-import { multiplyHigh } from '../x87/significand.ts';
-import { shiftRightSticky } from '../x87/round.ts';
+import { multiplyHigh, squareHigh } from '../x87/significand.ts';
 import { SPECIAL, ZERO_EXPONENT, type Value } from '../x87/values.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
+import { f64, I32, I64, i32, i64, k32, k64, kf64, select, type Expr } from '../wasm/expr.ts';
 
 /** A value's locals. */
 export interface ValueLocals {
@@ -26,14 +25,11 @@ export const valueOf = (v: ValueLocals): Value => ({
 export interface Status {
   /** Not 0 if a result was inexact: PE is to be set (i64). */
   residue: Local;
-  /** C1, 0 or 1. */
+  /** C1 in bit 63 (i64). */
   c1: Local;
 }
 
 const HALF = 0x8000000000000000n;
-
-/** 1 if hi.lo, or a significand with `rest` cut off, goes up to the nearest; ties go to even. */
-const roundsUp = (significand: Expr, rest: Expr): Expr => i64.gt_u(rest, i64.sub(k64(HALF), i64.and(significand, 1)));
 
 /** Runs `common`, in which a branch to its label goes on with `rare` instead. */
 export function unless(f: FunctionBuilder, common: (rare: Label) => void, rare: () => void): void {
@@ -46,6 +42,29 @@ export function unless(f: FunctionBuilder, common: (rare: Label) => void, rare: 
   });
 }
 
+/**
+ * Writes a result with 64 bits of a significand, C1 in bit 63 of `rest`, which is not 0 if the result is inexact. Out of range it
+ * is a rare case. All expressions are locals.
+ */
+function put(
+  f: FunctionBuilder,
+  out: ValueLocals,
+  status: Status,
+  sign: Expr,
+  exponent: Expr,
+  significand: Expr,
+  rest: Expr,
+): void {
+  f.set(status.c1, rest);
+  f.set(status.residue, i64.or(status.residue.get, rest));
+  f.set(out.significand, significand);
+  f.set(out.sign, sign);
+  f.set(out.exponent, exponent);
+}
+
+/** No exponent of a result, even if it is to get one more. */
+const outOfRange = (exponent: Expr): Expr => i32.ge_u(i32.sub(exponent, 1), 0x7ffd);
+
 /** Rounds a normalised hi.lo into `out`; out of range it is a rare case. All expressions are locals. */
 function finish(
   f: FunctionBuilder,
@@ -57,13 +76,13 @@ function finish(
   hi: Expr,
   lo: Expr,
 ): void {
-  // Room for a carry.
-  f.brIf(i32.ge_u(i32.sub(exponent, 1), 0x7ffd), rare);
-  f.set(status.c1, roundsUp(hi, lo));
-  f.set(status.residue, i64.or(status.residue.get, lo));
-  f.set(out.significand, i64.add(hi, i64.extend_u(status.c1.get)));
-  f.set(out.sign, sign);
-  f.set(out.exponent, exponent);
+  f.brIf(outOfRange(exponent), rare);
+  put(f, out, status, sign, exponent, i64.add(hi, i64.shr_u(lo, 63)), lo);
+  // Ties go to even.
+  f.if(i64.eq(lo, k64(HALF)), () => {
+    f.set(status.c1, i64.xor(i64.shl(out.significand.get, 63), k64(HALF)));
+    f.set(out.significand, i64.and(out.significand.get, -2));
+  });
   f.if(i64.eqz(out.significand.get), () => {
     f.set(out.significand, k64(INTEGER_BIT));
     f.set(out.exponent, i32.add(out.exponent.get, 1));
@@ -74,7 +93,7 @@ function setZero(f: FunctionBuilder, out: ValueLocals, status: Status, sign: Exp
   f.set(out.sign, sign);
   f.set(out.significand, k64(0));
   f.set(out.exponent, k32(ZERO_EXPONENT));
-  f.set(status.c1, k32(0));
+  f.set(status.c1, k64(0));
 }
 
 /** out = a + b, or a − b. */
@@ -88,63 +107,73 @@ export function sum(
   rare: () => void,
 ): void {
   const signB = negate ? f.let(i32.xor(b.sign, SIGN)) : b.sign;
-  const swap = f.let(i32.lt_s(a.exponent, b.exponent));
-  const pick = (x: Expr, y: Expr): Local => {
-    const local = f.temp(x.type);
-    f.set(local, select(swap, x, y));
-    return local;
-  };
+  if (a === b && !negate) return twice(f, out, status, a, rare);
   f.block((done) => {
     f.block((label) => {
-      const e = pick(b.exponent, a.exponent);
+      const distance = f.let(i32.sub(a.exponent, b.exponent));
+      // Not the comparison: the host's compilers would make a number of it first.
+      const swap = f.let(i32.shr_u(distance, 31));
+      const pick = (x: Expr, y: Expr): Local => {
+        const local = f.temp(x.type);
+        f.set(local, select(swap, x, y));
+        return local;
+      };
       const large = pick(b.significand, a.significand).get;
       const small = pick(a.significand, b.significand).get;
-      const sign = pick(signB, a.sign);
-      const shift = f.let(i32.sub(e.get, select(swap, a.exponent, b.exponent)));
+      const shift = pick(i32.sub(0, distance), distance).get;
+      const e = pick(b.exponent, a.exponent);
+      const sign = f.temp(I32);
       const hi = f.temp(I64);
       const lo = f.temp(I64);
+      const n = f.let(i64.extend_u(shift));
       f.if(
         i32.lt_u(shift, 64),
         () => {
-          const n = f.let(i64.extend_u(shift));
           f.set(hi, i64.shr_u(small, n));
           f.set(lo, i64.shl(i64.shl(small, 1), i64.xor(n, 63)));
         },
         () => {
-          f.set(hi, small);
-          f.set(lo, k64(0));
-          f.if(i64.ne(small, 0), () => shiftRightSticky(f, hi, lo, shift));
+          // The last bit of `lo` stands for all that are below it.
+          const down = f.let(select(i32.lt_u(shift, 127), i64.sub(n, 64), k64(63)));
+          const lost = i64.ne(i64.shl(i64.shl(small, 1), i64.xor(down, 63)), 0);
+          f.set(hi, k64(0));
+          f.set(lo, i64.or(i64.shr_u(small, down), i64.extend_u(lost)));
         },
       );
       f.if(
         i32.eq(a.sign, signB),
         () => {
+          f.set(sign, signB);
           f.set(hi, i64.add(hi.get, large));
+          // With a carry the exponents are near enough that the last bit of `lo` is 0.
           const carry = f.let(i64.extend_u(i64.lt_u(hi.get, large)));
           f.set(e, i32.add(e.get, i32.wrap(carry)));
-          f.set(
-            lo,
-            i64.or(i64.or(i64.shr_u(lo.get, carry), i64.and(lo.get, carry)), i64.shl(i64.and(hi.get, carry), 63)),
-          );
+          f.set(lo, i64.or(i64.shr_u(lo.get, carry), i64.shl(i64.and(hi.get, carry), 63)));
           f.set(hi, i64.or(i64.shr_u(hi.get, carry), i64.shl(carry, 63)));
         },
         () => {
-          f.set(hi, i64.sub(i64.sub(large, hi.get), i64.extend_u(i64.ne(lo.get, 0))));
-          f.set(lo, i64.sub(0, lo.get));
-          // With equal exponents the second one may have been larger.
-          f.if(i32.and(i32.eqz(shift), i64.lt_s(hi.get, 0)), () => {
-            f.set(hi, i64.sub(0, hi.get));
-            f.set(sign, i32.xor(sign.get, SIGN));
-          });
+          f.set(sign, select(swap, signB, a.sign));
+          f.if(
+            i64.lt_u(large, hi.get),
+            () => {
+              // The exponents are equal.
+              f.set(hi, i64.sub(hi.get, large));
+              f.set(sign, i32.xor(sign.get, SIGN));
+            },
+            () => {
+              f.set(hi, i64.sub(i64.sub(large, hi.get), i64.extend_u(i64.ne(lo.get, 0))));
+              f.set(lo, i64.sub(0, lo.get));
+            },
+          );
           f.if(i64.eqz(hi.get), () => {
-            f.brIf(i32.or(i64.ne(lo.get, 0), i32.ge_u(i32.sub(e.get, 1), 0x7ffd)), label);
+            f.brIf(i32.or(i64.ne(lo.get, 0), outOfRange(e.get)), label);
             setZero(f, out, status, k32(0));
             f.br(done);
           });
-          const n = f.let(i64.clz(hi.get));
-          f.set(hi, i64.or(i64.shl(hi.get, n), i64.shr_u(i64.shr_u(lo.get, 1), i64.xor(n, 63))));
-          f.set(lo, i64.shl(lo.get, n));
-          f.set(e, i32.sub(e.get, i32.wrap(n)));
+          const up = f.let(i64.clz(hi.get));
+          f.set(hi, i64.or(i64.shl(hi.get, up), i64.shr_u(i64.shr_u(lo.get, 1), i64.xor(up, 63))));
+          f.set(lo, i64.shl(lo.get, up));
+          f.set(e, i32.sub(e.get, i32.wrap(up)));
         },
       );
       finish(f, out, status, label, sign.get, e.get, hi.get, lo.get);
@@ -153,6 +182,18 @@ export function sum(
     // Two zeros: only their exponents are negative. With different signs the sum is positive.
     f.if(i32.lt_s(i32.and(a.exponent, b.exponent), 0), () => setZero(f, out, status, i32.and(a.sign, signB)), rare);
   });
+}
+
+/** out = a + a. */
+function twice(f: FunctionBuilder, out: ValueLocals, status: Status, a: Value, rare: () => void): void {
+  unless(
+    f,
+    (label) => {
+      f.brIf(outOfRange(a.exponent), label);
+      put(f, out, status, a.sign, i32.add(a.exponent, 1), a.significand, k64(0));
+    },
+    () => f.if(i32.lt_s(a.exponent, 0), () => setZero(f, out, status, a.sign), rare),
+  );
 }
 
 /** out = a × b. */
@@ -167,13 +208,14 @@ export function product(
   unless(
     f,
     (label) => {
+      const square = a === b;
+      const high = square ? squareHigh(f, a.significand) : multiplyHigh(f, a.significand, b.significand);
       const low = f.let(i64.mul(a.significand, b.significand));
-      const high = multiplyHigh(f, a.significand, b.significand);
-      const short = f.let(i64.xor(i64.shr_u(high, 63), 1));
-      const hi = f.let(i64.or(i64.shl(high, short), i64.and(i64.shr_u(low, 63), short)));
-      const lo = f.let(i64.shl(low, short));
-      const e = f.let(i32.sub(i32.sub(i32.add(a.exponent, b.exponent), BIAS - 1), i32.wrap(short)));
-      finish(f, out, status, label, f.let(i32.xor(a.sign, b.sign)), e, hi, lo);
+      const long = f.let(i64.shr_u(high, 63));
+      const hi = f.let(select(i32.wrap(long), high, i64.add(i64.shl(high, 1), i64.shr_u(low, 63))));
+      const lo = f.let(select(i32.wrap(long), low, i64.shl(low, 1)));
+      const e = f.let(i32.add(i32.sub(i32.add(a.exponent, b.exponent), BIAS), i32.wrap(long)));
+      finish(f, out, status, label, square ? k32(0) : f.let(i32.xor(a.sign, b.sign)), e, hi, lo);
     },
     () => {
       // One is zero, none is special.
@@ -185,7 +227,17 @@ export function product(
 
 const isNormal = (v: Value): Expr => i32.lt_u(i32.sub(v.exponent, 1), 0x7ffe);
 
-/** out = a ÷ b. `divide` gives the quotient and what is left of it. */
+/** A significand and what is left of it: C1 in bit 63, not 0 if it is inexact. */
+interface Rounded {
+  significand: Local;
+  rest: Local;
+}
+
+/**
+ * a ÷ b. A quotient can not lie in the middle between two significands of its length, nor be rounded up to 1.
+ *
+ * @param divide gives the quotient and what is left of it, for rounding, where the quick way does not
+ */
 export function quotient(
   f: FunctionBuilder,
   out: ValueLocals,
@@ -198,11 +250,18 @@ export function quotient(
   unless(
     f,
     (label) => {
-      f.brIf(i32.eqz(i32.and(isNormal(a), isNormal(b))), label);
-      const { hi, lo } = divide(a.significand, b.significand);
-      const longer = i64.ge_u(a.significand, b.significand);
-      const e = f.let(i32.add(i32.add(i32.sub(a.exponent, b.exponent), BIAS - 1), longer));
-      finish(f, out, status, label, f.let(i32.xor(a.sign, b.sign)), e, hi, lo);
+      f.brIf(i32.eqz(isNormal(a)), label);
+      f.brIf(i32.eqz(isNormal(b)), label);
+      const longer = f.let(i64.extend_u(i64.ge_u(a.significand, b.significand)));
+      const e = f.let(i32.add(i32.add(i32.sub(a.exponent, b.exponent), BIAS - 1), i32.wrap(longer)));
+      f.brIf(outOfRange(e), label);
+      const r: Rounded = { significand: f.temp(I64), rest: f.temp(I64) };
+      f.if(
+        i64.lt_u(b.significand, k64(QUICK_DIVISORS)),
+        () => quickQuotient(f, r, a.significand, b.significand, longer),
+        () => byCall(f, r, divide(a.significand, b.significand)),
+      );
+      put(f, out, status, f.let(i32.xor(a.sign, b.sign)), e, r.significand.get, r.rest.get);
     },
     () => {
       const zero = i32.and(i32.lt_s(a.exponent, 0), isNormal(b));
@@ -211,7 +270,7 @@ export function quotient(
   );
 }
 
-/** out = √a. `root` gives the root of hi:lo and what is left of it. */
+/** √a. A root can not lie in the middle either. `root` is as `divide` above, for hi:lo. */
 export function squareRoot(
   f: FunctionBuilder,
   out: ValueLocals,
@@ -223,15 +282,96 @@ export function squareRoot(
   unless(
     f,
     (label) => {
-      f.brIf(i32.eqz(i32.and(isNormal(a), i32.eqz(a.sign))), label);
+      f.brIf(i32.eqz(isNormal(a)), label);
+      f.brIf(a.sign, label);
       // BIAS is odd: numbers with an odd exponent field have an even exponent.
       const even = f.let(i64.extend_u(i32.and(a.exponent, 1)));
-      const lo = i64.shl(i64.and(a.significand, even), 63);
-      const r = root(i64.shr_u(a.significand, even), lo);
+      const hi = f.let(i64.shr_u(a.significand, even));
+      const lo = f.let(i64.shl(i64.and(a.significand, even), 63));
       const e = f.let(i32.add(i32.shr_s(i32.sub(a.exponent, BIAS), 1), BIAS));
-      finish(f, out, status, label, k32(0), e, r.hi, r.lo);
+      const r: Rounded = { significand: f.temp(I64), rest: f.temp(I64) };
+      quickRoot(f, r, hi, lo, () => byCall(f, r, root(hi, lo)));
+      put(f, out, status, k32(0), e, r.significand.get, r.rest.get);
     },
     () => f.if(i32.lt_s(a.exponent, 0), () => setZero(f, out, status, a.sign), rare),
+  );
+}
+
+/** Rounds what a function gave: its `lo` is not half. */
+function byCall(f: FunctionBuilder, r: Rounded, { hi, lo }: { hi: Expr; lo: Expr }): void {
+  f.set(r.significand, i64.add(hi, i64.shr_u(lo, 63)));
+  f.set(r.rest, lo);
+}
+
+/** Added to a double below 2^51 in magnitude it rounds it to an integer, which is in the low bits then. */
+const SHIFTER = 1.5 * 2 ** 52;
+const shifterBits = i64.reinterpret(kf64(SHIFTER));
+
+/** Below this a remainder of a digit that is off by less than 2^-19 fits into 64 bits with its sign. */
+const QUICK_DIVISORS = 0xffff800000000000n;
+
+/**
+ * The quotient of significands, by two digits of 32 bits, each the nearest integer to an estimate in double precision.
+ * Doubles err by less than 2^-51 altogether, digits by less than 2^-19. `longer`: a is not below b.
+ */
+function quickQuotient(f: FunctionBuilder, r: Rounded, a: Expr, b: Expr, longer: Expr): void {
+  const half = f.let(i64.shr_u(b, 1));
+  const divisor = f.let(f64.convert_i64_s(half));
+  const inverse = f.let(f64.div(kf64(1), divisor));
+  const estimate = f64.div(f64.convert_i64_s(i64.shr_u(a, 1)), divisor);
+  const scale = f64.reinterpret(i64.sub(i64.reinterpret(kf64(2 ** 32)), i64.shl(longer, 52)));
+  const first = f.let(i64.sub(i64.reinterpret(f64.add(f64.mul(estimate, scale), kf64(SHIFTER))), shifterBits));
+  const left = f.let(i64.sub(i64.shl(a, i64.sub(32, longer)), i64.mul(first, b)));
+  // `inverse` is of b ÷ 2.
+  const next = f64.mul(f64.mul(f64.convert_i64_s(left), kf64(2 ** 31)), inverse);
+  const second = f.let(i64.sub(i64.reinterpret(f64.add(next, kf64(SHIFTER))), shifterBits));
+  f.set(r.significand, i64.add(i64.shl(first, 32), second));
+  f.set(r.rest, i64.sub(i64.shl(left, 32), i64.mul(second, b)));
+  // More than half of b is left only if the estimate was near the middle.
+  f.if(i64.gt_u(i64.add(r.rest.get, half), i64.shl(half, 1)), () => {
+    const down = f.let(i64.or(i64.shr_s(r.rest.get, 63), 1));
+    f.set(r.significand, i64.add(r.significand.get, down));
+    f.set(r.rest, i64.sub(r.rest.get, i64.mul(b, down)));
+  });
+}
+
+/**
+ * The root of hi:lo, hi at least 2^62: a first one in double precision, and the rest by twice that, which is below 2^13 and
+ * errs by less than 2^-38. `slow` is run where it is too near the middle between two integers.
+ */
+function quickRoot(f: FunctionBuilder, r: Rounded, hi: Expr, lo: Expr, slow: () => void): void {
+  // As it is cut it stays below 2^32.
+  const estimate = f.let(f64.sqrt(f64.mul(f64.convert_i64_s(i64.shr_u(hi, 11)), kf64(2 ** 11))));
+  const inverse = f.let(f64.div(kf64(1), estimate));
+  const first = f.let(i64.or(i64.shl(i64.reinterpret(estimate), 11), k64(HALF)));
+  const high = f.let(i64.shr_u(first, 32));
+  const low = f.let(i64.and(first, 0xffffffffn));
+  const middle = f.let(i64.mul(high, low));
+  const middleLow = f.let(i64.shl(middle, 33));
+  const squareLow = f.let(i64.add(i64.mul(low, low), middleLow));
+  const carry = i64.extend_u(i64.lt_u(squareLow, middleLow));
+  const square = i64.add(i64.add(i64.mul(high, high), i64.shr_u(middle, 31)), carry);
+  const restHigh = i64.sub(i64.sub(hi, square), i64.extend_u(i64.lt_u(lo, squareLow)));
+  const restLow = f.let(i64.sub(lo, squareLow));
+  // In units of 2^33, as the estimate is in units of 2^32.
+  const rest = f64.add(
+    f64.mul(f64.convert_i64_s(restHigh), kf64(2 ** 31)),
+    f64.mul(f64.convert_i64_s(i64.shr_u(restLow, 1)), kf64(2 ** -32)),
+  );
+  const exact = f.let(f64.mul(rest, inverse));
+  const shifted = f.let(f64.add(exact, kf64(SHIFTER)));
+  const fraction = f.let(f64.sub(exact, f64.sub(shifted, kf64(SHIFTER))));
+  const size = f.let(f64.abs(fraction));
+  f.if(
+    f64.lt(size, kf64(0.5 - 2 ** -30)),
+    () => {
+      const more = f.let(i64.sub(i64.reinterpret(shifted), shifterBits));
+      const left = i64.sub(restLow, i64.mul(more, i64.add(i64.shl(first, 1), more)));
+      f.set(r.significand, i64.add(first, more));
+      // What is left may not fit into 64 bits, but its sign is known then.
+      f.set(r.rest, select(f64.lt(size, kf64(0.25)), left, i64.reinterpret(fraction)));
+    },
+    slow,
   );
 }
 
@@ -273,7 +413,7 @@ export function fromInteger(f: FunctionBuilder, out: ValueLocals, value: Expr): 
 }
 
 /**
- * A value as a double or single (its bits in an i64), with C1 and what was cut off; others than normal results and
+ * A value as a double or single (its bits in an i64), with C1 in bit 63 and what was cut off; others than normal results and
  * zeros are left to `rare`, which does not come back.
  */
 export function narrow(
@@ -286,22 +426,27 @@ export function narrow(
   const bias = size === 8 ? 1023 : 127;
   const cut = 63 - fraction;
   const bits = f.temp(I64);
-  const c1 = f.temp(I32);
   const rest = f.temp(I64);
+  const c1 = f.temp(I64);
   const e = f.let(i32.sub(v.exponent, BIAS - bias + 1));
   f.set(bits, i64.shl(i64.extend_u(v.sign), size * 8 - 16));
   f.if(
     i32.lt_u(e, 2 * bias - 1),
     () => {
-      const kept = f.let(i64.shr_u(v.significand, cut));
+      const kept = i64.shr_u(v.significand, cut);
       f.set(rest, i64.shl(v.significand, 64 - cut));
-      f.set(c1, roundsUp(kept, rest.get));
+      f.set(c1, rest.get);
       // The integer bit adds one to the exponent.
-      f.set(bits, i64.or(bits.get, i64.add(i64.add(i64.shl(i64.extend_u(e), fraction), kept), i64.extend_u(c1.get))));
+      const magnitude = i64.add(i64.shl(i64.extend_u(e), fraction), kept);
+      f.set(bits, i64.add(i64.add(bits.get, magnitude), i64.shr_u(rest.get, 63)));
+      f.if(i64.eq(rest.get, k64(HALF)), () => {
+        f.set(c1, i64.xor(i64.shl(bits.get, 63), k64(HALF)));
+        f.set(bits, i64.and(bits.get, -2));
+      });
     },
     () => {
       f.set(rest, k64(0));
-      f.set(c1, k32(0));
+      f.set(c1, k64(0));
       f.if(i32.ne(v.exponent, ZERO_EXPONENT), rare);
     },
   );

@@ -70,7 +70,7 @@ export class X87Stack implements Status {
     this.base = f.local(I32);
     this.tags = f.local(I32);
     this.residue = f.local(I64);
-    this.c1 = f.local(I32);
+    this.c1 = f.local(I64);
     this.exitTop = f.local(I32);
     this.exitTags = f.local(I32);
     this.scratch = value();
@@ -101,7 +101,7 @@ export class X87Stack implements Status {
     );
     f.if(odd, retreat);
     f.set(this.residue, k64(0));
-    f.set(this.c1, i32.and(i32.shr_u(fsw, 9), 1));
+    f.set(this.c1, i64.shl(i64.extend_u(fsw), 54));
     this.registers.forEach((register, r) => {
       if (!register) return;
       const at = f.let(this.address(r));
@@ -118,7 +118,7 @@ export class X87Stack implements Status {
   private status(): Expr {
     return i32.or(
       i32.and(this.word(S.FSW), ~Fsw.C1),
-      i32.or(i32.shl(this.c1.get, 9), i32.shl(i64.ne(this.residue.get, 0), 5)),
+      i32.or(i32.and(i32.wrap(i64.shr_u(this.c1.get, 54)), Fsw.C1), i32.shl(i64.ne(this.residue.get, 0), 5)),
     );
   }
 
@@ -309,7 +309,8 @@ export class X87Stack implements Status {
     switch (op.kind) {
       case 'arithmetic': {
         this.ordinary(e);
-        const [a, b] = [this.value(0), this.value(op.other)];
+        const a = this.value(0);
+        const b = op.other ? this.value(op.other) : a;
         const out = this.change(op.toOther ? op.other : 0);
         this.arithmetic(e, op.operation, out, a, b);
         this.pop(op.pops);
@@ -331,7 +332,7 @@ export class X87Stack implements Status {
       case 'load-st': {
         const from = this.value(op.other);
         this.copy(this.push(), from);
-        return this.setC1(k32(0));
+        return this.setC1(k64(0));
       }
       case 'constant':
         this.ordinary(e);
@@ -340,7 +341,7 @@ export class X87Stack implements Status {
           exponent: k32(op.signExponent || ZERO_EXPONENT),
           sign: k32(0),
         });
-        return this.setC1(k32(0));
+        return this.setC1(k64(0));
       case 'store':
         return this.storeMemory(e, op.bytes, op.pops);
       case 'store-integer':
@@ -348,7 +349,7 @@ export class X87Stack implements Status {
       case 'store-st': {
         const from = this.value(0);
         this.copy(this.change(op.other), from);
-        this.setC1(k32(0));
+        this.setC1(k64(0));
         return this.pop(op.pops);
       }
       case 'exchange': {
@@ -361,7 +362,7 @@ export class X87Stack implements Status {
         };
         this.copy(a, valueOf(b));
         this.copy(b, held);
-        return this.setC1(k32(0));
+        return this.setC1(k64(0));
       }
       case 'move-if': {
         const from = this.value(op.other);
@@ -378,7 +379,7 @@ export class X87Stack implements Status {
       case 'sign': {
         const x = this.change(0);
         f.set(x.sign, op.change ? i32.xor(x.sign.get, SIGN) : k32(0));
-        return this.setC1(k32(0));
+        return this.setC1(k64(0));
       }
       case 'root': {
         this.ordinary(e);
@@ -397,7 +398,7 @@ export class X87Stack implements Status {
       case 'whole': {
         const a = this.value(0);
         const out = this.change(0);
-        this.setC1(this.call(e, 'x87_value_whole', ...this.parts(a)));
+        this.setC1(i64.shl(i64.extend_u(this.call(e, 'x87_value_whole', ...this.parts(a))), 63));
         f.set(out.significand, i64.load(k32(this.c.state + VALUE)));
         f.set(out.exponent, i32.load(k32(this.c.state + VALUE + 8)));
         f.set(out.sign, i32.load(k32(this.c.state + VALUE + 12)));
@@ -460,7 +461,7 @@ export class X87Stack implements Status {
       f.set(to.significand, significand);
       f.set(to.exponent, exponentOf(f.let(i32.and(signExponent, MAX_EXPONENT)), significand));
       f.set(to.sign, i32.and(signExponent, SIGN));
-      return this.setC1(k32(0));
+      return this.setC1(k64(0));
     }
     const size = format === 'f64' || format === 'i64' ? 8 : format === 'i16' ? 2 : 4;
     const raw = e.load(e.address(), size);
@@ -472,7 +473,7 @@ export class X87Stack implements Status {
       const value = f.let(e.signExtend64(raw, size));
       fromInteger(f, this.push(), value);
     }
-    this.setC1(k32(0));
+    this.setC1(k64(0));
   }
 
   private storeMemory(e: JitEmit, bytes: 4 | 8 | 10, pops: number): void {
@@ -483,7 +484,7 @@ export class X87Stack implements Status {
       // The second store is the one that takes the bounce buffer back.
       f.store(2, host, signExponentOf(v), 8);
       e.storeHost(host, 8, v.significand);
-      this.setC1(k32(0));
+      this.setC1(k64(0));
       return this.pop(pops);
     }
     this.ordinary(e);
@@ -503,7 +504,7 @@ export class X87Stack implements Status {
     );
     const result = k32(state + RESULT);
     e.store(e.address(), bytes, bytes === 8 ? i64.load(result) : i32.load(result));
-    this.setC1(up);
+    this.setC1(i64.shl(i64.extend_u(up), 63));
     this.pop(pops);
   }
 
@@ -516,7 +517,7 @@ export class X87Stack implements Status {
     else {
       const bits = i32.or(i32.shl(equal, 14), i32.shl(below, 8));
       f.store(4, state + S.FSW, i32.or(i32.and(this.word(S.FSW), ~CONDITIONS), bits));
-      this.setC1(k32(0));
+      this.setC1(k64(0));
     }
     if (op.kind !== 'test') this.pop(op.pops);
   }
