@@ -34,7 +34,9 @@ export default defineConfig(({ mode }): UserConfig => {
       // A library build leaves white space alone, which only bundlers take away.
       minify: cdn,
       lib: { entry, formats: ['es'] },
-      rolldownOptions: { external: cdn ? [] : [/^node:/, /^lit/, /^@xterm\/(?!.*\.css)/, /^@noble\//, 'fzstd', 'idb'] },
+      rolldownOptions: {
+        external: cdn ? [] : [/^node:/, /^lit/, /^@xterm\/(?!.*\.css)/, /^@noble\//, 'fzstd', /^zstddec/, 'idb'],
+      },
     },
   };
 });

@@ -22,8 +22,8 @@ import { addSnapshot } from './snapshot.ts';
 import { readTar } from './tar.ts';
 
 const CHUNK_SIZE = 128 * 1024;
-/** A window that fits the decoder in the page, which takes 32 MiB. */
-const ZSTD = ['-19', '--zstd=wlog=25', '-T1', '-q', '-f'];
+/** A window of 8 MiB: the page's decoder keeps the memory for it. */
+const ZSTD = ['-19', '--zstd=wlog=23', '-T1', '-q', '-f'];
 const STANDARD_OUTPUT = fileURLToPath(new URL('../build/disks/', import.meta.url));
 const PROFILE = fileURLToPath(new URL('boot-profile.txt', import.meta.url));
 

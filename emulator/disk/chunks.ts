@@ -1,4 +1,4 @@
-import { decompress, detectCompression } from './compression.ts';
+import { detectCompression, gunzip } from './compression.ts';
 import { checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
 import { sha256Hex } from './hash.ts';
 import type { DiskManifest } from './manifest.ts';
@@ -71,7 +71,7 @@ export class ChunkSource implements BlockSource {
       const stored = await readBody(response, url, limit, attempt, (n) => (this.transfer.fetchedBytes += n));
       // Some servers label .gz-like files with Content-Encoding, and fetch has then unpacked them already.
       const packed = this.manifest.compression === 'gzip' && detectCompression(stored) === 'gzip';
-      const bytes = packed ? await decompress(stored, 'gzip', expected, url) : stored;
+      const bytes = packed ? await gunzip(stored, expected, url) : stored;
       if (bytes.length !== expected)
         throw new BlockError(
           'short',

@@ -1,6 +1,6 @@
-import { Decompress, decompress as unzstdWhole } from 'fzstd';
 import { concat } from './fetch.ts';
 import { BlockError } from './types.ts';
+import { unzstd as unpackZstd } from './zstd.ts';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -25,7 +25,8 @@ export async function decompress(
   return compression === 'gzip' ? gunzip(bytes, limit, url) : unzstd(bytes, limit, url);
 }
 
-async function gunzip(bytes: Uint8Array, limit: number, url: string): Promise<Uint8Array> {
+/** The same for gzip alone, for who needs no other: decoders are large. */
+export async function gunzip(bytes: Uint8Array, limit: number, url: string): Promise<Uint8Array> {
   const stream = new DecompressionStream('gzip');
   const writer = stream.writable.getWriter();
   // Errors of the writing side show up on the reading side, too.
@@ -52,48 +53,13 @@ async function gunzip(bytes: Uint8Array, limit: number, url: string): Promise<Ui
   return parts.length === 1 ? parts[0]! : concat(parts, length);
 }
 
-function unzstd(bytes: Uint8Array, limit: number, url: string): Uint8Array {
-  const size = zstdContentSize(bytes);
-  if (size !== undefined && size > limit) throw tooLong(limit, url);
+async function unzstd(bytes: Uint8Array, limit: number, url: string): Promise<Uint8Array> {
   try {
-    // The whole at once is six times faster than by pieces, where the result's size is known.
-    if (size !== undefined) {
-      const out = unzstdWhole(bytes, new Uint8Array(size));
-      if (out.length !== size) throw new Error(`${out.length} of ${size} bytes`);
-      return out;
-    }
-    const parts: Uint8Array[] = [];
-    let length = 0;
-    const decoder = new Decompress((part) => {
-      length += part.length;
+    return await unpackZstd(bytes, (length) => {
       if (length > limit) throw tooLong(limit, url);
-      parts.push(part);
     });
-    decoder.push(bytes, true);
-    return concat(parts, length);
   } catch (cause) {
     throw cause instanceof BlockError ? cause : damaged('zstd', url, cause);
-  }
-}
-
-/** Frame_Content_Size of the first frame (RFC 8878, 3.1.1.1), where its header has one. */
-function zstdContentSize(bytes: Uint8Array): number | undefined {
-  const descriptor = bytes[4] ?? 0;
-  const single = (descriptor >> 5) & 1;
-  const flag = descriptor >> 6;
-  if (flag === 0 && !single) return undefined;
-  const at = 5 + (single ? 0 : 1) + [0, 1, 2, 4][descriptor & 3]!;
-  if (at + 8 > bytes.length) return undefined;
-  const view = new DataView(bytes.buffer, bytes.byteOffset + at);
-  switch (flag) {
-    case 0:
-      return view.getUint8(0);
-    case 1:
-      return view.getUint16(0, true) + 256;
-    case 2:
-      return view.getUint32(0, true);
-    default:
-      return view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
   }
 }
 

@@ -3,6 +3,7 @@ import { checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetr
 import { sha256Hex } from './hash.ts';
 import { release } from '../release.ts';
 import { BlockError } from './types.ts';
+import { prepareZstd } from './zstd.ts';
 
 export interface WholeFile {
   /** Absolute address. */
@@ -32,6 +33,7 @@ export async function fetchFile(
 ): Promise<Uint8Array> {
   const { url } = file;
   const policy = fetchPolicy(options.policy);
+  if (file.compression === 'zstd') prepareZstd();
   return withRetry(policy, url, options.signal, async (attempt) => {
     const response = await request(policy, url, {
       signal: attempt.signal,

@@ -1,4 +1,4 @@
-import { decompress, detectCompression } from '../../emulator/disk/compression.ts';
+import { detectCompression, gunzip } from '../../emulator/disk/compression.ts';
 import { checkStatus, fetchPolicy, type FetchPolicy, readBody, request, withRetry } from '../../emulator/disk/fetch.ts';
 import { sha256Hex } from '../../emulator/disk/hash.ts';
 import { hashedUrl } from '../../emulator/disk/hashed-url.ts';
@@ -216,7 +216,7 @@ export class OfflineDisk {
   private async damage({ url, sha256, size, chunk }: Part, bytes: Uint8Array): Promise<string | undefined> {
     try {
       const packed = chunk && this.manifest.compression === 'gzip' && detectCompression(bytes) === 'gzip';
-      const actual = await sha256Hex(packed ? await decompress(bytes, 'gzip', size, url) : bytes);
+      const actual = await sha256Hex(packed ? await gunzip(bytes, size, url) : bytes);
       return actual === sha256 ? undefined : `${url} is damaged: its SHA-256 is ${actual}; upload it again`;
     } catch (cause) {
       return `${url} is damaged (${cause instanceof Error ? cause.message : String(cause)}); upload it again`;

@@ -293,6 +293,21 @@ describe('zstd', () => {
     expect(await decompress(bytes, 'zstd', 100, 'k')).toEqual(text);
     expect(await failure(decompress(bytes, 'zstd', 10, 'k'))).toBe('long');
     expect(await failure(decompress(bytes.slice(0, 15), 'zstd', 100, 'k'))).toBe('compression');
+    for (let at = 5; at < bytes.length; at++) {
+      const damaged = bytes.slice();
+      damaged[at]! ^= 0x81;
+      expect(await failure(decompress(damaged, 'zstd', 100, 'k'))).toMatch(/^(compression|long)$/);
+    }
+    // Where a page's policy forbids the decoder in WebAssembly.
+    vi.resetModules();
+    vi.stubGlobal('fetch', () => Promise.reject(new TypeError('refused')));
+    try {
+      const { unzstd } = await import('../../emulator/disk/zstd.ts');
+      expect(await unzstd(bytes, () => undefined)).toEqual(text);
+      await expect(unzstd(bytes.slice(0, 15), () => undefined)).rejects.toThrow();
+    } finally {
+      vi.unstubAllGlobals();
+    }
   });
 });
 
