@@ -24,6 +24,15 @@ export default defineConfig({
     assetsInlineLimit: 0,
     chunkSizeWarningLimit: 1000,
     rolldownOptions: {
+      output: {
+        // Apart, so that the page's worker is made before all else.
+        codeSplitting: {
+          groups: [
+            { name: 'spare-worker', test: /src\/spare-worker\.ts$/ },
+            { name: 'worker', priority: 1, test: /src\/(worker-handle|trusted-types)\.ts$/ },
+          ],
+        },
+      },
       input: ['index.html', 'examples/lesson.html', 'examples/files.html', 'examples/two.html'].map(here),
     },
   },

@@ -234,16 +234,21 @@ class Session {
     if (written) this.prefetch(disk.manifest);
     try {
       const coming = source.state();
+      // Handled below, when the machine is there.
+      coming.catch(() => undefined);
       this.environment.prepare?.();
-      const { state, overlay, console } = await coming;
+      let screen: Uint8Array = new Uint8Array(0);
       const origin: Origin = { from: written ? 'kernel' : 'snapshot', note };
-      await this.createMachine({ cmdline: '', disk, spec }, origin, (machine) => {
+      await this.createMachine({ cmdline: '', disk, spec }, origin, async (machine) => {
         if (!machine.resumeFrom) throw new Error('this kind of machine knows no snapshots');
+        const { state, overlay, console } = await coming;
+        if (this.stopped) return;
+        screen = console;
         machine.resumeFrom(state, (chunk) => source.chunk(chunk));
         if (overlay.blocks.length) disk.device.importState(overlay, true);
       });
       if (this.stopped) return { resumed: true };
-      this.output('console', console);
+      this.output('console', screen);
       this.restBefore = performance.now() + LONGEST_HEAD_START;
       this.fetchRestSoon();
       return { resumed: true };

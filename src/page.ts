@@ -1,3 +1,6 @@
+// First: it loads while the others do.
+import { spareWorker } from './spare-worker.ts';
+
 import type { LinuxVMElement } from '../components/linux-vm.ts';
 import '../components/linux-vm.ts';
 import '../components/linux-vm-workbench.ts';
@@ -22,6 +25,7 @@ if (workbench && element) {
   const link = parseLink(location.href);
   const settings = new SettingsStore();
   if (isTheme(link.theme)) settings.override({ theme: link.theme });
+  element.worker = () => spareWorker.take();
   element.memory = settings.value.memory;
   element.dataset['disk'] = element.getAttribute('disk') ?? '';
   for (const name of ['disk', 'kernel', 'initrd', 'cmdline', 'memory', 'tier', 'boot'] as const)
