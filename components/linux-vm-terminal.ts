@@ -1,6 +1,6 @@
 import type { FitAddon } from '@xterm/addon-fit';
 import type { WebglAddon } from '@xterm/addon-webgl';
-import type { ITheme, Terminal } from '@xterm/xterm';
+import type { ITerminalOptions, ITheme, Terminal } from '@xterm/xterm';
 import xtermStyles from '@xterm/xterm/css/xterm.css?inline';
 import { css, html, LitElement, type PropertyValues, unsafeCSS } from 'lit';
 import { customElement, property, query } from 'lit/decorators.js';
@@ -232,6 +232,16 @@ export class LinuxVMTerminal extends LitElement {
     return this.keyboard.split(/\s+/).includes(word);
   }
 
+  private get settings(): ITerminalOptions {
+    return {
+      fontFamily: this.fontFamily || FONT,
+      fontSize: this.fontSize,
+      macOptionIsMeta: this.hasKeyboard('option-is-meta'),
+      screenReaderMode: this.screenReader,
+      theme: this.colours,
+    };
+  }
+
   private get colours(): ITheme {
     const light = this.theme === 'auto' ? this.light?.matches : this.theme === 'light';
     const theme = light ? LIGHT : DARK;
@@ -247,10 +257,8 @@ export class LinuxVMTerminal extends LitElement {
 
   /** It takes a while to load and to start: what is around it can be seen, and a machine be loading, before. */
   private openSoon(): void {
-    const opening = import('./xterm.ts').then(
-      (parts) => {
-        if (this.opening === opening) this.open(parts);
-      },
+    const opening: Promise<void> = import('./xterm.ts').then(
+      (parts) => this.open(parts, () => this.opening === opening),
       (cause: unknown) => {
         this.screen.textContent = `The terminal could not be loaded (${messageOf(cause)}): load the page again.`;
       },
@@ -258,22 +266,20 @@ export class LinuxVMTerminal extends LitElement {
     this.opening = opening;
   }
 
-  private open(xterm: typeof import('./xterm.ts')): void {
-    if (this.terminal) return;
+  /** In steps, so that the page can do other things in between. @param wanted whether it still is */
+  private async open(xterm: typeof import('./xterm.ts'), wanted: () => boolean): Promise<void> {
+    await nextTask();
+    if (!wanted() || this.terminal) return;
+    const { settings } = this;
     const terminal = new xterm.Terminal({
       allowProposedApi: true, // for the Unicode add-on
       // Blinking keeps the page drawing, sixty times a second, for as long as it is shown.
       cursorBlink: false,
-      fontFamily: this.fontFamily || FONT,
-      fontSize: this.fontSize,
-      macOptionIsMeta: this.hasKeyboard('option-is-meta'),
       scrollback: 10_000,
-      screenReaderMode: this.screenReader,
-      theme: this.colours,
+      ...settings,
     });
-    this.terminal = terminal;
-    this.fitAddon = new xterm.FitAddon();
-    terminal.loadAddon(this.fitAddon);
+    const fit = new xterm.FitAddon();
+    terminal.loadAddon(fit);
     terminal.loadAddon(new xterm.Unicode11Addon());
     terminal.unicode.activeVersion = '11';
     terminal.loadAddon(
@@ -281,7 +287,13 @@ export class LinuxVMTerminal extends LitElement {
         globalThis.open(url, '_blank', 'noopener,noreferrer');
       }),
     );
-    terminal.open(this.screen);
+    await nextTask();
+    if (wanted()) terminal.open(this.screen);
+    await nextTask();
+    if (!wanted()) return terminal.dispose();
+    if (JSON.stringify(settings) !== JSON.stringify(this.settings)) terminal.options = this.settings;
+    this.terminal = terminal;
+    this.fitAddon = fit;
     terminal.attachCustomKeyEventHandler((event) => this.onKey(event, terminal));
     terminal.onData((text) => this.type(text));
     terminal.onBell(() => this.bell());
@@ -393,6 +405,8 @@ export class LinuxVMTerminal extends LitElement {
 
 /** Bytes after which a faster renderer is worth its start. */
 const MUCH = 32768;
+
+const nextTask = (): Promise<void> => new Promise((resolve) => setTimeout(resolve));
 
 /** Safari has no idle callbacks. */
 function whenIdle(work: () => void): void {
