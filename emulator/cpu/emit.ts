@@ -664,6 +664,14 @@ export abstract class Emit {
   sameRegister(): boolean {
     return false;
   }
+  /** Whether numbers are only to be noted as evidence: what is not ordinary is done again (jit/groups.ts). */
+  get trial(): boolean {
+    return false;
+  }
+  /** A number that is to be ordinary, or in `packed` all lanes of `size` bytes. */
+  evidence(_size: 4 | 8, _packed: boolean, _x: Expr): void {
+    throw new Error('this tier does nothing on trial');
+  }
   /** Whether `retreat` may be used for what is rare. */
   mayRetreat = false;
   /** Leaves this instruction to the interpreter; nothing may have changed yet. What follows is not reached. */

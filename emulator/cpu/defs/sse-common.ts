@@ -86,11 +86,11 @@ export const isOdd = (size: 4 | 8, bits: Expr, least: 1 | 2 = 1): Expr =>
 export const isOddNotZero = (size: 4 | 8, bits: Expr): Expr =>
   i32.and(isOdd(size, bits), size === 8 ? i64.ne(bits, 0) : i32.ne(bits, 0));
 
-/** 1 if the number of these bits matters to a comparison besides its value: NaN or denormal. */
-export const isOddCompared = (size: 4 | 8, bits: Expr): Expr =>
+/** Each 1 if the number of these bits matters to a comparison besides its value: a denormal, a NaN. */
+export const oddCompared = (size: 4 | 8, bits: Expr): readonly [Expr, Expr] =>
   size === 8
-    ? i32.or(i64.lt_u(i64.sub(bits, 1), (1n << 53n) - 1n), i64.gt_u(bits, 0x7ffn << 53n))
-    : i32.or(i32.lt_u(i32.sub(bits, 1), (1 << 24) - 1), i32.gt_u(bits, k32(0xff000000)));
+    ? [i64.lt_u(i64.sub(bits, 1), (1n << 53n) - 1n), i64.gt_u(bits, 0x7ffn << 53n)]
+    : [i32.lt_u(i32.sub(bits, 1), (1 << 24) - 1), i32.gt_u(bits, k32(0xff000000))];
 
 /**
  * Stores the operands in TEMP and runs the exact operation; the result is at `exactResult`. Compiled code mostly leaves it to

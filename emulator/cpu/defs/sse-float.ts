@@ -11,7 +11,6 @@ import {
   exactOp,
   exactResult,
   isOdd,
-  isOddCompared,
   isOddNotZero,
   laneOdd,
   lanes32,
@@ -20,6 +19,7 @@ import {
   lowF32,
   lowF64,
   mxcsrIs,
+  oddCompared,
   range,
   reg,
   source,
@@ -127,41 +127,59 @@ function checked(
   const lanes = lanesOf(form);
   const size = form.format ? 8 : 4;
   const kept = c.lanesKnown(0) & keptBy(form);
-  const out = c.temp(V128);
-  c.f.set(out, r);
   const vectors = [r];
-  if (kind !== FloatKind.Sqrt && (known[0] & lanes) !== lanes) vectors.push(a);
+  const same = !c.isMem(1) && c.sameRegister();
+  if (kind !== FloatKind.Sqrt && !same && (known[0] & lanes) !== lanes) vectors.push(a);
   if ((known[1] & lanes) !== lanes) vectors.push(b);
+  if (c.trial) {
+    for (const v of vectors) c.evidence(size, form.packed, v);
+    c.setVectorAt(0, r);
+    c.noteLanes(0, kept | lanes);
+    return;
+  }
   const least = (v: Expr): 1 | 2 => (v === r && rule !== 'add' ? 2 : 1);
   const odd = form.packed
-    ? v128.test((size === 8 ? I64X2 : I32X4).bitmask, vectors.map((v) => laneOdd(c, size, v, least(v))).reduce(v128.or))
-    : vectors
-        .map((v) => isOdd(size, unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)), least(v)))
-        .reduce(i32.or);
+    ? [
+        v128.test(
+          (size === 8 ? I64X2 : I32X4).bitmask,
+          vectors.map((v) => laneOdd(c, size, v, least(v))).reduce(v128.or),
+        ),
+      ]
+    : vectors.map((v) => isOdd(size, unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v)), least(v)));
+  if (c.mayRetreat) {
+    c.f.block((fine) => {
+      c.f.block((rare) => {
+        if (!c.mxcsrUsual) c.f.brIf(c.mxcsrOdd(), rare);
+        for (const condition of odd) c.f.brIf(condition, rare);
+        c.f.br(fine);
+      });
+      c.f.if(i32.or(c.mxcsrOdd(), stillOdd(c, form, rule, a, b, r, vectors)), () => c.retreat());
+    });
+    c.setVectorAt(0, r);
+    c.noteLanes(0, kept | lanes);
+    // Otherwise the instruction was left.
+    c.mxcsrUsual = true;
+    return;
+  }
+  const out = c.temp(V128);
+  c.f.set(out, r);
   const s = (x: Expr): Expr => (form.packed ? x : spreadLow(form, x));
   const look = (function_: string, x: Expr, y: Expr): Expr =>
     c.callRuntime(`sse_${function_}_${size * 8}`, s(x), s(y), s(r));
-  c.f.if(i32.or(c.mxcsrOdd(), odd), () => {
-    const decide = (): void => {
-      exact(c, kind, form.format, form.packed, a, b);
-      c.f.set(out, exactResult(c));
-    };
-    if (c.mayRetreat) {
-      c.f.if(i32.or(c.mxcsrOdd(), stillOdd(c, form, rule, a, b, r, vectors)), decide);
-      return;
-    }
+  c.f.if(i32.or(c.mxcsrOdd(), odd.reduce(i32.or)), () => {
     const first = kind === FloatKind.Sqrt ? b : a;
     // While PE is clear, exact results need nothing either.
     const second = kind === FloatKind.Sub ? v128.un(form.lanes.neg, b) : b;
     const inexact = `inexact_${kind === FloatKind.Sqrt ? 'sqrt' : rule}`;
     const clear =
       kind === FloatKind.AddSub ? k32(1) : choose(mxcsrIs(c, MXCSR.RC, 0), look(inexact, first, second), k32(1));
-    c.f.if(choose(c.mxcsrOdd(), clear, look(`odd_${rule}`, first, b)), decide);
+    c.f.if(choose(c.mxcsrOdd(), clear, look(`odd_${rule}`, first, b)), () => {
+      exact(c, kind, form.format, form.packed, a, b);
+      c.f.set(out, exactResult(c));
+    });
   });
   c.setVectorAt(0, out.get);
-  c.noteLanes(0, kept | (c.mayRetreat ? lanes : 0));
-  // Otherwise the instruction was left.
-  if (c.mayRetreat) c.mxcsrUsual = true;
+  c.noteLanes(0, kept);
 }
 
 function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string, kind: FloatKind): void {
@@ -238,11 +256,22 @@ function comparable(
   const size = form.format ? 8 : 4;
   const [knownX, knownY] = known.map((k) => (k & lanes) === lanes);
   if (knownX && knownY) return { a: x, b: y };
+  const bitsOf = (v: Expr): Expr => unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v));
+  if (c.mayRetreat && !form.packed) {
+    c.f.block((fine) => {
+      c.f.block((odd) => {
+        for (const v of [...(knownX ? [] : [x]), ...(knownY ? [] : [y])])
+          for (const condition of oddCompared(size, bitsOf(v))) c.f.brIf(condition, odd);
+        c.f.br(fine);
+      });
+      c.retreat();
+    });
+    return { a: x, b: y };
+  }
   const a = c.temp(V128);
   const b = c.temp(V128);
   c.f.set(a, x);
   c.f.set(b, y);
-  const bitsOf = (v: Expr): Expr => unsignedBits(c, size, form.format ? lowF64(v) : lowF32(v));
   // Lanes of what is not known: NaN or denormal.
   const odd = (v: Expr): Expr =>
     v128.or(
@@ -252,7 +281,7 @@ function comparable(
   const both = [...(knownX ? [] : [a.get]), ...(knownY ? [] : [b.get])];
   const odds = form.packed
     ? v128.test(ANY_TRUE, both.map(odd).reduce(v128.or))
-    : both.map((v) => isOddCompared(size, bitsOf(v))).reduce(i32.or);
+    : both.flatMap((v) => oddCompared(size, bitsOf(v))).reduce(i32.or);
   c.f.if(c.mayRetreat ? odds : i32.or(i32.eqz(fastCompare(c)), odds), () => {
     exactOp(c, i32.add(k32(floatOp(FloatKind.Compare, form.format, form.packed)), signalling), a.get, b.get);
     c.f.set(a, exactResult(c));

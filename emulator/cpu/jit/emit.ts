@@ -16,6 +16,7 @@ import {
   type Mode,
 } from '../layout.ts';
 import { RUNTIME } from '../runtime.ts';
+import type { Trial } from './groups.ts';
 import { INVALID, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
@@ -74,6 +75,8 @@ export interface RegionContext {
   mxcsr: Local | undefined;
   /** At this place of the block it is 0. */
   mxcsrUsual: boolean;
+  /** The group of SSE arithmetic that is being written. */
+  trial: Trial | undefined;
   /** Of a light region: where it counts its rounds, and from what it counts down. */
   heat: { readonly at: number; readonly rounds: number } | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
@@ -136,6 +139,7 @@ export function newContext(
     x87: undefined,
     mxcsr: undefined,
     mxcsrUsual: false,
+    trial: undefined,
     heat: undefined,
     lanes: new Uint8Array(16),
   };
@@ -512,6 +516,12 @@ export class JitEmit extends Emit {
     this.f.br(this.c.back);
   }
 
+  override get trial(): boolean {
+    return this.c.trial !== undefined;
+  }
+  override evidence(size: 4 | 8, packed: boolean, x: Expr): void {
+    this.c.trial!.evidence.add(size, packed, x);
+  }
   override get mxcsrUsual(): boolean {
     return this.c.mxcsrUsual;
   }
@@ -542,6 +552,9 @@ export class JitEmit extends Emit {
   }
 
   protected beforeFault(): void {
+    const trial = this.c.trial;
+    const odd = trial?.evidence.odd();
+    if (odd) this.f.brIf(odd, trial!.again);
     this.c.x87?.exiting();
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;

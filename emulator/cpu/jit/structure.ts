@@ -4,10 +4,11 @@ import type { CodeCache } from '../code.ts';
 import { flagsWritten, NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset } from '../interp.ts';
 import { JUMP_CACHE_BYTES, JUMP_CACHES, R, S } from '../layout.ts';
-import type { FunctionBuilder, Label } from '../wasm/builder.ts';
+import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
 import { blockAt, type Region } from './find.ts';
+import { Evidence, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
 import { liveBefore, type FlagLiveness } from './liveness.ts';
 
@@ -51,6 +52,7 @@ export class Structure {
     private readonly selector: ReturnType<FunctionBuilder['local']>,
     private readonly targets: readonly Block[],
   ) {
+    this.evidence = new Evidence(c.f);
     if (!graph.indirect) return;
     for (const b of targets) this.targetsLive |= live.before.get(b) ?? 0;
     this.jumpIndex = c.f.local(I32);
@@ -61,6 +63,7 @@ export class Structure {
     } else this.table = this.recordTable();
   }
 
+  private readonly evidence: Evidence;
   private readonly table: number = 0;
   private tableMask = 0;
   private readonly targetsLive: number = 0;
@@ -115,8 +118,12 @@ export class Structure {
 
   private node(n: Node): void {
     const { f, x87 } = this.c;
-    // What is known of pages comes along a single edge only.
-    if (n.kind !== 'block' || n.forwardIn !== 1 || n.isLoop) this.c.windows.clear();
+    // What is known of pages and numbers comes along a single edge only.
+    if (n.kind !== 'block' || n.forwardIn !== 1 || n.isLoop) {
+      this.c.windows.clear();
+      this.c.lanes.fill(0);
+      this.c.mxcsrUsual = false;
+    }
     if (n.kind === 'block') return this.block(n, n.block!);
     if (x87) x87.state = undefined;
     if (n.kind === 'indirect') return this.indirect(n);
@@ -314,19 +321,21 @@ export class Structure {
       const insn = b.insns[k]!;
       live = liveBefore(insn, live);
     }
-    let offset = this.region.bases.get(b)! + b.offset;
-    c.edge = (to) => this.edge(n, to);
-    c.jump = (target, check) => this.jump(n, target, check);
-    c.x87?.enter(b);
-    c.lanes.fill(0);
-    c.mxcsrUsual = false;
-    for (let k = 0; k < b.count; k++) {
+    const offsets = new Array<number>(b.count);
+    let end = this.region.bases.get(b)! + b.offset;
+    b.insns.forEach((insn, k) => {
+      offsets[k] = end;
+      end += insn.len;
+    });
+    const retreats = !this.code.plainFloats.has(b.page.physical);
+    /** @returns whether the block ends */
+    const write = (k: number): boolean => {
       const insn = b.insns[k]!;
-      const e = new JitEmit(c, insn, offset, b.record + k * R.SIZE, b.count);
+      const e = new JitEmit(c, insn, offsets[k]!, b.record + k * R.SIZE, b.count);
       const written = flagsWritten(insn);
       e.compact = this.region.rare.has(b);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
-      e.mayRetreat = !this.code.plainFloats.has(b.page.physical);
+      e.mayRetreat = retreats;
       const mark = f.mark();
       const step = constantStep(insn);
       const windows = step && c.windows.save();
@@ -339,15 +348,71 @@ export class Structure {
         c.windows.changed(step.register, step.by);
       }
       f.release(mark);
-      offset += insn.len;
-      if (e.done) return;
+      return e.done;
+    };
+    c.x87?.enter(b);
+    const groups = c.mxcsr && retreats && !this.region.rare.has(b) ? groupsOf(b, after) : [];
+    for (let k = 0; k < b.count; k++) {
       // The next blocks' code may have taken these over.
       c.edge = (to) => this.edge(n, to);
       c.jump = (target, check) => this.jump(n, target, check);
+      if (groups[0]?.start === k) {
+        const group = groups.shift()!;
+        this.group(b, group, write);
+        k = group.end - 1;
+      } else if (write(k)) return;
     }
     // Cut, not ended by a branch.
     takeFuel(c, b.count);
-    this.edge(n, offset);
+    this.edge(n, end);
+  }
+
+  /** Writes a group of SSE arithmetic: on trial, and as it is done again. */
+  private group(b: Block, { start, end }: Group, write: (k: number) => boolean): void {
+    const { c } = this;
+    const { f } = c;
+    const mark = f.mark();
+    const written = writtenBy(b.insns.slice(start, end));
+    const saved: [Local, Expr][] = [];
+    const save = (registers: readonly Local[], mask: number): void =>
+      registers.forEach((register, r) => {
+        if (mask & (1 << r)) saved.push([register, f.let(register.get)]);
+      });
+    save(c.gpr, written.gpr);
+    save(c.xmm, written.xmm);
+    const windows = c.windows.save();
+    const lanes = c.lanes.slice();
+    const usual = c.mxcsrUsual;
+    const all = (): void => {
+      for (let k = start; k < end; k++) write(k);
+    };
+    c.windows.hold();
+    let onTrial = windows;
+    let known = lanes;
+    f.block((done) => {
+      f.block((again) => {
+        if (!usual) f.brIf(c.mxcsr!.get, again);
+        this.evidence.clear();
+        c.trial = { evidence: this.evidence, again };
+        c.mxcsrUsual = true;
+        all();
+        f.brIf(this.evidence.odd()!, again);
+        c.trial = undefined;
+        f.br(done);
+        onTrial = c.windows.save();
+        known = c.lanes.slice();
+      });
+      for (const [register, old] of saved) f.set(register, old);
+      c.windows.restore(windows);
+      c.lanes.set(lanes);
+      c.mxcsrUsual = usual;
+      all();
+    });
+    c.windows.release();
+    // What both ways know.
+    if (!c.windows.equal(onTrial)) c.windows.clear();
+    known.forEach((mask, r) => (c.lanes[r]! &= mask));
+    f.release(mark);
   }
 
   private wrap(x: ReturnType<typeof k64>): ReturnType<typeof k64> {
@@ -366,6 +431,8 @@ export class Structure {
     const { f } = c;
     const saved = c.pending;
     const windows = c.windows.save();
+    const lanes = c.lanes.slice();
+    const usual = c.mxcsrUsual;
     const b = blockAt(this.region, offset);
     const to = b && this.graph.target(b);
     const own = this.region.bases.get(n.block!)!;
@@ -398,5 +465,7 @@ export class Structure {
     }
     c.pending = saved;
     c.windows.restore(windows);
+    c.lanes.set(lanes);
+    c.mxcsrUsual = usual;
   }
 }

@@ -28,6 +28,9 @@ export class Windows {
   /** By register × 2 + (1: for writing). What may be written may be read. */
   private known = new Map<number, Window>();
 
+  /** Locals that are not to be given to others. */
+  private readonly held = new Set<Local>();
+
   constructor(private readonly f: FunctionBuilder) {}
 
   /** The window for an access at `displacement` from a register, if there is one near enough. */
@@ -42,7 +45,7 @@ export class Windows {
     const key = register * 2 + (write ? 1 : 0);
     this.known.delete(key);
     const inUse = new Set([...this.known.values()].map((w) => w.host));
-    let locals = this.pool.find((l) => !inUse.has(l.host));
+    let locals = this.pool.find((l) => !inUse.has(l.host) && !this.held.has(l.host));
     if (!locals) {
       if (this.pool.length === MOST) return undefined;
       this.pool.push((locals = { host: this.f.local(I32), offset: this.f.local(I32) }));
@@ -69,6 +72,21 @@ export class Windows {
 
   save(): ReadonlyMap<number, Window> {
     return new Map(this.known);
+  }
+
+  /** Until `release` what is known now can be restored, whatever comes to be known. */
+  hold(): void {
+    for (const w of this.known.values()) this.held.add(w.host);
+  }
+  release(): void {
+    this.held.clear();
+  }
+
+  /** Whether the same is known as then, and is in the same locals. */
+  equal(known: ReadonlyMap<number, Window>): boolean {
+    const same = (a: Window, b: Window | undefined): boolean =>
+      a.host === b?.host && a.offset === b.offset && a.displacement === b.displacement;
+    return known.size === this.known.size && [...known].every(([key, w]) => same(w, this.known.get(key)));
   }
 
   restore(known: ReadonlyMap<number, Window>): void {

@@ -2,10 +2,10 @@
  * Floating-point programs with loops and branches in compiled regions against the interpreter, which works on memory: what regions
  * keep in locals, what they know of registers, and what they leave to the interpreter must not show.
  */
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { S } from '../../../emulator/cpu/layout.ts';
 import type { X86Processor } from '../../../emulator/cpu/processor.ts';
-import { CodeMachine, DATA } from './machine-code.ts';
+import { CodeMachine, DATA, HOLE } from './machine-code.ts';
 
 /** Bytes of memory that programs read and write. */
 const WINDOW = 512;
@@ -110,6 +110,8 @@ function sse(draw: Draw): number[] {
     [...(draw(2) ? [0x66] : []), 0x0f, [0x2e, 0x2f][draw(2)]!, 0xc0 | (x << 3) | y],
     [...prefix, 0x0f, 0xc2, ...operand, draw(8)],
     [[0xf2, 0xf3][draw(2)]!, 0x0f, [0x2c, 0x2d][draw(2)]!, 0xc0 | y],
+    // lea rax, [rax + rcx + y]
+    [0x48, 0x8d, 0x44, 0x08, y],
   ];
   const code = choices[draw(choices.length)]!;
   return packed || code.length ? code : [0x90];
@@ -219,3 +221,75 @@ test.each([
   },
   120_000,
 );
+
+/** Arithmetic that is done as a group: odd numbers are seen at its end, or when a load needs more than a look at memory. */
+const GROUP = [
+  ...[0x66, 0x0f, 0x28, 0xd8], // movapd xmm3, xmm0
+  ...[0xf2, 0x0f, 0x59, 0x06], // mulsd xmm0, [rsi]
+  ...[0x48, 0x8d, 0x40, 0x03], // lea rax, [rax + 3]
+  ...[0xf2, 0x0f, 0x58, 0xc8], // addsd xmm1, xmm0
+  ...[0x66, 0x0f, 0x28, 0xc3], // movapd xmm0, xmm3
+  ...[0xf2, 0x0f, 0x5c, 0x56, 0x08], // subsd xmm2, [rsi + 8]
+  ...[0x66, 0x0f, 0x58, 0xe3], // addpd xmm4, xmm3
+  ...[0x48, 0x83, 0xc6, 0x10], // add rsi, 16
+  ...[0xff, 0xc9, 0x75, 0xdb], // dec ecx; jnz
+];
+/** The same where what is known of pages changes within the group. */
+const MOVING_GROUP = [
+  ...[0xf2, 0x0f, 0x10, 0x2e], // movsd xmm5, [rsi]
+  ...[0xf2, 0x0f, 0x59, 0x06], // mulsd xmm0, [rsi]
+  ...[0x48, 0x8d, 0x37], // lea rsi, [rdi]
+  ...[0xf2, 0x0f, 0x58, 0x4e, 0x08], // addsd xmm1, [rsi + 8]
+  ...[0xf2, 0x0f, 0x5c, 0xd0], // subsd xmm2, xmm0
+  ...[0x66, 0x0f, 0x28, 0xc3], // movapd xmm0, xmm3
+  ...[0x48, 0x83, 0xc3, 0x10], // add rbx, 16
+  ...[0x48, 0x8d, 0x33], // lea rsi, [rbx]
+  ...[0xff, 0xc9, 0x75, 0xdd], // dec ecx; jnz
+];
+const DENORMAL = 0x000f_0000_0000_0001n;
+const TINY = 0x0010_0000_0000_0001n;
+
+describe.each([
+  ['before a page that is not there', HOLE - 1600, GROUP],
+  ['of which half is in a page that is not there', HOLE - 1592, GROUP],
+  ['across pages', DATA + 4096 - 792, GROUP],
+  ['in two pages', DATA, MOVING_GROUP],
+])('a group of SSE arithmetic with its operands %s', (_where, from, code) => {
+  const machines = [new CodeMachine('interp'), new CodeMachine('auto', 4)] as const;
+  machines[1].cpu.retreatLimit = Infinity;
+  test.each([
+    ['ordinary numbers', 0n, 0n],
+    ['a zero', 0x3ffn << 52n, 0n],
+    ['a denormal', 0x3ffn << 52n, DENORMAL],
+    ['an infinity', 0x3ffn << 52n, 0x7ffn << 52n],
+    ['a signalling NaN', 0x3ffn << 52n, 0x7ff4n << 48n],
+    ['a product that underflows', TINY, 0x3fe0_0000_0000_0001n],
+    ['a product that is rounded to the least normal number', 0x001f_ffff_ffff_ffffn, 0x3fe0n << 48n],
+    ['a product that overflows', 0x7fen << 52n, 0x400n << 52n],
+  ])('%s', (which, factor, odd) => {
+    const [expected, actual] = machines.map((m) => {
+      const { cpu, view } = m;
+      m.prepare(code);
+      for (let i = 0; i < 300 && from + i * 8 < HOLE; i++) view.setFloat64(from + i * 8, 1 + i / 7, true);
+      if (which !== 'ordinary numbers') view.setBigUint64(from + 99 * 16, odd, true);
+      const { state } = cpu;
+      for (let n = 0; n < 5; n++) for (const half of [0, 8]) cpu.f64[(state + S.XMM + n * 16 + half) >> 3] = n + 1.5;
+      if (factor) for (const n of [0, 3]) cpu.u64[(state + S.XMM + n * 16) >> 3] = factor;
+      cpu.i32[(state + S.MXCSR) >> 2] = 0x1fa0;
+      cpu.setBig(3, BigInt(from));
+      cpu.setBig(6, BigInt(from));
+      cpu.setBig(7, BigInt(DATA + 0x5000));
+      cpu.setBig(1, 150n);
+      cpu.setBig(0, 0n);
+      // Compiled code takes over between two slices.
+      while (cpu.run(300) === 'budget');
+      const fault = cpu.faultObject.vector;
+      cpu.halted = false;
+      cpu.shutdown = false;
+      const vectors = Buffer.from(cpu.u8.slice(state + S.XMM, state + S.XMM + 80)).toString('hex');
+      return [fault, vectors, cpu.big(0), cpu.big(6), cpu.i32[(state + S.MXCSR) >> 2]].join('\n');
+    });
+    expect(actual).toBe(expected);
+    expect(machines[1].cpu.stats.regions).toBeGreaterThan(0);
+  });
+});
