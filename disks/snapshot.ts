@@ -60,6 +60,9 @@ class Turns {
   };
 }
 
+/** Whose time a machine has: its instructions', the same with each slice in a turn of its own, or the host's. */
+type Pace = 'instructions' | 'slices' | 'real';
+
 /** A machine of the builder, with its console and agent. It stands still while what it has said is dealt with. */
 class Bench {
   console = '';
@@ -101,8 +104,7 @@ class Bench {
     manifest: DiskManifest,
     disk: BlockDevice,
     kernel: boolean,
-    /** Each slice has a turn of its own. */
-    single = false,
+    pace: Pace = 'instructions',
   ): Promise<Bench> {
     const nobody = (): undefined => undefined;
     const attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void } = {
@@ -114,10 +116,10 @@ class Bench {
     const machine = await Machine.create({
       createProcessor,
       memory: MEMORY,
-      deterministic: true,
+      deterministic: pace !== 'real',
       ...(kernel && { kernel: file('vmlinux'), initrd: file('initramfs.gz'), cmdline: manifest.cmdline }),
       disks: [disk],
-      ...(single && { now: turns.now, macrotasks: turns.macrotasks }),
+      ...(pace === 'slices' && { now: turns.now, macrotasks: turns.macrotasks }),
       events: { console: (bytes) => attach.console(bytes), agent: (bytes) => attach.agent(bytes) },
     });
     return new Bench(machine, attach, turns);
@@ -243,7 +245,7 @@ function watched(disk: BlockDevice, onRead: (offset: number, length: number) => 
  * @param mount instructions until the mount's first read
  */
 async function takeKernel(directory: string, manifest: DiskManifest, disk: OpenDisk, mount: number): Promise<Taken> {
-  const bench = await Bench.create(directory, manifest, disk.device, true, true);
+  const bench = await Bench.create(directory, manifest, disk.device, true, 'slices');
   const { machine } = bench;
   try {
     machine.start();
@@ -281,9 +283,10 @@ async function rehearse(
   disk: OpenDisk,
   { state, overlay, console }: Taken,
   commands: readonly string[],
+  pace: Pace = 'slices',
 ): Promise<Order> {
   if (overlay.blocks.length) disk.device.importState(structuredClone(overlay));
-  const bench = await Bench.create(directory, manifest, disk.device, false, true);
+  const bench = await Bench.create(directory, manifest, disk.device, false, pace);
   const { machine } = bench;
   const { pages } = state.memory;
   const touched: number[] = [];
@@ -304,8 +307,10 @@ async function rehearse(
     if (console.length === 0) await bench.shows(PROMPT, () => machine.start());
     machine.start();
     await refreshed;
-    const settled = machine.clock.now() + SETTLED;
-    await bench.before(() => machine.clock.now() >= settled);
+    if (pace === 'slices') {
+      const settled = machine.clock.now() + SETTLED;
+      await bench.before(() => machine.clock.now() >= settled);
+    } else await new Promise((resolve) => setTimeout(resolve, SETTLED / 1e6));
     await bench.shows(/x$/, () => {
       machine.resume();
       bench.type('x');
@@ -324,7 +329,7 @@ function sha256(bytes: Uint8Array): string {
 
 /** A machine's pages that are needed at once, and the contents of a page. */
 function firstPages(state: MachineState, numbers: readonly number[]): FirstPages {
-  const pages = Uint32Array.from(numbers).sort();
+  const pages = Uint32Array.from(new Set(numbers)).sort();
   const index = new Map<number, number>();
   state.memory.pages.forEach((number, i) => index.set(number, i));
   return { pages, bytes: Buffer.concat(Array.from(pages, (number) => page(state, index.get(number)!))) };
@@ -374,12 +379,17 @@ export async function writeSnapshot(
   const open = async (): Promise<OpenDisk> => openDisk(await openAsBlob(image));
   const { prompt, mount } = await take(directory, manifest, await open());
   const kernel = await takeKernel(directory, manifest, await open(), mount);
+  /** What is needed in the host's time, too: timers come more often there, for so many instructions. */
+  const needed = async (taken: Taken, { touched, first }: Order): Promise<FirstPages> => {
+    const real = await rehearse(directory, manifest, await open(), taken, [], 'real');
+    return firstPages(taken.state, [...touched.slice(0, first), ...real.touched.slice(0, real.first)]);
+  };
   const order = await rehearse(directory, manifest, await open(), prompt, REHEARSED);
   const kernelOrder = await rehearse(directory, manifest, await open(), kernel, []);
 
   const store = new PageStore();
-  const first = firstPages(prompt.state, order.touched.slice(0, order.first));
-  const kernelFirst = firstPages(kernel.state, kernelOrder.touched.slice(0, kernelOrder.first));
+  const first = await needed(prompt, order);
+  const kernelFirst = await needed(kernel, kernelOrder);
   const table = store.add(prompt.state, first, order.touched);
   const kernelTable = store.add(kernel.state, kernelFirst, kernelOrder.touched);
   const folder = join(directory, 'chunks');

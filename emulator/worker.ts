@@ -250,7 +250,8 @@ class Session {
       if (this.stopped) return { resumed: true };
       this.output('console', screen);
       this.restBefore = performance.now() + LONGEST_HEAD_START;
-      this.fetchRestSoon();
+      // One that still has to mount its disk says nothing until it is at its prompt.
+      this.fetchRestSoon(written ? LONGEST_HEAD_START : QUIET);
       return { resumed: true };
     } catch (cause) {
       if (this.stopped) return { resumed: true };
@@ -259,7 +260,8 @@ class Session {
     }
   }
 
-  private fetchRestSoon(): void {
+  /** @param quiet milliseconds until then, if nothing is said meanwhile */
+  private fetchRestSoon(quiet = QUIET): void {
     if (this.restBefore === undefined) return;
     clearTimeout(this.restTimer);
     this.restTimer = setTimeout(
@@ -267,7 +269,7 @@ class Session {
         this.restBefore = undefined;
         this.machine?.fetchRest?.();
       },
-      Math.min(QUIET, Math.max(0, this.restBefore - performance.now())),
+      Math.min(quiet, Math.max(0, this.restBefore - performance.now())),
     );
   }
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { chromium } from 'playwright-core';
 import { build } from 'vite';
+import type { DiskManifest } from '../../emulator/disk/manifest.ts';
 import type { LinuxVM } from '../../src/index.ts';
 import type { OfflineDisk } from '../../src/offline/disk.ts';
 import {
@@ -57,6 +58,19 @@ async function main(): Promise<void> {
     await check('the service worker takes the page over on the first visit', async () => {
       await page.goto(address);
       await page.waitForFunction(() => navigator.serviceWorker.controller !== null, undefined, { timeout: 60_000 });
+    });
+
+    await check('what the machine read before that is kept, too', async () => {
+      await until(page, 'the snapshot in a cache', 30_000, () =>
+        page.evaluate(async (manifest) => {
+          const kept = await caches.match(manifest);
+          if (!kept) return false;
+          const { snapshot } = (await kept.json()) as DiskManifest;
+          return (
+            (await caches.match(new URL(snapshot!.state.url, new URL(manifest, document.baseURI)).href)) !== undefined
+          );
+        }, DEV),
+      );
     });
 
     await check('can be installed', async () => {
