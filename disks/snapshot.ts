@@ -1,6 +1,7 @@
 /**
  * The machine at its prompt: boots a built disk, makes its memory small, and writes what is left beside the disk, the
- * pages that a resume touches first in front. The machine is deterministic, so that the same disk gives the same snapshot.
+ * pages that a resume touches in one file. The machine is deterministic, so that the same disk gives the same memory; which
+ * of it is in that file is found in the host's time, too, and may differ by some pages.
  */
 import { createHash } from 'node:crypto';
 import { existsSync, openAsBlob, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
