@@ -17,6 +17,7 @@ import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
 import {
   FS,
+  JUMP_CACHE_HASH,
   modeBits,
   modeIsLimited,
   modeIsUser,
@@ -34,6 +35,11 @@ import {
 const MAX_BLOCK = 48;
 /** The share that is taken for blocks without a counter: enough for a region in their own page. */
 const FEW = 1 / 128;
+
+/** Places of `entry`'s table, direct-mapped; a power of two. */
+const ENTRIES = 1 << 15;
+const entryIndex = (physical: number, mode: Mode): number =>
+  (Math.imul(physical + mode, JUMP_CACHE_HASH) >>> 8) & (ENTRIES - 1);
 
 /** In R0 of a check's record: it is about segment limits and alignment, not about the next page. */
 const LIMITS = 1;
@@ -74,6 +80,9 @@ export class CodeCache {
   /** Blocks by number, and the number (from 1) of the block whose first or last record lies at an index of the area. */
   private blockList: (Block | undefined)[] = [undefined];
   private readonly blockNumbers = new Int32Array(RECORDS_BYTES / R.SIZE);
+  /** What `entry` has found: physical address × MODES + mode, and the record. */
+  private readonly entryKeys = new Float64Array(ENTRIES).fill(-1);
+  private readonly entryRecords = new Int32Array(ENTRIES);
   /** Counts the times that all translations were dropped. */
   generation = 0;
   onFlush: () => void = () => undefined;
@@ -111,6 +120,7 @@ export class CodeCache {
   }
 
   private forget(block: Block): void {
+    this.forgetEntry(block);
     this.blockList[this.blockNumbers[(block.record - RECORDS) / R.SIZE]!] = undefined;
   }
 
@@ -143,6 +153,28 @@ export class CodeCache {
     const end = block.raises ? block.end + 15 : block.end;
     for (let g = offset >> 7; g <= Math.min(31, (end - 1) >> 7); g++) page.granules |= 1 << g;
     return block;
+  }
+
+  /**
+   * The record of the block at a physical address that a computed jump, a return or an exception leads to. As `block`;
+   * found by one look at a table where it was found before, as an address space that begins anew asks for hundreds.
+   */
+  entry(physical: number, mode: Mode): number {
+    const at = entryIndex(physical, mode);
+    const key = physical * MODES + mode;
+    if (this.entryKeys[at] === key) return this.entryRecords[at]!;
+    const block = this.block(physical, mode);
+    block.jumpedTo = true;
+    this.entryKeys[at] = key;
+    this.entryRecords[at] = block.record;
+    return block.record;
+  }
+
+  private forgetEntry(block: Block): void {
+    const physical = block.page.physical + block.offset;
+    const { mode } = block.page;
+    const at = entryIndex(physical, mode);
+    if (this.entryKeys[at] === physical * MODES + mode) this.entryKeys[at] = -1;
   }
 
   /** A block of one instruction that is not kept: for single steps. The records are overwritten by the next one. */
@@ -603,6 +635,7 @@ export class CodeCache {
     this.pages.clear();
     this.blockList = [undefined];
     this.blockNumbers.fill(0);
+    this.entryKeys.fill(-1);
     this.marks.fill(0);
     this.jumps.clear();
     // Whoever still runs old records finds `resync` there: the area is used again only from its other half on.

@@ -36,6 +36,13 @@ const HOT_AGAIN = 50_000;
 const SHARE = 0.1;
 /** Milliseconds of writing that can be saved up. */
 const MOST_CREDIT = 50;
+/**
+ * A loop that has run so often again while it waits is not kept waiting: it is compiled at once, and in the foreground, which
+ * takes a millisecond of a thread that would spend many more in the interpreter.
+ */
+const URGENT = 12_000;
+/** Most of these in one module, so that the guest does not stand still for long. */
+const URGENT_BATCH = 4;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
 
@@ -95,13 +102,15 @@ export class Jit {
     const { queue } = this;
     this.credit = Math.min(this.credit + ran * SHARE, MOST_CREDIT);
     if (!queue.length) return;
+    if (!wait) this.hurry();
+    if (!queue.length) return;
     if (!wait && queue.length < BATCH && performance.now() - this.since < PATIENCE) return;
-    while (queue.length && (wait || (this.compiling < 2 && this.credit > 0))) {
+    while (queue.length && (wait || (this.compiling < 2 && this.affords(queue.length)))) {
       if (!this.code.reserve(BATCH * ROOM)) return;
       const epoch = this.epoch;
       const before = this.emitTime;
       const batch = this.write(wait ? queue.splice(0, BATCH) : this.hottest());
-      this.credit -= this.emitTime - before;
+      this.spend(this.emitTime - before);
       this.since = performance.now();
       if (!batch) continue;
       if (wait) {
@@ -124,14 +133,48 @@ export class Jit {
     }
   }
 
+  /** Compiles what the guest spends its time in. */
+  private hurry(): void {
+    const { queue } = this;
+    if (this.credit <= 0) return;
+    const urgent: Region[] = [];
+    for (let i = 0; i < queue.length && urgent.length < URGENT_BATCH; i++) {
+      const region = queue[i]!;
+      const head = region.blocks[0]!;
+      // What is to be written anew has asked for it because it loops.
+      if (!this.promoted.has(head) && this.code.overdue(head) < URGENT) continue;
+      urgent.push(region);
+      queue.splice(i--, 1);
+    }
+    if (!urgent.length || !this.code.reserve(BATCH * ROOM)) return;
+    const before = this.emitTime;
+    const batch = this.write(urgent);
+    this.spend(this.emitTime - before);
+    if (batch) this.install(batch.regions, new WebAssembly.Module(batch.bytes));
+  }
+
+  private spend(milliseconds: number): void {
+    // The host may have been elsewhere meanwhile.
+    this.credit = Math.max(this.credit - milliseconds, -MOST_CREDIT);
+  }
+
+  /** Milliseconds that writing a region takes on average. */
+  private get each(): number {
+    return this.regions ? this.emitTime / this.regions : 1;
+  }
+
+  /** Whether the credit is enough for a whole module, or for all that waits: small modules are dear, too. */
+  private affords(waiting: number): boolean {
+    return this.credit >= Math.min(waiting * this.each, MOST_CREDIT / 2);
+  }
+
   /** Takes from the queue what the credit allows, by how often the first block has run. */
   private hottest(): Region[] {
     const { queue } = this;
     const runs = (region: Region): number => this.code.overdue(region.blocks[0]!);
     if (queue.length > 1) queue.sort((a, b) => runs(b) - runs(a));
     for (const region of queue.splice(MOST_WAITING)) this.abandon(region);
-    const each = this.regions ? this.emitTime / this.regions : 1;
-    return queue.splice(0, Math.min(BATCH, Math.max(1, Math.floor(this.credit / each))));
+    return queue.splice(0, Math.min(BATCH, Math.max(1, Math.floor(this.credit / this.each))));
   }
 
   /** A region is not to be compiled after all. */

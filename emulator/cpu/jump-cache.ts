@@ -11,22 +11,27 @@ import {
   JUMP_CACHE_HASH,
   JUMP_CACHE_SHIFT,
   JUMP_CACHES,
-  MODES,
+  jumpCacheOf,
+  SHARED_JUMP_CACHE,
   type Mode,
 } from './layout.ts';
 
+const TABLES = SHARED_JUMP_CACHE + 1;
+/** Index (address / 4) of the table that several modes share. */
+const SHARED = jumpCacheOf(SHARED_JUMP_CACHE as Mode) >> 2;
+
 export class JumpCaches {
   /** Indices (address / 4) of filled entries: of pages that are not global, and of global ones. */
-  private readonly local = new Int32Array(MODES * JUMP_CACHE_ENTRIES);
-  private readonly global = new Int32Array(MODES * JUMP_CACHE_ENTRIES);
+  private readonly local = new Int32Array(TABLES * JUMP_CACHE_ENTRIES);
+  private readonly global = new Int32Array(TABLES * JUMP_CACHE_ENTRIES);
   private locals = 0;
   private globals = 0;
-  /** Low halves of the linear pages that have entries. */
-  private readonly pages = new Set<number>();
+  /** A bit for each linear page, by bits 12 to 31 of its address, that has had entries. */
+  private readonly pages = new Uint32Array(1 << 15);
 
   constructor(private readonly i32: Int32Array) {
-    this.i32.fill(0, JUMP_CACHES >> 2, (JUMP_CACHES + MODES * JUMP_CACHE_BYTES) >> 2);
-    for (let m = 0; m < MODES; m++) this.forget((JUMP_CACHES + m * JUMP_CACHE_BYTES) >> 2);
+    this.i32.fill(0, JUMP_CACHES >> 2, (JUMP_CACHES + TABLES * JUMP_CACHE_BYTES) >> 2);
+    for (let m = 0; m < TABLES; m++) this.forget((JUMP_CACHES + m * JUMP_CACHE_BYTES) >> 2);
   }
 
   /** An empty entry has a tag that no address of this entry has: tag 0, or for entry 0 the address 1, of another one. */
@@ -36,16 +41,26 @@ export class JumpCaches {
     this.i32[at + 2] = 0;
   }
 
+  /** The mode whose entries the shared table has. */
+  private owner: Mode = SHARED_JUMP_CACHE as Mode;
+
+  /** Another mode begins to run. */
+  enter(mode: Mode): void {
+    if (mode < SHARED_JUMP_CACHE || mode === this.owner) return;
+    this.owner = mode;
+    for (let i = 0; i < this.locals; i++) if (this.local[i]! >= SHARED) this.forget(this.local[i]!);
+    for (let i = 0; i < this.globals; i++) if (this.global[i]! >= SHARED) this.forget(this.global[i]!);
+  }
+
   remember(mode: Mode, lo: number, hi: number, record: number, global: boolean): void {
     if (this.locals === this.local.length || this.globals === this.global.length) this.clear();
-    const at =
-      (JUMP_CACHES + mode * JUMP_CACHE_BYTES + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    const at = (jumpCacheOf(mode) + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
     this.i32[at] = lo;
     this.i32[at + 1] = hi;
     this.i32[at + 2] = record;
     if (global) this.global[this.globals++] = at;
     else this.local[this.locals++] = at;
-    this.pages.add(lo >>> 12);
+    this.pages[lo >>> 17]! |= 1 << ((lo >>> 12) & 31);
   }
 
   /** The address space changed: entries of pages that are not global go. */
@@ -61,7 +76,7 @@ export class JumpCaches {
     const old = this.kept.take(from);
     for (let i = 0; i < this.locals; i++) {
       const at = this.local[i]!;
-      if (this.i32[at + 2] !== 0 && old.room(4)) {
+      if (at < SHARED && this.i32[at + 2] !== 0 && old.room(4)) {
         old.words[old.length++] = at;
         old.words[old.length++] = this.i32[at]!;
         old.words[old.length++] = this.i32[at + 1]!;
@@ -87,11 +102,11 @@ export class JumpCaches {
     this.clearLocal();
     for (let i = 0; i < this.globals; i++) this.forget(this.global[i]!);
     this.globals = 0;
-    this.pages.clear();
+    this.pages.fill(0);
   }
 
   /** The translation of one linear page is gone. */
   clearPage(lo: number): void {
-    if (this.pages.has(lo >>> 12)) this.clear();
+    if (this.pages[lo >>> 17]! & (1 << ((lo >>> 12) & 31))) this.clear();
   }
 }

@@ -177,14 +177,14 @@ export const R = {
  * low half of the address times JUMP_CACHE_HASH, shifted down by JUMP_CACHE_SHIFT, is 16 times the entry's index once
  * its low four bits are cleared: functions are aligned, and plain address bits made a few of them evict each other.
  */
-export const JUMP_CACHE_ENTRIES = 16384;
+export const JUMP_CACHE_ENTRIES = 65536;
 export const JUMP_CACHE_BYTES = JUMP_CACHE_ENTRIES * 16;
 /** 2^32 divided by the golden ratio (Fibonacci hashing), as i32. */
 export const JUMP_CACHE_HASH = 0x9e3779b1 | 0;
-export const JUMP_CACHE_SHIFT = 32 - 14 - 4;
+export const JUMP_CACHE_SHIFT = 32 - 16 - 4;
 
 /** By record number: which entry of its region a record is (u8), where its handler is a region. */
-export const SELECTORS = 5 * 1024 * 1024;
+export const SELECTORS = 6 * 1024 * 1024;
 
 /** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
 export const TLB_ENTRIES = 1 << 20;
@@ -193,6 +193,9 @@ export const TLB_BYTES = TLB_ENTRIES * 8;
 const MIB = 1 << 20;
 /** Addresses of the big areas, for one processor. */
 export const JUMP_CACHES = 1 * MIB;
+/** The table that the modes of 16-bit code and of checked code share: it is emptied when another one of them begins. */
+export const SHARED_JUMP_CACHE = 4;
+export const jumpCacheOf = (mode: Mode): number => JUMP_CACHES + Math.min(mode, SHARED_JUMP_CACHE) * JUMP_CACHE_BYTES;
 /** Read-only tables that definitions use (shuffle masks and the like). */
 export const TABLES = 0x80000;
 /** A multiple of a table's size, so that an entry's address gives its index. */

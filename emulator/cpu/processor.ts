@@ -21,8 +21,7 @@ import { FAR_PART } from './interp.ts';
 import { Jit } from './jit.ts';
 import {
   CS,
-  JUMP_CACHE_BYTES,
-  JUMP_CACHES,
+  jumpCacheOf,
   Mode,
   modeBits,
   modeIsUser,
@@ -51,6 +50,7 @@ import {
   startIteration,
 } from './system/debug.ts';
 import { enterState, restoreCpu, saveCpu } from './reset.ts';
+import { FAULTED } from './mmu.ts';
 import { fillTables } from './tables.ts';
 import { deliverException, deliverInterrupt } from './system/interrupts.ts';
 import { checkAlignment, needsAlignment } from './system/alignment.ts';
@@ -126,6 +126,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       access: (lo, hi, info, record) => {
         try {
           this.i32[faultFlags] = info! >>> 16;
+          const host = this.plainAccess(lo!, hi!, info! & 0xff, (info! & 0x100) !== 0, record!);
+          if (host >= 0) return host;
           if ((info! & 0x300) === 0x300 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
           return this.mmu.access(lo!, hi!, info! & 0xff, (info! & 0x100) !== 0);
         } catch (e) {
@@ -135,6 +137,11 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       store: (lo, hi, info, record) => {
         try {
           this.i32[faultFlags] = info! >>> 16;
+          const host = this.plainAccess(lo!, hi!, info! & 0xff, true, record!);
+          if (host >= 0) {
+            if (host > 0) this.mmu.storeAt(host, info! & 0xff);
+            return host > 0 ? 1 : 0;
+          }
           if (info! & 0x200 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
           this.mmu.store(lo!, hi!, info! & 0xff);
           return 1;
@@ -201,6 +208,22 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   }
 
   // ---- CodeHost ----
+
+  /**
+   * The common slow access: within one page of RAM that is not watched and, for a write, holds no translated code.
+   *
+   * @returns its host address; 0 after a fault; −1 if it is another kind of access
+   */
+  private plainAccess(lo: number, hi: number, size: number, write: boolean, record: number): number {
+    if ((lo & 0xfff) + size > 4096 || this.mmu.watching) return -1;
+    const physical = this.mmu.find(lo, hi, write ? 'write' : 'read', this.cpl === 3);
+    if (physical === FAULTED) {
+      this.faulted = true;
+      this.rewind(record);
+      return 0;
+    }
+    return physical + size <= this.ramSize && !(write && this.code.hasCode(physical)) ? RAM_BASE + physical : -1;
+  }
 
   private catchFault(e: unknown, record: number): 0 {
     if (!(e instanceof GuestFault)) throw e;
@@ -331,6 +354,13 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   /** Physical page for instruction fetch. @throws faults */
   private fetchPage(lo: number, hi: number): number {
+    const page = this.findPage(lo, hi);
+    if (page === FAULTED) throw this.faultObject;
+    return page;
+  }
+
+  /** As `fetchPage`, but `FAULTED` with a page fault in the fault object is returned. @throws other faults */
+  private findPage(lo: number, hi: number): number {
     const k = (lo >>> 12) & (FETCH_ENTRIES - 1);
     const tag = (lo & ~0xfff) | (this.cpl === 3 ? 2 : 0);
     if (this.fetchLow[k] === tag && this.fetchHigh[k] === hi) {
@@ -341,7 +371,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       }
     }
     // The whole address, so that CR2 has it where there is no page.
-    const physical = this.mmu.translate(lo, hi, 'fetch', this.cpl === 3);
+    const physical = this.mmu.find(lo, hi, 'fetch', this.cpl === 3);
+    if (physical === FAULTED) return FAULTED;
     const page = physical - (lo & 0xfff);
     this.fetchLow[k] = tag;
     this.fetchHigh[k] = hi;
@@ -432,19 +463,23 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     if (!this.code64 && this.ripHigh() !== 0) this.setRip(lo, 0);
     const hi = this.ripHigh();
     try {
-      const page = this.fetchPage(lo, hi);
+      const page = this.findPage(lo, hi);
+      if (page === FAULTED) {
+        this.faulted = true;
+        return 0;
+      }
       if (page + 4096 > this.ramSize) throw this.fault(13, 0);
       const at = (this.state + S.VPC) >> 2;
       this.i32[at] = lo & ~0xfff;
       this.i32[at + 1] = hi;
-      const block = this.code.block(page + (lo & 0xfff), this.mode);
-      block.jumpedTo = true;
+      const { mode } = this;
+      const record = this.code.entry(page + (lo & 0xfff), mode);
       if (this.eager) {
         if (this.interpretOnce) this.interpretOnce = false;
-        else this.jit.compileNow(block);
+        else this.jit.compileNow(this.code.blockOf(record)!);
       }
-      this.code.jumps.remember(this.mode, lo, hi, block.record, this.fetchedGlobal);
-      return block.record;
+      this.code.jumps.remember(mode, lo, hi, record, this.fetchedGlobal);
+      return record;
     } catch (e) {
       if (!(e instanceof GuestFault)) throw e;
       this.faulted = true;
@@ -531,18 +566,15 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   modeChanged(): void {
     const user = this.cpl === 3;
-    const limited = needsLimits(this) || needsAlignment(this);
-    const mode = this.code64
-      ? user
-        ? limited
-          ? Mode.LimitedUser64
-          : Mode.User64
-        : Mode.Kernel64
-      : this.legacyMode(user, limited);
+    let mode: Mode;
+    if (!this.code64) mode = this.legacyMode(user, needsLimits(this) || needsAlignment(this));
+    else if (user) mode = needsAlignment(this) ? Mode.LimitedUser64 : Mode.User64;
+    else mode = Mode.Kernel64;
     const at = this.state >> 2;
     this.i32[at + (S.MODE >> 2)] = mode;
     this.i32[at + (S.CPL >> 2)] = this.cpl;
-    this.i32[at + (S.JUMP_CACHE >> 2)] = JUMP_CACHES + mode * JUMP_CACHE_BYTES;
+    this.i32[at + (S.JUMP_CACHE >> 2)] = jumpCacheOf(mode);
+    this.code?.jumps.enter(mode);
     this.i32[at + (S.TLB_READ >> 2)] = modeIsUser(mode) ? TLB_USER_READ : TLB_KERNEL_READ;
     this.i32[at + (S.TLB_WRITE >> 2)] = modeIsUser(mode) ? TLB_USER_WRITE : TLB_KERNEL_WRITE;
     this.i32[at + (S.CR0 >> 2)] = this.cr0;

@@ -3,7 +3,7 @@ import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { flagsWritten, NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset } from '../interp.ts';
-import { JUMP_CACHE_BYTES, JUMP_CACHES, R, S } from '../layout.ts';
+import { jumpCacheOf, R, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
@@ -17,7 +17,7 @@ const MOST_TESTS = 3;
 
 /** Address of the jump cache's entry for a linear address, in the tables of `mode`. */
 const jumpCacheEntry = (mode: RegionContext['mode'], target: Expr): Expr =>
-  i32.add(jumpCacheOffset(target), k32(JUMP_CACHES + mode * JUMP_CACHE_BYTES));
+  i32.add(jumpCacheOffset(target), k32(jumpCacheOf(mode)));
 
 /** A register that an instruction changes by a constant, changing nothing else. */
 function constantStep(insn: Insn): { register: number; by: number } | undefined {
