@@ -14,7 +14,22 @@ import { MXCSR } from './float/mxcsr.ts';
 import { CS, R, RSP, S, SS } from './layout.ts';
 import { tlbAnswer, tlbMisses } from './slow.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
-import { I32, I64, V128, W32, W64, i32, i64, k32, k64, select, v128, type Expr, type IntOps } from './wasm/expr.ts';
+import {
+  I32,
+  I64,
+  V128,
+  W32,
+  W64,
+  i32,
+  i64,
+  k32,
+  k64,
+  kv128,
+  select,
+  v128,
+  type Expr,
+  type IntOps,
+} from './wasm/expr.ts';
 
 /** Exception vectors (Intel SDM vol. 3, table 6-1). */
 export const Vector = {
@@ -694,7 +709,7 @@ export abstract class Emit {
 
   /** A v128 zero. */
   get zeroVector(): Expr {
-    return { type: V128, op: 0xfd00c, args: [], bytes: new Uint8Array(16) };
+    return kv128(new Uint8Array(16));
   }
 }
 

@@ -26,7 +26,9 @@ export function tlbAnswer(table: Expr, address: Expr): Expr {
 }
 
 /** Whether an answer is a miss, or the access would end behind its page. @param last largest offset in the page, an i64 */
-export const tlbMisses = (x: Expr, last: Expr): Expr => i64.gt_u(i64.and(x, k64(0xffffffff00000fffn)), last);
+export const tlbMisses = (x: Expr, last: Expr): Expr => i64.gt_u(i64.and(x, OTHER_PAGE), last);
+/** Bits of an answer that are 0 where the page is right, and the offset in it. */
+const OTHER_PAGE = k64(0xffffffff00000fffn);
 
 const lookup = (f: FunctionBuilder, address: Expr, table: number): Expr =>
   f.let(tlbAnswer(i32.load(k32(STATE_BASE + table)), address));

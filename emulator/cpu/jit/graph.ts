@@ -24,6 +24,9 @@ export interface Node {
   children: Node[];
   forwardIn: number;
   isLoop: boolean;
+  /** Of the analysis under way: what leads here, and the last search that came by. */
+  predecessors: Node[];
+  seen: number;
 }
 
 function node(kind: Node['kind'], block?: Block): Node {
@@ -38,6 +41,8 @@ function node(kind: Node['kind'], block?: Block): Node {
     children: [],
     forwardIn: 0,
     isLoop: false,
+    predecessors: [],
+    seen: 0,
   };
 }
 
@@ -51,19 +56,22 @@ export interface Graph {
   detour(from: Node, to: Node): number | undefined;
 }
 
+/** Counts searches, for `Node.seen`. */
+let searches = 0;
+
 /** Reverse postorder from `root`; nodes get their index as `order`. */
 function reversePostorder(root: Node, next: (n: Node) => readonly Node[]): Node[] {
   const out: Node[] = [];
-  const seen = new Set<Node>([root]);
-  const stack: { n: Node; i: number }[] = [{ n: root, i: 0 }];
+  const search = ++searches;
+  root.seen = search;
+  const stack: { n: Node; list: readonly Node[]; i: number }[] = [{ n: root, list: next(root), i: 0 }];
   while (stack.length) {
     const top = stack[stack.length - 1]!;
-    const list = next(top.n);
-    if (top.i < list.length) {
-      const s = list[top.i++]!;
-      if (!seen.has(s)) {
-        seen.add(s);
-        stack.push({ n: s, i: 0 });
+    if (top.i < top.list.length) {
+      const s = top.list[top.i++]!;
+      if (s.seen !== search) {
+        s.seen = search;
+        stack.push({ n: s, list: next(s), i: 0 });
       }
     } else {
       out.push(top.n);
@@ -75,17 +83,15 @@ function reversePostorder(root: Node, next: (n: Node) => readonly Node[]): Node[
   return out;
 }
 
+function notePredecessors(order: readonly Node[], next: (n: Node) => readonly Node[]): void {
+  for (const n of order) n.predecessors.length = 0;
+  for (const n of order) for (const s of next(n)) s.predecessors.push(n);
+}
+
 /** Immediate dominators (Cooper, Harvey, Kennedy). */
 function dominators(order: readonly Node[], next: (n: Node) => readonly Node[]): void {
-  const preds = new Map<Node, Node[]>();
-  for (const n of order) {
-    n.dominator = undefined;
-    for (const s of next(n)) {
-      const list = preds.get(s);
-      if (list) list.push(n);
-      else preds.set(s, [n]);
-    }
-  }
+  notePredecessors(order, next);
+  for (const n of order) n.dominator = undefined;
   const root = order[0]!;
   root.dominator = root;
   for (let changed = true; changed;) {
@@ -93,7 +99,7 @@ function dominators(order: readonly Node[], next: (n: Node) => readonly Node[]):
     for (let i = 1; i < order.length; i++) {
       const n = order[i]!;
       let d: Node | undefined;
-      for (const p of preds.get(n) ?? []) {
+      for (const p of n.predecessors) {
         if (!p.dominator) continue;
         if (!d) d = p;
         else {
@@ -157,13 +163,6 @@ export function buildGraph(
   const order = reversePostorder(nodes.get(blocks[0]!)!, cached);
   dominators(order, cached);
   const bodies = new Map<Node, Set<Node>>();
-  const preds = new Map<Node, Node[]>();
-  for (const n of order)
-    for (const s of cached(n)) {
-      const list = preds.get(s);
-      if (list) list.push(n);
-      else preds.set(s, [n]);
-    }
   for (const n of order)
     for (const h of cached(n))
       if (h.order <= n.order && dominates(h, n)) {
@@ -174,7 +173,7 @@ export function buildGraph(
           const x = stack.pop()!;
           if (body.has(x)) continue;
           body.add(x);
-          for (const p of preds.get(x) ?? []) stack.push(p);
+          for (const p of x.predecessors) stack.push(p);
         }
       }
   const around = (x: Node): Node[] => {

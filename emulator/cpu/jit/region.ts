@@ -17,7 +17,7 @@ import { NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset, type Linkage } from '../interp.ts';
 import { R, RECORDS, S, SELECTORS } from '../layout.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
-import { I32, i32, i64, k32, k64 } from '../wasm/expr.ts';
+import { callExpr, I32, i32, i64, k32, k64 } from '../wasm/expr.ts';
 import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
 import { cutBlocks } from './cut.ts';
 import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
@@ -104,7 +104,7 @@ export function emitRegion(
         c.back = back;
         new Structure(c, region, graph, code, live, selector, targets).write();
       });
-      f.drop({ type: I32, op: 0x10, args: [c.exitRecord.get], k: link.imports.retreat! });
+      f.drop(callExpr(I32, link.imports.retreat!, [c.exitRecord.get]));
     });
     f.set(c.exitRecord, k32(0));
   });
@@ -132,7 +132,7 @@ function writeExit(c: RegionContext): void {
     const kind = f.let(i32.load(k32(state + S.FAULT_FLAGS)));
     f.if(kind, () => {
       const args = [kind, ...[...c.pending32, ...c.pending64].map((l) => l.get)];
-      f.drop({ type: I32, op: 0x10, args, k: link.imports.settle! });
+      f.drop(callExpr(I32, link.imports.settle!, args));
     });
     f.return();
   });
@@ -146,7 +146,7 @@ function writeExit(c: RegionContext): void {
     f.store(8, state + S.VPC, i64.and(target, k64(-4096)));
     f.returnCallIndirect(link.handlerType, i32.load(next, R.FN), next);
   });
-  const found = f.let({ type: I32, op: 0x10, args: [], k: link.imports.lookup! });
+  const found = f.let(callExpr(I32, link.imports.lookup!, []));
   f.if(i32.eqz(found), () => f.return());
   f.returnCallIndirect(link.handlerType, i32.load(found, R.FN), found);
 }

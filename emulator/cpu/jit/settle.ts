@@ -2,7 +2,7 @@
 import { S, STATE_BASE } from '../layout.ts';
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
-import { I32, i32, I64, i64, k32, k64, type Expr } from '../wasm/expr.ts';
+import { I32, i32, I64, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 
 /** settle(kind, a32, b32, a64, b64): stores FR and FX; `kind` is that of `flagKind`. */
 export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
@@ -15,12 +15,11 @@ export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
       const wide = i32.eq(log, 3);
       // Everything is brought to the top of 64 bits, where carries look the same for all sizes.
       const shift = f.let(i64.sub(k64(64), i64.shl(k64(8), i64.extend_u(log))));
-      const top = (narrow: Expr, full: Expr): Expr =>
-        f.let({ type: I64, op: 0x1b, args: [full, i64.shl(i64.extend_u(narrow), shift), wide] });
+      const top = (narrow: Expr, full: Expr): Expr => f.let(select(wide, full, i64.shl(i64.extend_u(narrow), shift)));
       const a = top(f.param(1), f.param(3));
       const b = top(f.param(2), f.param(4));
-      const sum = { type: I64, op: 0x1b, args: [i64.add(a, b), i64.sub(a, b), i32.eqz(kind)] } as const;
-      const r = f.let({ type: I64, op: 0x1b, args: [a, sum, i32.eq(kind, 2)] });
+      const sum = select(i32.eqz(kind), i64.add(a, b), i64.sub(a, b));
+      const r = f.let(select(i32.eq(kind, 2), a, sum));
       const not = (x: Expr): Expr => i64.xor(x, k64(-1));
       const carries = f.temp(I64);
       f.if(

@@ -5,7 +5,7 @@ import { flagsWritten, NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset } from '../interp.ts';
 import { jumpCacheOf, R, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
+import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
 import { blockAt, type Region } from './find.ts';
 import { Evidence, groupsOf, writtenBy, type Group } from './groups.ts';
@@ -200,7 +200,7 @@ export class Structure {
       // Where its first block lies shows where the others are.
       const vpc = f.let(i64.load(k32(state + S.VPC)));
       f.store(8, state + S.VPC, this.c.vpc.get);
-      f.drop({ type: I32, op: 0x10, args: [k32(this.region.blocks[0]!.record)], k: link.imports.hot! });
+      f.drop(callExpr(I32, link.imports.hot!, [k32(this.region.blocks[0]!.record)]));
       f.store(8, state + S.VPC, vpc);
     });
   }
@@ -352,10 +352,12 @@ export class Structure {
     };
     c.x87?.enter(b);
     const groups = c.mxcsr && retreats && !this.region.rare.has(b) ? groupsOf(b, after) : [];
+    const edge = (to: number): void => this.edge(n, to);
+    const jump = (target: Expr, check: () => void): void => this.jump(n, target, check);
     for (let k = 0; k < b.count; k++) {
       // The next blocks' code may have taken these over.
-      c.edge = (to) => this.edge(n, to);
-      c.jump = (target, check) => this.jump(n, target, check);
+      c.edge = edge;
+      c.jump = jump;
       if (groups[0]?.start === k) {
         const group = groups.shift()!;
         this.group(b, group, write);

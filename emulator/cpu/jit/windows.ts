@@ -27,6 +27,8 @@ export class Windows {
   private pool: { host: Local; offset: Local }[] = [];
   /** By register × 2 + (1: for writing). What may be written may be read. */
   private known = new Map<number, Window>();
+  /** Somebody has saved `known`: it is copied before it changes. */
+  private saved = false;
 
   /** Locals that are not to be given to others. */
   private readonly held = new Set<Local>();
@@ -43,35 +45,52 @@ export class Windows {
   /** A window to be set by the access that follows, or undefined when there are enough. */
   open(register: number, displacement: number, write: boolean): Window | undefined {
     const key = register * 2 + (write ? 1 : 0);
-    this.known.delete(key);
-    const inUse = new Set([...this.known.values()].map((w) => w.host));
-    let locals = this.pool.find((l) => !inUse.has(l.host) && !this.held.has(l.host));
+    const known = this.own();
+    known.delete(key);
+    let locals = this.pool.find((l) => !this.isUsed(l.host) && !this.held.has(l.host));
     if (!locals) {
       if (this.pool.length === MOST) return undefined;
       this.pool.push((locals = { host: this.f.local(I32), offset: this.f.local(I32) }));
     }
-    const window = { ...locals, displacement };
-    this.known.set(key, window);
+    const window = { host: locals.host, offset: locals.offset, displacement };
+    known.set(key, window);
     return window;
+  }
+
+  private isUsed(host: Local): boolean {
+    for (const w of this.known.values()) if (w.host === host) return true;
+    return false;
+  }
+
+  /** The map, to be changed. */
+  private own(): Map<number, Window> {
+    if (this.saved) {
+      this.known = new Map(this.known);
+      this.saved = false;
+    }
+    return this.known;
   }
 
   /** A register gets another value; `by`: its old one plus a constant. */
   changed(register: number, by?: number): void {
-    for (const key of [register * 2, register * 2 + 1]) {
+    for (let key = register * 2; key <= register * 2 + 1; key++) {
       const w = this.known.get(key);
       if (!w) continue;
-      if (by === undefined) this.known.delete(key);
-      else this.known.set(key, { ...w, displacement: w.displacement - by });
+      if (by === undefined) this.own().delete(key);
+      else this.own().set(key, { host: w.host, offset: w.offset, displacement: w.displacement - by });
     }
   }
 
   /** Nothing is known any more. */
   clear(): void {
-    if (this.known.size) this.known = new Map();
+    if (!this.known.size) return;
+    this.known = new Map();
+    this.saved = false;
   }
 
   save(): ReadonlyMap<number, Window> {
-    return new Map(this.known);
+    this.saved = true;
+    return this.known;
   }
 
   /** Until `release` what is known now can be restored, whatever comes to be known. */
@@ -90,6 +109,8 @@ export class Windows {
   }
 
   restore(known: ReadonlyMap<number, Window>): void {
-    this.known = new Map(known);
+    // It is changed as a copy only.
+    this.known = known as Map<number, Window>;
+    this.saved = true;
   }
 }

@@ -49,7 +49,7 @@ export class FunctionBuilder {
     const index = this.signature.params.length + this.localTypes.length;
     this.localTypes.push(type);
     const get = localGet(type, index);
-    return { type, index, get, fixed: { ...get, stable: true } };
+    return { type, index, get, fixed: localGet(type, index, true) };
   }
 
   /** A local that `release` may hand out again. */

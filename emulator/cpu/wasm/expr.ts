@@ -26,6 +26,18 @@ export interface Expr {
   readonly stable?: boolean;
 }
 
+/** The one shape that all expressions are made in: the host's compiler sees millions of them. */
+class Node implements Expr {
+  constructor(
+    readonly type: ValType,
+    readonly op: number,
+    readonly args: readonly Expr[],
+    readonly k: number | bigint | undefined = undefined,
+    readonly bytes: Uint8Array | undefined = undefined,
+    readonly stable: boolean = false,
+  ) {}
+}
+
 const OP_LOCAL_GET = 0x20;
 const OP_LOCAL_TEE = 0x22;
 const OP_GLOBAL_GET = 0x23;
@@ -38,23 +50,20 @@ const NONE: readonly Expr[] = [];
 export type Num = Expr | number;
 export type Big = Expr | number | bigint;
 
-export const k32 = (value: number): Expr => ({ type: I32, op: 0x41, args: NONE, k: value | 0 });
+export const k32 = (value: number): Expr => new Node(I32, 0x41, NONE, value | 0);
 /** Constants that are asked for all the time: making a BigInt is slow. */
-const small: (Expr | undefined)[] = [];
+const SMALL = 8192;
+const small: Expr[] = Array.from({ length: 2 * SMALL }, (_, n) => new Node(I64, 0x42, NONE, BigInt(n - SMALL)));
 export const k64 = (value: number | bigint): Expr => {
-  if (typeof value === 'number' && value >= 0 && value < 8192)
-    return (small[value] ??= { type: I64, op: 0x42, args: NONE, k: BigInt(value) });
-  return { type: I64, op: 0x42, args: NONE, k: BigInt.asIntN(64, BigInt(value)) };
+  if (typeof value === 'number' && value >= -SMALL && value < SMALL) return small[value + SMALL]!;
+  return new Node(I64, 0x42, NONE, BigInt.asIntN(64, BigInt(value)));
 };
-export const kf64 = (value: number): Expr => ({ type: F64, op: 0x44, args: NONE, k: value });
-export const kf32 = (value: number): Expr => ({ type: F32, op: 0x43, args: NONE, k: value });
+export const kf64 = (value: number): Expr => new Node(F64, 0x44, NONE, value);
+export const kf32 = (value: number): Expr => new Node(F32, 0x43, NONE, value);
+const ZERO: readonly Expr[] = [k32(0)];
 /** A v128 constant from 16 bytes, lowest first. */
-export const kv128 = (bytes: Uint8Array | readonly number[]): Expr => ({
-  type: V128,
-  op: SIMD + 0x0c,
-  args: NONE,
-  bytes: Uint8Array.from(bytes),
-});
+export const kv128 = (bytes: Uint8Array | readonly number[]): Expr =>
+  new Node(V128, SIMD + 0x0c, NONE, undefined, Uint8Array.from(bytes));
 /** A v128 constant from two 64-bit halves. */
 export function kv64x2(low: bigint, high: bigint): Expr {
   const view = new DataView(new ArrayBuffer(16));
@@ -62,33 +71,20 @@ export function kv64x2(low: bigint, high: bigint): Expr {
   view.setBigUint64(8, BigInt.asUintN(64, high), true);
   return kv128(new Uint8Array(view.buffer));
 }
-export const localGet = (type: ValType, index: number): Expr => ({ type, op: OP_LOCAL_GET, args: NONE, k: index });
+export const localGet = (type: ValType, index: number, stable = false): Expr =>
+  new Node(type, OP_LOCAL_GET, NONE, index, undefined, stable);
 /** Sets a local and leaves the value. */
-export const localTee = (type: ValType, index: number, value: Expr): Expr => ({
-  type,
-  op: OP_LOCAL_TEE,
-  args: [value],
-  k: index,
-});
-export const globalGet = (type: ValType, index: number): Expr => ({ type, op: OP_GLOBAL_GET, args: NONE, k: index });
+export const localTee = (type: ValType, index: number, value: Expr): Expr =>
+  new Node(type, OP_LOCAL_TEE, [value], index);
+export const globalGet = (type: ValType, index: number): Expr => new Node(type, OP_GLOBAL_GET, NONE, index);
 /** A call of a function with one result. `index` is what the module builder gave for it. */
-export const callExpr = (type: ValType, index: number, args: readonly Expr[]): Expr => ({
-  type,
-  op: OP_CALL,
-  args,
-  k: index,
-});
-export const select = (condition: Expr, then: Expr, otherwise: Expr): Expr => ({
-  type: then.type,
-  op: OP_SELECT,
-  args: [then, otherwise, condition],
-});
+export const callExpr = (type: ValType, index: number, args: readonly Expr[]): Expr =>
+  new Node(type, OP_CALL, args, index);
+export const select = (condition: Expr, then: Expr, otherwise: Expr): Expr =>
+  new Node(then.type, OP_SELECT, [then, otherwise, condition]);
 /** An `if` with a result: only the chosen side is evaluated. */
-export const choose = (condition: Expr, then: Expr, otherwise: Expr): Expr => ({
-  type: then.type,
-  op: OP_IF,
-  args: [condition, then, otherwise],
-});
+export const choose = (condition: Expr, then: Expr, otherwise: Expr): Expr =>
+  new Node(then.type, OP_IF, [condition, then, otherwise]);
 
 export const isConst = (x: Expr): boolean => x.op === 0x41 || x.op === 0x42;
 export const is32 = (x: Expr, value: number): boolean => x.op === 0x41 && x.k === value;
@@ -134,7 +130,7 @@ function bin32(op: number, a: Num, b: Num): Expr {
     if (op === 0x6a && x.op === 0x6a && x.args[1]!.op === 0x41)
       return bin32(0x6a, x.args[0]!, (x.args[1]!.k as number) + v);
   } else if (x.op === 0x41 && (op === 0x6a || op === 0x71 || op === 0x72 || op === 0x73)) return bin32(op, y, x);
-  return { type: I32, op, args: [x, y] };
+  return new Node(I32, op, [x, y]);
 }
 function bin64(op: number, a: Big, b: Big): Expr {
   const x = e64(a);
@@ -148,10 +144,10 @@ function bin64(op: number, a: Big, b: Big): Expr {
     if (op === 0x7c && x.op === 0x7c && x.args[1]!.op === 0x42)
       return bin64(0x7c, x.args[0]!, (x.args[1]!.k as bigint) + v);
   } else if (x.op === 0x42 && (op === 0x7c || (op >= 0x83 && op <= 0x85))) return bin64(op, y, x);
-  return { type: I64, op, args: [x, y] };
+  return new Node(I64, op, [x, y]);
 }
-const un = (type: ValType, op: number, a: Expr): Expr => ({ type, op, args: [a] });
-const bin = (type: ValType, op: number, a: Expr, b: Expr): Expr => ({ type, op, args: [a, b] });
+const un = (type: ValType, op: number, a: Expr): Expr => new Node(type, op, [a]);
+const bin = (type: ValType, op: number, a: Expr, b: Expr): Expr => new Node(type, op, [a, b]);
 const cmp64 = (op: number) => (a: Big, b: Big) => bin(I32, op, e64(a), e64(b));
 const cmp32 = (op: number) => (a: Num, b: Num) => bin(I32, op, e32(a), e32(b));
 const b32 = (op: number) => (a: Num, b: Num) => bin32(op, a, b);
@@ -164,8 +160,8 @@ const loadOf =
   (address: Num, offset = 0): Expr => {
     const a = e32(address);
     // A constant address becomes the offset, so that state is reached without an add.
-    if (a.op === 0x41 && (a.k as number) > 0) return { type, op, args: [k32(0)], k: offset + (a.k as number) };
-    return { type, op, args: [a], k: offset };
+    if (a.op === 0x41 && (a.k as number) > 0) return new Node(type, op, ZERO, offset + (a.k as number));
+    return new Node(type, op, [a], offset);
   };
 
 export const i32 = {
@@ -320,22 +316,13 @@ export const v128 = {
   /** A test or bit mask: v128 → i32. */
   test: (sub: number, a: Expr): Expr => un(I32, SIMD + sub, a),
   /** i8x16.extract_lane_s 0x15 _u 0x16, i16x8 _s 0x18 _u 0x19, i32x4 0x1b, i64x2 0x1d, f32x4 0x1f, f64x2 0x21 */
-  extract: (sub: number, type: ValType, a: Expr, lane: number): Expr => ({ type, op: SIMD + sub, args: [a], k: lane }),
+  extract: (sub: number, type: ValType, a: Expr, lane: number): Expr => new Node(type, SIMD + sub, [a], lane),
   /** i8x16.replace_lane 0x17, i16x8 0x1a, i32x4 0x1c, i64x2 0x1e, f32x4 0x20, f64x2 0x22 */
-  replace: (sub: number, a: Expr, lane: number, value: Expr): Expr => ({
-    type: V128,
-    op: SIMD + sub,
-    args: [a, value],
-    k: lane,
-  }),
+  replace: (sub: number, a: Expr, lane: number, value: Expr): Expr => new Node(V128, SIMD + sub, [a, value], lane),
   /** Splats: i8x16 0x0f, i16x8 0x10, i32x4 0x11, i64x2 0x12, f32x4 0x13, f64x2 0x14 */
   splat: (sub: number, a: Expr): Expr => un(V128, SIMD + sub, a),
-  shuffle: (a: Expr, b: Expr, lanes: ArrayLike<number>): Expr => ({
-    type: V128,
-    op: SIMD + 0x0d,
-    args: [a, b],
-    bytes: Uint8Array.from(lanes),
-  }),
+  shuffle: (a: Expr, b: Expr, lanes: ArrayLike<number>): Expr =>
+    new Node(V128, SIMD + 0x0d, [a, b], undefined, Uint8Array.from(lanes)),
   swizzle: (a: Expr, s: Expr): Expr => bin(V128, SIMD + 0x0e, a, s),
   not: (a: Expr): Expr => un(V128, SIMD + 0x4d, a),
   and: (a: Expr, b: Expr): Expr => bin(V128, SIMD + 0x4e, a, b),
@@ -344,7 +331,7 @@ export const v128 = {
   or: (a: Expr, b: Expr): Expr => bin(V128, SIMD + 0x50, a, b),
   xor: (a: Expr, b: Expr): Expr => bin(V128, SIMD + 0x51, a, b),
   /** (a AND c) OR (b AND NOT c) */
-  bitselect: (a: Expr, b: Expr, c: Expr): Expr => ({ type: V128, op: SIMD + 0x52, args: [a, b, c] }),
+  bitselect: (a: Expr, b: Expr, c: Expr): Expr => new Node(V128, SIMD + 0x52, [a, b, c]),
 };
 
 /** Integer operations of one width, so that a definition reads the same for every operand size. */

@@ -43,7 +43,14 @@ export class Writer {
 
   /** Signed LEB128 of a 64-bit integer. */
   s64(value: bigint): void {
-    if (value >= -0x80000000n && value <= 0x7fffffffn) return this.s32(Number(value));
+    const n = Number(value);
+    if (n >= -0x8000_0000 && n <= 0x7fff_ffff) return this.s32(n);
+    if (Number.isSafeInteger(n)) {
+      // Big integers are slow.
+      let rest = n;
+      for (; rest < -64 || rest > 63; rest = Math.floor(rest / 0x80)) this.u8((rest & 0x7f) | 0x80);
+      return this.u8(rest & 0x7f);
+    }
     while (value < -64n || value > 63n) {
       this.u8(Number(value & 0x7fn) | 0x80);
       value >>= 7n;
