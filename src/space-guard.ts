@@ -3,6 +3,8 @@ import type { LinuxVM } from './vm.ts';
 
 /** Never promised to the guest: what it overwrites in place needs room too, and the browser's figures are estimates. */
 const MARGIN = 32 << 20;
+/** The same of memory, whose end is known to the byte, and is an end: there is no reserve behind it. */
+const MEMORY_MARGIN = 64 << 20;
 /** Smaller changes of what is kept back are not worth a call. Bytes. */
 const STEP = 4 << 20;
 /** Milliseconds between two times at which the guest gives back what it has deleted. */
@@ -56,10 +58,10 @@ export class SpaceGuard {
   /** Changes that go with the machine. What is deleted is given back, and counted right. */
   private forMemory({ limitBytes, diskBytes, storedBytes }: StorageStatus): Promise<void> | undefined {
     if (limitBytes === undefined || diskBytes === undefined || diskBytes <= limitBytes) return undefined;
-    const room = Math.max(1, limitBytes - storedBytes - MARGIN);
+    const room = Math.max(1, limitBytes - storedBytes - MEMORY_MARGIN);
     if (Math.abs(room - this.room) < STEP) return undefined;
     this.room = room;
-    return this.keepBack(room);
+    return (this.tuned ? Promise.resolve() : this.tune()).then(() => this.keepBack(room));
   }
 
   private async tune(): Promise<void> {

@@ -23,8 +23,8 @@ const REFILL_INTERVAL = 10_000;
 const PROBES = 3;
 /** Blocks in one transaction. */
 const BATCH = 1024;
-/** Bytes before the end of what may be held in memory at which people are told. */
-const NEAR_LIMIT = 48 << 20;
+/** Bytes before the end of what may be held in memory at which people are told: the guest sees its end then. */
+const NEAR_LIMIT = 72 << 20;
 /** How long a machine that ends may take to write out its last changes. Milliseconds. */
 const LAST_WRITE = 5000;
 
