@@ -307,6 +307,7 @@ export abstract class Emit {
         this.leaveUnless(host.get);
       },
       () => this.f.set(host, i32.wrap(x)),
+      0,
     );
     return host.get;
   }
@@ -348,9 +349,14 @@ export abstract class Emit {
   storeHost(host: Expr, size: number, value: Expr): void {
     this.f.store(size, host, value);
     if (this.rmwIsScratchable)
-      this.f.if(i32.eq(host, this.state + S.SCRATCH), () => {
-        this.f.drop(this.callImport('commit', this.record()));
-      });
+      this.f.if(
+        i32.eq(host, this.state + S.SCRATCH),
+        () => {
+          this.f.drop(this.callImport('commit', this.record()));
+        },
+        undefined,
+        0,
+      );
   }
 
   /** Loads `size` bytes at a linear address (i64): i32 (zero-extended), i64 or v128 by size. Evaluated. */
@@ -377,12 +383,13 @@ export abstract class Emit {
         this.leaveUnless(this.slow('slowStore', a, size));
       },
       () => this.f.store(size, i32.wrap(x), v),
+      0,
     );
   }
 
   /** Raises an exception if `condition` (nothing may have changed yet). `error` is an i32 or left out for none. */
   raiseIf(condition: Expr, vector: number, error?: Expr | number): void {
-    this.f.if(condition, () => this.raise(vector, error));
+    this.f.if(condition, () => this.raise(vector, error), undefined, 0);
   }
 
   raise(vector: number, error?: Expr | number): void {

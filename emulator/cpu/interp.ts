@@ -248,7 +248,7 @@ export class InterpEmit extends Emit {
   }
 
   protected leaveUnless(ok: Expr): void {
-    this.f.if(i32.eqz(ok), () => this.f.return());
+    this.f.if(i32.eqz(ok), () => this.f.return(), undefined, 0);
   }
 
   protected beforeFault(): void {
@@ -309,7 +309,7 @@ export class InterpEmit extends Emit {
     if (this.insn.def.helper) return;
     const heat = this.let(i32.sub(i32.load(this.rec, this.at + R.AUX), 1));
     this.f.store(4, this.rec, heat, this.at + R.AUX);
-    this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.record())));
+    this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.record())), undefined, 0);
   }
 
   /** Follows a link to another record of the same page; `which` is 0 (DISP) or 1 (IMM). */
@@ -418,7 +418,7 @@ export class InterpEmit extends Emit {
   }
 
   runHelper(): void {
-    this.f.if(this.callImport('helper', this.record()), () => this.f.return());
+    this.f.if(this.callImport('helper', this.record()), () => this.f.return(), undefined, 0);
     if (this.insn.def.ends) {
       const t = this.let(this.state64(S.RIP));
       this.account(() => t);

@@ -149,8 +149,8 @@ function checked(
   if (c.mayRetreat) {
     c.f.block((fine) => {
       c.f.block((rare) => {
-        if (!c.mxcsrUsual) c.f.brIf(c.mxcsrOdd(), rare);
-        for (const condition of odd) c.f.brIf(condition, rare);
+        if (!c.mxcsrUsual) c.f.brIf(c.mxcsrOdd(), rare, 0);
+        for (const condition of odd) c.f.brIf(condition, rare, 0);
         c.f.br(fine);
       });
       c.f.if(i32.or(c.mxcsrOdd(), stillOdd(c, form, rule, a, b, r, vectors)), () => c.retreat());
@@ -261,7 +261,7 @@ function comparable(
     c.f.block((fine) => {
       c.f.block((odd) => {
         for (const v of [...(knownX ? [] : [x]), ...(knownY ? [] : [y])])
-          for (const condition of oddCompared(size, bitsOf(v))) c.f.brIf(condition, odd);
+          for (const condition of oddCompared(size, bitsOf(v))) c.f.brIf(condition, odd, 0);
         c.f.br(fine);
       });
       c.retreat();

@@ -413,6 +413,7 @@ export class JitEmit extends Emit {
           this.leaveUnless(host.get);
         },
         () => f.set(host, i32.add(near.host.get, distance)),
+        0,
       );
       return host.get;
     }
@@ -430,6 +431,7 @@ export class JitEmit extends Emit {
         f.set(host, i32.wrap(x));
         if (opened) f.set(opened.offset, i32.and(host.get, 0xfff));
       },
+      0,
     );
     if (opened) f.set(opened.host, host.get);
     return host.get;
@@ -449,8 +451,11 @@ export class JitEmit extends Emit {
     const near = windows.find(register, displacement, true);
     if (near) {
       const distance = displacement - near.displacement;
-      f.if(i32.gt_u(i32.add(near.offset.get, distance), 4096 - size), slow, () =>
-        f.store(size, i32.add(near.host.get, distance), v),
+      f.if(
+        i32.gt_u(i32.add(near.offset.get, distance), 4096 - size),
+        slow,
+        () => f.store(size, i32.add(near.host.get, distance), v),
+        0,
       );
       return;
     }
@@ -468,6 +473,7 @@ export class JitEmit extends Emit {
         f.store(size, host.get, v);
         if (opened) f.set(opened.offset, i32.and(host.get, 0xfff));
       },
+      0,
     );
   }
 
@@ -506,7 +512,7 @@ export class JitEmit extends Emit {
   }
 
   protected leaveUnless(ok: Expr): void {
-    this.f.brIf(i32.eqz(ok), this.c.fault);
+    this.f.brIf(i32.eqz(ok), this.c.fault, 0);
   }
 
   override retreat(): void {
@@ -554,7 +560,7 @@ export class JitEmit extends Emit {
   protected beforeFault(): void {
     const trial = this.c.trial;
     const odd = trial?.evidence.odd();
-    if (odd) this.f.brIf(odd, trial!.again);
+    if (odd) this.f.brIf(odd, trial!.again, 0);
     this.c.x87?.exiting();
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;
@@ -678,7 +684,7 @@ export class JitEmit extends Emit {
     this.settleFlags();
     this.c.windows.clear();
     spill(this.c);
-    this.f.if(this.callImport('helper', this.record()), () => this.f.return());
+    this.f.if(this.callImport('helper', this.record()), () => this.f.return(), undefined, 0);
     reload(this.c);
     this.c.lanes.fill(0);
     this.mxcsrChanged();

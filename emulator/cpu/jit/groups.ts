@@ -7,8 +7,8 @@
 import type { Block } from '../block.ts';
 import { flagsWritten, type Insn } from '../insn.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { I32, i32, k32, V128, v128, type Expr } from '../wasm/expr.ts';
-import { I32X4 } from '../wasm/simd.ts';
+import { i32, k32, V128, v128, type Expr } from '../wasm/expr.ts';
+import { ANY_TRUE, I32X4 } from '../wasm/simd.ts';
 
 /** The last instruction is not part of it. */
 export interface Group {
@@ -69,63 +69,111 @@ export function writtenBy(insns: readonly Insn[]): { gpr: number; xmm: number } 
   return written;
 }
 
-/** By size and form: scalar doubles, packed doubles, scalar singles, packed singles. */
-const KINDS = 4;
+/** Dwords of two vectors: 0 to 3 of the first one, 4 to 7 of the second. */
+const dwords = (x: Expr, y: Expr, lanes: readonly number[]): Expr =>
+  v128.shuffle(
+    x,
+    y,
+    lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => lane * 4 + i)),
+  );
+const max = (x: Expr, y: Expr): Expr => v128.bin(I32X4.max_u, x, y);
+
+/** A local and whether it holds something at this place of the code. */
+class Slot {
+  private local: Local | undefined;
+  full = false;
+  constructor(private readonly f: FunctionBuilder) {}
+
+  get(): Expr | undefined {
+    return this.full ? this.local!.get : undefined;
+  }
+  set(x: Expr): void {
+    this.f.set((this.local ??= this.f.local(V128)), x);
+    this.full = true;
+  }
+  /** What it held, which leaves it empty. */
+  take(): Expr | undefined {
+    const x = this.get();
+    this.full = false;
+    return x;
+  }
+}
 
 /**
  * What is known of a group's numbers. Without its sign, and less the second smallest exponent, the upper half of an ordinary number
  * is below a limit, also of one that cannot have been rounded up to the smallest normal one; the largest one is kept, lane by lane.
+ * Upper halves of doubles are brought together by fours first.
  */
 export class Evidence {
-  private readonly largest: (Local | undefined)[] = new Array<Local | undefined>(KINDS);
-  private readonly seen: boolean[] = new Array<boolean>(KINDS).fill(false);
+  /** A scalar double, and two doubles, that wait for others. */
+  private readonly one: Slot;
+  private readonly two: Slot;
+  private readonly doubles: Slot;
+  /** Of the lowest lane, and of all. */
+  private readonly single: Slot;
+  private readonly singles: Slot;
 
-  constructor(private readonly f: FunctionBuilder) {}
+  constructor(f: FunctionBuilder) {
+    this.one = new Slot(f);
+    this.two = new Slot(f);
+    this.doubles = new Slot(f);
+    this.single = new Slot(f);
+    this.singles = new Slot(f);
+  }
 
   /** A group begins. */
   clear(): void {
-    this.seen.fill(false);
+    for (const slot of [this.one, this.two, this.doubles, this.single, this.singles]) slot.full = false;
+  }
+
+  private static measure(x: Expr, least: number): Expr {
+    return v128.bin(I32X4.sub, v128.bin(I32X4.shl, x, k32(1)), v128.splat(I32X4.splat, k32(least)));
+  }
+  private static four(x: Expr): Expr {
+    return Evidence.measure(x, 2 << 21);
   }
 
   add(size: 4 | 8, packed: boolean, x: Expr): void {
-    const { f } = this;
-    const kind = (size === 8 ? 0 : 2) + (packed ? 1 : 0);
-    const local = (this.largest[kind] ??= f.local(V128));
-    const least = v128.splat(I32X4.splat, k32(size === 8 ? 2 << 21 : 2 << 24));
-    const y = v128.bin(I32X4.sub, v128.bin(I32X4.shl, x, k32(1)), least);
-    f.set(local, this.seen[kind] ? v128.bin(I32X4.max_u, local.get, y) : y);
-    this.seen[kind] = true;
+    if (size === 4) {
+      const slot = packed ? this.singles : this.single;
+      const y = Evidence.measure(x, 2 << 24);
+      const old = slot.get();
+      slot.set(old ? max(old, y) : y);
+      return;
+    }
+    let pair = x;
+    if (!packed) {
+      const first = this.one.take();
+      if (!first) return this.one.set(x);
+      pair = dwords(first, x, [0, 1, 4, 5]);
+    }
+    const two = this.two.take();
+    if (!two) return this.two.set(pair);
+    const four = Evidence.four(dwords(two, pair, [1, 3, 5, 7]));
+    const old = this.doubles.get();
+    this.doubles.set(old ? max(old, four) : four);
   }
 
   /** Not 0 if a number was not ordinary; undefined where none has been looked at. */
   odd(): Expr | undefined {
-    const { f } = this;
-    const of = (kind: number): Expr | undefined => (this.seen[kind] ? this.largest[kind]!.get : undefined);
-    const max = (x: Expr, y: Expr): Expr => v128.bin(I32X4.max_u, x, y);
-    const turned = (x: Expr, by: number): Expr =>
-      v128.shuffle(
-        x,
-        x,
-        Array.from({ length: 16 }, (_, i) => (i + by) & 15),
-      );
-    const both = (scalar: Expr | undefined, packed: Expr | undefined): Expr | undefined =>
-      scalar && packed ? max(scalar, packed) : (scalar ?? packed);
-    let singles = of(3);
-    if (singles) {
-      singles = f.let(max(singles, turned(singles, 8)));
-      singles = max(singles, turned(singles, 4));
+    const any = (x: Expr, limit: number): Expr => {
+      const bound = v128.splat(I32X4.splat, k32(limit | 0));
+      return v128.test(ANY_TRUE, v128.bin(I32X4.ge_u, x, bound));
+    };
+    const [one, two, singles, single] = [this.one.get(), this.two.get(), this.singles.get(), this.single.get()];
+    let doubles = this.doubles.get();
+    if (one ?? two) {
+      const four = Evidence.four(dwords(two ?? one!, one ?? two!, [1, two ? 3 : 1, 5, one ? 5 : 7]));
+      doubles = doubles ? max(doubles, four) : four;
     }
-    singles = both(of(2), singles);
-    let doubles = of(1);
-    if (doubles) doubles = max(doubles, turned(doubles, 8));
-    doubles = both(of(0), doubles);
-    const beyond = (x: Expr | undefined, lane: number, limit: number): Expr | undefined =>
-      x && i32.ge_u(v128.extract(I32X4.extract, I32, x, lane), k32(limit | 0));
-    const a = beyond(doubles, 1, 0x7fd << 21);
-    const b = beyond(singles, 0, 0xfd << 24);
-    return a && b ? i32.or(a, b) : (a ?? b);
+    const all = doubles && any(doubles, 0x7fd << 21);
+    const lowest = single && v128.shuffle(single, single, LOWEST);
+    const others = lowest && singles ? max(lowest, singles) : (lowest ?? singles);
+    const odd = others && any(others, 0xfd << 24);
+    return all && odd ? i32.or(all, odd) : (all ?? odd);
   }
 }
+const LOWEST = Array.from({ length: 16 }, (_, i) => i & 3);
 
 /** A group that is being written for ordinary numbers. */
 export interface Trial {

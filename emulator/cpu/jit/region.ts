@@ -138,7 +138,7 @@ function writeExit(c: RegionContext): void {
   });
   const target = c.exitTarget.get;
   f.store(8, state + S.RIP, target);
-  f.if(out, () => f.return());
+  f.if(out, () => f.return(), undefined, 0);
   // A helper may have changed the mode.
   const entry = f.let(i32.add(i32.load(k32(state + S.JUMP_CACHE)), jumpCacheOffset(target)));
   f.if(i64.eq(i64.load(entry), target), () => {
@@ -147,6 +147,6 @@ function writeExit(c: RegionContext): void {
     f.returnCallIndirect(link.handlerType, i32.load(next, R.FN), next);
   });
   const found = f.let(callExpr(I32, link.imports.lookup!, []));
-  f.if(i32.eqz(found), () => f.return());
+  f.if(i32.eqz(found), () => f.return(), undefined, 0);
   f.returnCallIndirect(link.handlerType, i32.load(found, R.FN), found);
 }

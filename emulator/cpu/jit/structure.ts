@@ -195,14 +195,19 @@ export class Structure {
     if (!heat) return;
     const left = f.let(i32.sub(i32.load(k32(heat.at)), 1));
     f.store(4, heat.at, left);
-    f.if(i32.eqz(left), () => {
-      f.store(4, heat.at, k32(heat.rounds));
-      // Where its first block lies shows where the others are.
-      const vpc = f.let(i64.load(k32(state + S.VPC)));
-      f.store(8, state + S.VPC, this.c.vpc.get);
-      f.drop(callExpr(I32, link.imports.hot!, [k32(this.region.blocks[0]!.record)]));
-      f.store(8, state + S.VPC, vpc);
-    });
+    f.if(
+      i32.eqz(left),
+      () => {
+        f.store(4, heat.at, k32(heat.rounds));
+        // Where its first block lies shows where the others are.
+        const vpc = f.let(i64.load(k32(state + S.VPC)));
+        f.store(8, state + S.VPC, this.c.vpc.get);
+        f.drop(callExpr(I32, link.imports.hot!, [k32(this.region.blocks[0]!.record)]));
+        f.store(8, state + S.VPC, vpc);
+      },
+      undefined,
+      0,
+    );
   }
 
   /** @param target where the edge leads in the end */
@@ -213,10 +218,15 @@ export class Structure {
       // Round a loop: let the run loop in when the fuel is used up.
       const block = target.block ?? target.header?.block;
       this.countRound();
-      f.if(i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0), () => {
-        f.set(this.c.exitRecord, k32(block ? block.record : EXIT_FAR));
-        leave(this.c);
-      });
+      f.if(
+        i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0),
+        () => {
+          f.set(this.c.exitRecord, k32(block ? block.record : EXIT_FAR));
+          leave(this.c);
+        },
+        undefined,
+        0,
+      );
       f.br(this.loopLabels.get(to)!);
     } else if (to.forwardIn > 1) f.br(this.mergeLabels.get(to)!);
     else this.tree(to);
@@ -393,12 +403,12 @@ export class Structure {
     let known = lanes;
     f.block((done) => {
       f.block((again) => {
-        if (!usual) f.brIf(c.mxcsr!.get, again);
+        if (!usual) f.brIf(c.mxcsr!.get, again, 0);
         this.evidence.clear();
         c.trial = { evidence: this.evidence, again };
         c.mxcsrUsual = true;
         all();
-        f.brIf(this.evidence.odd()!, again);
+        f.brIf(this.evidence.odd()!, again, 0);
         c.trial = undefined;
         f.br(done);
         onTrial = c.windows.save();
@@ -445,12 +455,17 @@ export class Structure {
       if (base !== own) {
         const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
         const cached = f.let(jumpCacheEntry(c.mode, target));
-        f.if(i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))), () => {
-          this.settle();
-          f.set(c.exitTarget, target);
-          f.set(c.exitRecord, k32(EXIT_FAR));
-          leave(c);
-        });
+        f.if(
+          i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))),
+          () => {
+            this.settle();
+            f.set(c.exitTarget, target);
+            f.set(c.exitRecord, k32(EXIT_FAR));
+            leave(c);
+          },
+          undefined,
+          0,
+        );
         f.store(8, c.state + S.VPC, this.wrap(i64.add(c.vpc.get, k64(base))));
       }
       c.pending = undefined;

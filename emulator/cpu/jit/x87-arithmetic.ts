@@ -76,17 +76,27 @@ function finish(
   hi: Expr,
   lo: Expr,
 ): void {
-  f.brIf(outOfRange(exponent), rare);
+  f.brIf(outOfRange(exponent), rare, 0);
   put(f, out, status, sign, exponent, i64.add(hi, i64.shr_u(lo, 63)), lo);
   // Ties go to even.
-  f.if(i64.eq(lo, k64(HALF)), () => {
-    f.set(status.c1, i64.xor(i64.shl(out.significand.get, 63), k64(HALF)));
-    f.set(out.significand, i64.and(out.significand.get, -2));
-  });
-  f.if(i64.eqz(out.significand.get), () => {
-    f.set(out.significand, k64(INTEGER_BIT));
-    f.set(out.exponent, i32.add(out.exponent.get, 1));
-  });
+  f.if(
+    i64.eq(lo, k64(HALF)),
+    () => {
+      f.set(status.c1, i64.xor(i64.shl(out.significand.get, 63), k64(HALF)));
+      f.set(out.significand, i64.and(out.significand.get, -2));
+    },
+    undefined,
+    0,
+  );
+  f.if(
+    i64.eqz(out.significand.get),
+    () => {
+      f.set(out.significand, k64(INTEGER_BIT));
+      f.set(out.exponent, i32.add(out.exponent.get, 1));
+    },
+    undefined,
+    0,
+  );
 }
 
 function setZero(f: FunctionBuilder, out: ValueLocals, status: Status, sign: Expr): void {
@@ -139,6 +149,7 @@ export function sum(
           f.set(hi, k64(0));
           f.set(lo, i64.or(i64.shr_u(small, down), i64.extend_u(lost)));
         },
+        1,
       );
       f.if(
         i32.eq(a.sign, signB),
@@ -146,10 +157,10 @@ export function sum(
           f.set(sign, signB);
           f.set(hi, i64.add(hi.get, large));
           // With a carry the exponents are near enough that the last bit of `lo` is 0.
-          const carry = f.let(i64.extend_u(i64.lt_u(hi.get, large)));
-          f.set(e, i32.add(e.get, i32.wrap(carry)));
-          f.set(lo, i64.or(i64.shr_u(lo.get, carry), i64.shl(i64.and(hi.get, carry), 63)));
-          f.set(hi, i64.or(i64.shr_u(hi.get, carry), i64.shl(carry, 63)));
+          const carry = f.let(i64.lt_u(hi.get, large));
+          f.set(e, i32.add(e.get, carry));
+          f.set(lo, select(carry, i64.or(i64.shr_u(lo.get, 1), i64.shl(hi.get, 63)), lo.get));
+          f.set(hi, select(carry, i64.or(i64.shr_u(hi.get, 1), k64(INTEGER_BIT)), hi.get));
         },
         () => {
           f.set(sign, select(swap, signB, a.sign));
@@ -165,11 +176,16 @@ export function sum(
               f.set(lo, i64.sub(0, lo.get));
             },
           );
-          f.if(i64.eqz(hi.get), () => {
-            f.brIf(i32.or(i64.ne(lo.get, 0), outOfRange(e.get)), label);
-            setZero(f, out, status, k32(0));
-            f.br(done);
-          });
+          f.if(
+            i64.eqz(hi.get),
+            () => {
+              f.brIf(i32.or(i64.ne(lo.get, 0), outOfRange(e.get)), label);
+              setZero(f, out, status, k32(0));
+              f.br(done);
+            },
+            undefined,
+            0,
+          );
           const up = f.let(i64.clz(hi.get));
           f.set(hi, i64.or(i64.shl(hi.get, up), i64.shr_u(i64.shr_u(lo.get, 1), i64.xor(up, 63))));
           f.set(lo, i64.shl(lo.get, up));
@@ -189,7 +205,7 @@ function twice(f: FunctionBuilder, out: ValueLocals, status: Status, a: Value, r
   unless(
     f,
     (label) => {
-      f.brIf(outOfRange(a.exponent), label);
+      f.brIf(outOfRange(a.exponent), label, 0);
       put(f, out, status, a.sign, i32.add(a.exponent, 1), a.significand, k64(0));
     },
     () => f.if(i32.lt_s(a.exponent, 0), () => setZero(f, out, status, a.sign), rare),
@@ -250,16 +266,17 @@ export function quotient(
   unless(
     f,
     (label) => {
-      f.brIf(i32.eqz(isNormal(a)), label);
-      f.brIf(i32.eqz(isNormal(b)), label);
+      f.brIf(i32.eqz(isNormal(a)), label, 0);
+      f.brIf(i32.eqz(isNormal(b)), label, 0);
       const longer = f.let(i64.extend_u(i64.ge_u(a.significand, b.significand)));
       const e = f.let(i32.add(i32.add(i32.sub(a.exponent, b.exponent), BIAS - 1), i32.wrap(longer)));
-      f.brIf(outOfRange(e), label);
+      f.brIf(outOfRange(e), label, 0);
       const r: Rounded = { significand: f.temp(I64), rest: f.temp(I64) };
       f.if(
         i64.lt_u(b.significand, k64(QUICK_DIVISORS)),
         () => quickQuotient(f, r, a.significand, b.significand, longer),
         () => byCall(f, r, divide(a.significand, b.significand)),
+        1,
       );
       put(f, out, status, f.let(i32.xor(a.sign, b.sign)), e, r.significand.get, r.rest.get);
     },
@@ -282,8 +299,8 @@ export function squareRoot(
   unless(
     f,
     (label) => {
-      f.brIf(i32.eqz(isNormal(a)), label);
-      f.brIf(a.sign, label);
+      f.brIf(i32.eqz(isNormal(a)), label, 0);
+      f.brIf(a.sign, label, 0);
       // BIAS is odd: numbers with an odd exponent field have an even exponent.
       const even = f.let(i64.extend_u(i32.and(a.exponent, 1)));
       const hi = f.let(i64.shr_u(a.significand, even));
@@ -305,7 +322,9 @@ function byCall(f: FunctionBuilder, r: Rounded, { hi, lo }: { hi: Expr; lo: Expr
 
 /** Added to a double below 2^51 in magnitude it rounds it to an integer, which is in the low bits then. */
 const SHIFTER = 1.5 * 2 ** 52;
-const shifterBits = i64.reinterpret(kf64(SHIFTER));
+const SHIFTER_BITS = 0x4338000000000000n;
+/** The bits of 2^32 as a double. */
+const DOUBLE_2_32 = 0x41f0000000000000n;
 
 /** Below this a remainder of a digit that is off by less than 2^-19 fits into 64 bits with its sign. */
 const QUICK_DIVISORS = 0xffff800000000000n;
@@ -317,32 +336,36 @@ const QUICK_DIVISORS = 0xffff800000000000n;
 function quickQuotient(f: FunctionBuilder, r: Rounded, a: Expr, b: Expr, longer: Expr): void {
   const half = f.let(i64.shr_u(b, 1));
   const divisor = f.let(f64.convert_i64_s(half));
-  const inverse = f.let(f64.div(kf64(1), divisor));
-  const estimate = f64.div(f64.convert_i64_s(i64.shr_u(a, 1)), divisor);
-  const scale = f64.reinterpret(i64.sub(i64.reinterpret(kf64(2 ** 32)), i64.shl(longer, 52)));
-  const first = f.let(i64.sub(i64.reinterpret(f64.add(f64.mul(estimate, scale), kf64(SHIFTER))), shifterBits));
+  // The divisor is of b ÷ 2, and the rest is in units of 2^32.
+  const inverse = f.let(f64.div(kf64(2 ** 31), divisor));
+  const scale = f64.reinterpret(i64.sub(k64(DOUBLE_2_32), i64.shl(longer, 52)));
+  const estimate = f64.div(f64.mul(f64.convert_i64_s(i64.shr_u(a, 1)), scale), divisor);
+  const first = f.let(i64.sub(i64.reinterpret(f64.add(estimate, kf64(SHIFTER))), k64(SHIFTER_BITS)));
   const left = f.let(i64.sub(i64.shl(a, i64.sub(32, longer)), i64.mul(first, b)));
-  // `inverse` is of b ÷ 2.
-  const next = f64.mul(f64.mul(f64.convert_i64_s(left), kf64(2 ** 31)), inverse);
-  const second = f.let(i64.sub(i64.reinterpret(f64.add(next, kf64(SHIFTER))), shifterBits));
+  const next = f64.mul(f64.convert_i64_s(left), inverse);
+  const second = f.let(i64.sub(i64.reinterpret(f64.add(next, kf64(SHIFTER))), k64(SHIFTER_BITS)));
   f.set(r.significand, i64.add(i64.shl(first, 32), second));
   f.set(r.rest, i64.sub(i64.shl(left, 32), i64.mul(second, b)));
   // More than half of b is left only if the estimate was near the middle.
-  f.if(i64.gt_u(i64.add(r.rest.get, half), i64.shl(half, 1)), () => {
-    const down = f.let(i64.or(i64.shr_s(r.rest.get, 63), 1));
-    f.set(r.significand, i64.add(r.significand.get, down));
-    f.set(r.rest, i64.sub(r.rest.get, i64.mul(b, down)));
-  });
+  f.if(
+    i64.gt_u(i64.add(r.rest.get, half), i64.shl(half, 1)),
+    () => {
+      const down = f.let(i64.or(i64.shr_s(r.rest.get, 63), 1));
+      f.set(r.significand, i64.add(r.significand.get, down));
+      f.set(r.rest, i64.sub(r.rest.get, i64.mul(b, down)));
+    },
+    undefined,
+    0,
+  );
 }
 
 /**
- * The root of hi:lo, hi at least 2^62: a first one in double precision, and the rest by twice that, which is below 2^13 and
- * errs by less than 2^-38. `slow` is run where it is too near the middle between two integers.
+ * The root of hi:lo, hi at least 2^62: a first one in double precision, and the rest by twice that, which is below 2^14 and
+ * errs by less than 2^-36. `slow` is run where it is too near the middle between two integers.
  */
 function quickRoot(f: FunctionBuilder, r: Rounded, hi: Expr, lo: Expr, slow: () => void): void {
-  // As it is cut it stays below 2^32.
-  const estimate = f.let(f64.sqrt(f64.mul(f64.convert_i64_s(i64.shr_u(hi, 11)), kf64(2 ** 11))));
-  const inverse = f.let(f64.div(kf64(1), estimate));
+  // From 2^25 to below 2^26, in units of 2^38.
+  const estimate = f.let(f64.sqrt(f64.convert_i64_s(i64.shr_u(hi, 12))));
   const first = f.let(i64.or(i64.shl(i64.reinterpret(estimate), 11), k64(HALF)));
   const high = f.let(i64.shr_u(first, 32));
   const low = f.let(i64.and(first, 0xffffffffn));
@@ -353,25 +376,23 @@ function quickRoot(f: FunctionBuilder, r: Rounded, hi: Expr, lo: Expr, slow: () 
   const square = i64.add(i64.add(i64.mul(high, high), i64.shr_u(middle, 31)), carry);
   const restHigh = i64.sub(i64.sub(hi, square), i64.extend_u(i64.lt_u(lo, squareLow)));
   const restLow = f.let(i64.sub(lo, squareLow));
-  // In units of 2^33, as the estimate is in units of 2^32.
-  const rest = f64.add(
-    f64.mul(f64.convert_i64_s(restHigh), kf64(2 ** 31)),
-    f64.mul(f64.convert_i64_s(i64.shr_u(restLow, 1)), kf64(2 ** -32)),
-  );
-  const exact = f.let(f64.mul(rest, inverse));
+  // In units of 2^16: it is below 2^79.
+  const rest = i64.or(i64.shl(restHigh, 48), i64.shr_u(restLow, 16));
+  const exact = f.let(f64.mul(f64.convert_i64_s(rest), f64.div(kf64(2 ** (16 - 39)), estimate)));
   const shifted = f.let(f64.add(exact, kf64(SHIFTER)));
   const fraction = f.let(f64.sub(exact, f64.sub(shifted, kf64(SHIFTER))));
   const size = f.let(f64.abs(fraction));
   f.if(
     f64.lt(size, kf64(0.5 - 2 ** -30)),
     () => {
-      const more = f.let(i64.sub(i64.reinterpret(shifted), shifterBits));
+      const more = f.let(i64.sub(i64.reinterpret(shifted), k64(SHIFTER_BITS)));
       const left = i64.sub(restLow, i64.mul(more, i64.add(i64.shl(first, 1), more)));
       f.set(r.significand, i64.add(first, more));
       // What is left may not fit into 64 bits, but its sign is known then.
       f.set(r.rest, select(f64.lt(size, kf64(0.25)), left, i64.reinterpret(fraction)));
     },
     slow,
+    1,
   );
 }
 
@@ -399,6 +420,7 @@ export function widen(f: FunctionBuilder, out: ValueLocals, bits: Expr, size: 4 
         },
         rare,
       ),
+    1,
   );
 }
 
@@ -439,16 +461,22 @@ export function narrow(
       // The integer bit adds one to the exponent.
       const magnitude = i64.add(i64.shl(i64.extend_u(e), fraction), kept);
       f.set(bits, i64.add(i64.add(bits.get, magnitude), i64.shr_u(rest.get, 63)));
-      f.if(i64.eq(rest.get, k64(HALF)), () => {
-        f.set(c1, i64.xor(i64.shl(bits.get, 63), k64(HALF)));
-        f.set(bits, i64.and(bits.get, -2));
-      });
+      f.if(
+        i64.eq(rest.get, k64(HALF)),
+        () => {
+          f.set(c1, i64.xor(i64.shl(bits.get, 63), k64(HALF)));
+          f.set(bits, i64.and(bits.get, -2));
+        },
+        undefined,
+        0,
+      );
     },
     () => {
       f.set(rest, k64(0));
       f.set(c1, k64(0));
-      f.if(i32.ne(v.exponent, ZERO_EXPONENT), rare);
+      f.if(i32.ne(v.exponent, ZERO_EXPONENT), rare, undefined, 0);
     },
+    1,
   );
   return { bits: bits.get, c1: c1.get, rest: rest.get };
 }
@@ -457,7 +485,7 @@ export function narrow(
 export function compare(f: FunctionBuilder, a: Value, b: Value, rare: () => void): { equal: Expr; below: Expr } {
   const equal = f.temp(I32);
   const below = f.temp(I32);
-  f.if(i32.and(i32.or(a.exponent, b.exponent), SPECIAL), rare);
+  f.if(i32.and(i32.or(a.exponent, b.exponent), SPECIAL), rare, undefined, 0);
   // Zeros have no sign here; their exponent is negative.
   const sign = (v: Value): Expr => f.let(i32.and(v.sign, i32.xor(i32.shr_s(v.exponent, 31), -1)));
   const signA = sign(a);

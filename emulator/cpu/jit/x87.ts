@@ -99,7 +99,7 @@ export class X87Stack implements Status {
       i32.xor(i32.and(this.word(S.FCW), ORDINARY_MASK), ORDINARY),
       i32.or(i32.and(fsw, Fsw.ES), i32.xor(i32.and(this.tags.get, need | empty), need)),
     );
-    f.if(odd, retreat);
+    f.if(odd, retreat, undefined, 0);
     f.set(this.residue, k64(0));
     f.set(this.c1, i64.shl(i64.extend_u(fsw), 54));
     this.registers.forEach((register, r) => {
@@ -279,7 +279,7 @@ export class X87Stack implements Status {
   private ordinary(e: JitEmit): void {
     const s = this.state!;
     if (s.ordinary) return;
-    this.c.f.if(i32.ne(i32.and(this.word(S.FCW), ORDINARY_MASK), ORDINARY), () => e.retreat());
+    this.c.f.if(i32.ne(i32.and(this.word(S.FCW), ORDINARY_MASK), ORDINARY), () => e.retreat(), undefined, 0);
     this.state = { ...s, ordinary: true };
   }
 
@@ -413,7 +413,7 @@ export class X87Stack implements Status {
       }
       case 'control': {
         const v = e.load(e.address(), 2);
-        f.if(i32.ne(i32.and(v, MASKS), MASKS), () => e.retreat());
+        f.if(i32.ne(i32.and(v, MASKS), MASKS), () => e.retreat(), undefined, 0);
         f.store(4, this.c.state + S.FCW, i32.or(i32.and(v, 0x1f3f), 0x40));
         this.state = { ...this.state!, ordinary: false };
         return;

@@ -157,8 +157,16 @@ export class FunctionBuilder {
     this.w.u32(offset);
   }
 
-  if(condition: Expr, then: () => void, otherwise?: () => void): void {
+  /** Where branches stand that are told apart by how likely they are: position, 1 or 0, … */
+  private readonly hints: number[] = [];
+
+  /**
+   * @param odds of the condition: 1 if it nearly always holds, 0 if it nearly never does. Hosts that look at it keep the other side
+   *   out of the way (the "branch hinting" proposal of WebAssembly)
+   */
+  if(condition: Expr, then: () => void, otherwise?: () => void, odds?: 0 | 1): void {
     emitExpr(this.w, condition);
+    if (odds !== undefined) this.hints.push(this.w.length, odds);
     this.w.u8(0x04);
     this.w.u8(0x40);
     this.depth++;
@@ -196,8 +204,10 @@ export class FunctionBuilder {
     this.w.u32(this.depth - label.depth - 1);
   }
 
-  brIf(condition: Expr, label: Label): void {
+  /** @param odds as above */
+  brIf(condition: Expr, label: Label, odds?: 0 | 1): void {
     emitExpr(this.w, condition);
+    if (odds !== undefined) this.hints.push(this.w.length, odds);
     this.w.u8(0x0d);
     this.w.u32(this.depth - label.depth - 1);
   }
@@ -224,10 +234,8 @@ export class FunctionBuilder {
     this.w.raw(Uint8Array.of(0xfc, 11, 0));
   }
 
-  /** The code section's entry for this function. `resolve` gives the final index of a function. */
-  encode(out: Writer, resolve: (handle: number) => number): void {
-    const { relocations } = this.w;
-    for (let i = 0; i < relocations.length; i += 2) this.w.patch(relocations[i]!, resolve(relocations[i + 1]!));
+  /** What precedes a function's code: its locals. */
+  private head(): Writer {
     const head = new Writer();
     const runs: { type: ValType; count: number }[] = [];
     for (const type of this.localTypes) {
@@ -240,6 +248,29 @@ export class FunctionBuilder {
       head.u32(run.count);
       head.u8(run.type);
     }
+    return head;
+  }
+
+  /** Its entry in the section of hints, if there are any. Positions count from the locals on. */
+  encodeHints(out: Writer, index: number): boolean {
+    const { hints } = this;
+    if (!hints.length) return false;
+    const start = this.head().length;
+    out.u32(index);
+    out.u32(hints.length / 2);
+    for (let i = 0; i < hints.length; i += 2) {
+      out.u32(start + hints[i]!);
+      out.u8(1);
+      out.u8(hints[i + 1]!);
+    }
+    return true;
+  }
+
+  /** The code section's entry for this function. `resolve` gives the final index of a function. */
+  encode(out: Writer, resolve: (handle: number) => number): void {
+    const { relocations } = this.w;
+    for (let i = 0; i < relocations.length; i += 2) this.w.patch(relocations[i]!, resolve(relocations[i + 1]!));
+    const head = this.head();
     out.u32(head.length + this.w.length + 1);
     out.raw(head.view());
     out.raw(this.w.view());
@@ -369,6 +400,17 @@ export class ModuleBuilder {
           w.u32(e.indices.length);
           for (const i of e.indices) w.u32(resolve(i));
         }
+      });
+    const hints = new Writer();
+    let hinted = 0;
+    this.functions.forEach((f, k) => {
+      if (f.builder.encodeHints(hints, imports.length + k)) hinted++;
+    });
+    if (hinted)
+      section(0, (w) => {
+        w.name('metadata.code.branch_hint');
+        w.u32(hinted);
+        w.raw(hints.view());
       });
     section(10, (w) => {
       w.u32(this.functions.length);

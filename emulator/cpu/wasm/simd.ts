@@ -110,6 +110,7 @@ export const I32X4 = {
   ne: 0x38,
   lt_s: 0x39,
   gt_s: 0x3b,
+  ge_u: 0x40,
   extadd_pairwise_s: 0x7e,
   extadd_pairwise_u: 0x7f,
   abs: 0xa0,
