@@ -5,9 +5,11 @@ import { BlockCache } from '../../emulator/disk/cache.ts';
 import { sha256Hex } from '../../emulator/disk/hash.ts';
 import { HttpRangeSource } from '../../emulator/disk/http-range.ts';
 import { type BaseIdentity, identifyRange } from '../../emulator/disk/identity.ts';
-import type { DiskManifest } from '../../emulator/disk/manifest.ts';
+import type { DiskManifest, ManifestFile } from '../../emulator/disk/manifest.ts';
 import { MemorySource } from '../../emulator/disk/memory.ts';
 import { MemoryStore, Overlay } from '../../emulator/disk/overlay.ts';
+import type { PagedState } from '../../emulator/machine.ts';
+import { encodeSnapshot, SNAPSHOT_FORMAT } from '../../emulator/snapshot.ts';
 import { writeDiff, writeImage } from '../../emulator/storage/diff.ts';
 import { IdbStore, type IdbStoreOptions } from '../../emulator/storage/idb-store.ts';
 import { SnapshotReader } from '../../emulator/storage/reader.ts';
@@ -412,6 +414,77 @@ describe('machine', () => {
       await vm.stop();
     } finally {
       vi.unstubAllGlobals();
+    }
+  });
+
+  test('goes on from the right snapshot; the rest of its memory comes when it has said something and is quiet', async () => {
+    const files = new Map<string, Uint8Array>();
+    const file = async (console: string): Promise<ManifestFile> => {
+      const pages = { pages: new Uint32Array(0), slots: new Uint32Array(0), chunkPages: 64 };
+      const memory = { size: 0, first: { pages: new Uint32Array(0), bytes: new Uint8Array(0) }, table: pages };
+      const overlay = { blockSize: 4096, blocks: [] };
+      const bytes = encodeSnapshot({
+        state: { memory } as unknown as PagedState,
+        overlay,
+        console: new TextEncoder().encode(console),
+      });
+      const url = `chunks/state-${files.size}`;
+      files.set(`https://example.org/d/${url}`, bytes);
+      return { url, size: bytes.length, sha256: await sha256Hex(bytes), compression: 'none' };
+    };
+    const manifest: DiskManifest = {
+      format: 'linux-vm-disk',
+      version: 1,
+      name: 'd',
+      size: SIZE,
+      chunkSize: 4096,
+      compression: 'gzip',
+      chunks: Array.from({ length: SIZE / 4096 }, () => null),
+      cmdline: '',
+      bootChunks: [],
+      snapshot: {
+        format: SNAPSHOT_FORMAT,
+        memory: 512 << 20,
+        state: await file('ready # '),
+        size: 4096,
+        chunkSize: 4096,
+        chunks: ['a'.repeat(64)],
+        kernel: { state: await file('') },
+      },
+    };
+    files.set('https://example.org/d/manifest.json', new TextEncoder().encode(JSON.stringify(manifest)));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+    try {
+      const rest: string[] = [];
+      const begin = async (): Promise<{ vm: LinuxVM; worker: FakeWorker }> => {
+        const worker = new FakeWorker();
+        const { create } = worker;
+        worker.create = async (parts, events) =>
+          Object.assign(await create(parts, events), {
+            resumeFrom: () => undefined,
+            fetchRest: () => rest.push(vm.origin.from),
+          });
+        worker.fetch = async (url) => new Response(files.get(url) as Uint8Array<ArrayBuffer>);
+        const disk = 'https://example.org/d/manifest.json';
+        const vm = await LinuxVM.start({ disk, worker: worker.factory, storageKey: 'work' });
+        return { vm, worker };
+      };
+      const first = await begin();
+      await vi.advanceTimersByTimeAsync(1100);
+      expect(rest).toEqual(['snapshot']);
+      await device(first.worker).write(0, pattern(4096, 1));
+      await first.vm.disk.flush();
+      await first.vm.stop();
+      // Before its mount it has much to do, and says nothing.
+      const second = await begin();
+      await vi.advanceTimersByTimeAsync(5000);
+      expect(rest).toEqual(['snapshot']);
+      second.worker.machine.print('ready # ');
+      await vi.advanceTimersByTimeAsync(1100);
+      expect(rest).toEqual(['snapshot', 'kernel']);
+      await second.vm.stop();
+    } finally {
+      vi.useRealTimers();
     }
   });
 
