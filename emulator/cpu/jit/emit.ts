@@ -20,7 +20,7 @@ import type { Trial } from './groups.ts';
 import { INVALID, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { callExpr, I32, i32, I64, i64, k32, k64, V128, v128, type Expr } from '../wasm/expr.ts';
+import { callExpr, I32, i32, I64, i64, k32, k64, localTee, V128, v128, type Expr } from '../wasm/expr.ts';
 
 const RUNTIME_RESULT = new Map(RUNTIME.map((r) => [r.name, r.signature.results[0]!]));
 
@@ -65,6 +65,9 @@ export interface RegionContext {
   /** The same where `exitRecord` is to be run by the interpreter. */
   back: Label;
   readonly windows: Windows;
+  /** Of a light region: general registers that locals hold, too, at this place of the path, a bit each. What is written goes to both. */
+  mirrored: number;
+  readonly mirrors: (Local | undefined)[];
   /** Goes to an offset relative to the page, as an edge from the current block. */
   edge(offset: number): void;
   /** Goes to a linear address, within the region if it is one of its blocks that can be jumped to; `check` comes before a lookup. */
@@ -134,6 +137,8 @@ export function newContext(
     exit: { depth: 0 },
     fault: { depth: 0 },
     back: { depth: 0 },
+    mirrored: 0,
+    mirrors: [],
     edge: () => undefined,
     jump: () => undefined,
     x87: undefined,
@@ -217,7 +222,7 @@ export class JitEmit extends Emit {
   }
 
   private readGpr(n: number, size: number, high: boolean): Expr {
-    if (this.c.light) {
+    if (this.c.light && !(this.c.mirrored & (1 << n))) {
       const at = this.gprAddress(n);
       switch (size) {
         case 8:
@@ -230,8 +235,8 @@ export class JitEmit extends Emit {
           return i32.load8_u(k32(high ? at + 1 : at));
       }
     }
-    this.note('gpr', n);
-    const x = this.c.gpr[n]!.get;
+    if (!this.c.light) this.note('gpr', n);
+    const x = (this.c.light ? this.c.mirrors[n]! : this.c.gpr[n]!).get;
     switch (size) {
       case 8:
         return x;
@@ -247,22 +252,42 @@ export class JitEmit extends Emit {
   private putGpr(n: number, size: number, high: boolean, value: Expr): void {
     this.c.windows.changed(n);
     if (this.c.light) {
-      const at = this.gprAddress(n);
-      if (size === 4) this.f.store(8, at, i64.extend_u(value));
-      else this.f.store(size, high ? at + 1 : at, value);
+      this.putMirrored(n, size, high, value);
       return;
     }
     this.note('gpr', n);
     this.note('gprWritten', n);
     const local = this.c.gpr[n]!;
-    if (size === 8) this.f.set(local, value);
-    else if (size === 4) this.f.set(local, i64.extend_u(value));
-    else {
-      const mask = size === 2 ? 0xffffn : high ? 0xff00n : 0xffn;
-      let v = i64.extend_u(i32.and(value, size === 2 ? 0xffff : 0xff));
-      if (high) v = i64.shl(v, 8);
-      this.f.set(local, i64.or(i64.and(local.get, k64(~mask)), v));
+    this.f.set(local, this.merged(local, size, high, value));
+  }
+
+  /** A register's value after `value` is written to a part of it. */
+  private merged(local: Local, size: number, high: boolean, value: Expr): Expr {
+    if (size === 8) return value;
+    if (size === 4) return i64.extend_u(value);
+    const mask = size === 2 ? 0xffffn : high ? 0xff00n : 0xffn;
+    let v = i64.extend_u(i32.and(value, size === 2 ? 0xffff : 0xff));
+    if (high) v = i64.shl(v, 8);
+    return i64.or(i64.and(local.get, k64(~mask)), v);
+  }
+
+  /**
+   * In a light region: to memory, and to a local that the rest of the path reads, which need not wait for what was stored
+   * to come back.
+   */
+  private putMirrored(n: number, size: number, high: boolean, value: Expr): void {
+    const { c, f } = this;
+    const at = this.gprAddress(n);
+    const known = (c.mirrored & (1 << n)) !== 0;
+    // What is set under a condition only is not known after it.
+    if (!known && (size < 4 || f.nesting !== this.nesting)) {
+      if (size === 4) f.store(8, at, i64.extend_u(value));
+      else f.store(size, high ? at + 1 : at, value);
+      return;
     }
+    const local = (c.mirrors[n] ??= f.local(I64));
+    f.store(8, at, localTee(I64, local.index, this.merged(local, size, high, value)));
+    c.mirrored |= 1 << n;
   }
 
   protected regAt(k: number): Expr {
@@ -505,6 +530,7 @@ export class JitEmit extends Emit {
   override callHelper(): void {
     super.callHelper();
     this.c.windows.clear();
+    this.c.mirrored = 0;
   }
 
   protected leaveFaulted(): void {
@@ -683,6 +709,7 @@ export class JitEmit extends Emit {
     this.c.x87?.sync();
     this.settleFlags();
     this.c.windows.clear();
+    this.c.mirrored = 0;
     spill(this.c);
     this.f.if(this.callImport('helper', this.record()), () => this.f.return(), undefined, 0);
     reload(this.c);

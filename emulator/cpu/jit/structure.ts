@@ -121,6 +121,7 @@ export class Structure {
     // What is known of pages and numbers comes along a single edge only.
     if (n.kind !== 'block' || n.forwardIn !== 1 || n.isLoop) {
       this.c.windows.clear();
+      this.c.mirrored = 0;
       this.c.lanes.fill(0);
       this.c.mxcsrUsual = false;
     }
@@ -213,7 +214,10 @@ export class Structure {
   /** @param target where the edge leads in the end */
   private go(from: Node, to: Node, target: Node): void {
     const { f } = this.c;
-    if (from.kind !== 'block') this.c.windows.clear();
+    if (from.kind !== 'block') {
+      this.c.windows.clear();
+      this.c.mirrored = 0;
+    }
     if (to.order <= from.order) {
       // Round a loop: let the run loop in when the fuel is used up.
       const block = target.block ?? target.header?.block;
@@ -243,6 +247,7 @@ export class Structure {
     const j = this.graph.indirect;
     const saved = c.pending;
     const windows = c.windows.save();
+    const { mirrored } = c;
     f.set(c.exitTarget, target);
     f.set(c.exitRecord, k32(EXIT_FAR));
     const enter = (): void => {
@@ -251,6 +256,7 @@ export class Structure {
       this.branch(n, j!);
       c.pending = saved;
       c.windows.restore(windows);
+      c.mirrored = mirrored;
     };
     if (j && this.region.pages.size === 1) {
       const offset = f.let(i64.sub(target, c.vpc.get));
@@ -445,6 +451,7 @@ export class Structure {
     const windows = c.windows.save();
     const lanes = c.lanes.slice();
     const usual = c.mxcsrUsual;
+    const { mirrored } = c;
     const b = blockAt(this.region, offset);
     const to = b && this.graph.target(b);
     const own = this.region.bases.get(n.block!)!;
@@ -484,5 +491,6 @@ export class Structure {
     c.windows.restore(windows);
     c.lanes.set(lanes);
     c.mxcsrUsual = usual;
+    c.mirrored = mirrored;
   }
 }
