@@ -37,10 +37,15 @@ function convertOr(c: Emit, ok: Expr, r: Expr, format: FloatFormat, packed: bool
   const to = [PS, PD, SS, SD].find((form) => form.packed === packed && form.format !== format)!;
   const kept = c.lanesKnown(0) & keptBy(to);
   c.f.set(out, r);
-  c.f.if(i32.eqz(ok), () => {
-    exact(c, FloatKind.Convert, format, packed, packed ? b : c.vectorAt(0), b);
-    c.f.set(out, exactResult(c));
-  });
+  c.f.if(
+    i32.eqz(ok),
+    () => {
+      exact(c, FloatKind.Convert, format, packed, packed ? b : c.vectorAt(0), b);
+      c.f.set(out, exactResult(c));
+    },
+    undefined,
+    0,
+  );
   c.setVectorAt(0, out.get);
   c.noteLanes(0, kept | (c.mayRetreat ? lanesOf(to) : 0));
 }
@@ -108,15 +113,19 @@ function fromIntegers(): void {
         const large = wide
           ? i64.gt_u(i64.add(x, k64(form.format ? 2 ** 53 : 2 ** 24)), k64(form.format ? 2 ** 54 : 2 ** 25))
           : i32.gt_u(i32.add(x, k32(2 ** 24)), k32(2 ** 25));
-        c.f.if(i32.eqz(fastArithmetic(c)), () =>
-          c.f.if(large, () => {
-            const kind = wide ? FloatKind.FromInt64 : FloatKind.FromInt32;
-            const b = wide
-              ? v128.replace(I64X2.replace, c.zeroVector, 0, x)
-              : v128.replace(I32X4.replace, c.zeroVector, 0, x);
-            exact(c, kind, form.format, false, c.vectorAt(0), b);
-            c.f.set(out, exactResult(c));
-          }),
+        c.f.if(
+          i32.eqz(fastArithmetic(c)),
+          () =>
+            c.f.if(large, () => {
+              const kind = wide ? FloatKind.FromInt64 : FloatKind.FromInt32;
+              const b = wide
+                ? v128.replace(I64X2.replace, c.zeroVector, 0, x)
+                : v128.replace(I32X4.replace, c.zeroVector, 0, x);
+              exact(c, kind, form.format, false, c.vectorAt(0), b);
+              c.f.set(out, exactResult(c));
+            }),
+          undefined,
+          0,
         );
       }
       const kept = c.lanesKnown(0) & keptBy(form);
@@ -129,10 +138,15 @@ function fromIntegers(): void {
 function toSingles(c: Emit, b: Expr): Expr {
   const out = c.temp(V128);
   c.f.set(out, v128.un(F32X4.convert_i32x4_s, b));
-  c.f.if(i32.eqz(fastArithmetic(c)), () => {
-    exact(c, FloatKind.FromInt32, Single, true, b, b);
-    c.f.set(out, exactResult(c));
-  });
+  c.f.if(
+    i32.eqz(fastArithmetic(c)),
+    () => {
+      exact(c, FloatKind.FromInt32, Single, true, b, b);
+      c.f.set(out, exactResult(c));
+    },
+    undefined,
+    0,
+  );
   return out.get;
 }
 
@@ -143,10 +157,15 @@ const mmxSource = (c: Emit, i: number): Expr => (c.isMem(i) ? c.load(c.address()
 function unlessExact(c: Emit, truncate: boolean, inRange: Expr, same: Expr, slow: () => void): void {
   const valid = c.let(inRange);
   const fast = truncate ? mxcsrIs(c, MXCSR.PE, MXCSR.PE) : fastArithmetic(c);
-  c.f.if(i32.eqz(i32.and(fast, valid)), () => {
-    const masked = truncate ? mxcsrIs(c, 0, 0) : mxcsrIs(c, MXCSR.RC, 0);
-    c.f.if(choose(i32.and(valid, masked), i32.eqz(same), k32(1)), slow);
-  });
+  c.f.if(
+    i32.eqz(i32.and(fast, valid)),
+    () => {
+      const masked = truncate ? mxcsrIs(c, 0, 0) : mxcsrIs(c, MXCSR.RC, 0);
+      c.f.if(choose(i32.and(valid, masked), i32.eqz(same), k32(1)), slow);
+    },
+    undefined,
+    0,
+  );
 }
 
 /** Numbers to four doublewords (from PD: two, and zeros). */
