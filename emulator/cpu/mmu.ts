@@ -16,6 +16,7 @@ import {
   DUMMY_PAGE,
   RAM_BASE,
   S,
+  TLB_BYTES,
   TLB_ENTRIES,
   TLB_KERNEL_READ,
   TLB_KERNEL_WRITE,
@@ -76,11 +77,14 @@ export class Mmu {
     this.u32 = new Uint32Array(buffer);
     this.u8 = new Uint8Array(buffer);
     this.view = new DataView(buffer);
-    for (const table of [TLB_KERNEL_READ, TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE])
-      for (let i = 0, at = table >>> 2; i < TLB_ENTRIES; i++, at += 2) {
-        this.u32[at] = (i << 12) ^ DUMMY_PAGE;
-        this.u32[at + 1] = UNUSED_HIGH;
-      }
+    const { u32 } = this;
+    for (let i = 0, at = TLB_KERNEL_READ >>> 2; i < TLB_ENTRIES; i++, at += 2) {
+      u32[at] = (i << 12) ^ DUMMY_PAGE;
+      u32[at + 1] = UNUSED_HIGH;
+    }
+    // The same for all: copied, that is a matter of milliseconds.
+    for (const table of [TLB_KERNEL_WRITE, TLB_USER_READ, TLB_USER_WRITE])
+      this.u8.copyWithin(table, TLB_KERNEL_READ, TLB_KERNEL_READ + TLB_BYTES);
   }
 
   // ---- TLB ----
