@@ -1,11 +1,26 @@
+/** Buffers come out of larger ones: a start makes two thousand functions, and array buffers of their own are dear. */
+const SLAB = 1 << 18;
+let slab = new Uint8Array(0);
+let used = 0;
+
+function take(size: number): Uint8Array<ArrayBuffer> {
+  if (size > SLAB / 8) return new Uint8Array(size);
+  if (used + size > slab.length) {
+    slab = new Uint8Array(SLAB);
+    used = 0;
+  }
+  used += size;
+  return slab.subarray(used - size, used);
+}
+
 /** A growing byte buffer with WebAssembly's LEB128 encodings. */
 export class Writer {
-  bytes = new Uint8Array(1024);
+  bytes = take(512);
   length = 0;
 
   private room(n: number): void {
     if (this.length + n <= this.bytes.length) return;
-    const bigger = new Uint8Array(Math.max(this.bytes.length * 2, this.length + n));
+    const bigger = take(Math.max(this.bytes.length * 2, this.length + n));
     bigger.set(this.bytes.subarray(0, this.length));
     this.bytes = bigger;
   }
