@@ -1,5 +1,6 @@
 /**
- * The jump caches: from a linear address to the record of the block there, one direct-mapped table for each code mode.
+ * The jump caches: from a linear address to the record of the block there, a direct-mapped table for each code mode, of which
+ * the rare ones share one.
  * Emitted code reads them (see `dispatch` in interp.ts and the exit in jit/region.ts); entries are made and dropped here.
  * What was filled is listed, so that dropping costs what was filled and not the size of the tables; entries of
  * global pages survive a change of address space.

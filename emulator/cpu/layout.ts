@@ -104,7 +104,7 @@ export const DS = 3;
 export const FS = 4;
 export const GS = 5;
 
-/** What code is decoded for; one jump cache each. Translations of one mode are never run in another. */
+/** What code is decoded for; each has a jump cache, or shares one (`jumpCacheOf`). Translations of one mode are never run in another. */
 export const Mode = {
   Kernel64: 0,
   User64: 1,

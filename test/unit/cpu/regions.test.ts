@@ -23,6 +23,20 @@ describe.each(['interp', 'jit', 'light'] as Tier[])('%s', (tier) => {
     expect(registers.rax).toBe(rax);
   });
 
+  test('registers that are written in part, under a condition and around a helper are read as they are', () => {
+    // mov ecx, 100; 1: mov eax, ecx; mov ah, 0x12; test cl, 1; cmovne edx, eax; mov dl, 5; add rbx, rax; add rbx, rdx
+    // fldz; fsin; fstp st0; add rbx, rdx; mov bx, dx; xadd rax, rbx; rol ebx, cl; cmpxchg rbx, rdx; dec ecx; jne 1b
+    const code = hex(
+      'b964000000 89c8 b412 f6c101 0f45d0 b205 4801c3 4801d3' +
+        'd9ee d9fe ddd8 4801d3 6689d3 480fc1d8 d3c3 480fb1d3 ffc9 75d4',
+    );
+    const input = { rbx: 0x1234_5678_9abc_def0n, rdx: 0xfedc_ba98_7654_3210n };
+    const expected = new CodeMachine('interp').run(code, input);
+    const { registers, flags } = new CodeMachine(tier).run(code, input);
+    expect(registers).toEqual(expected.registers);
+    expect(flags).toBe(expected.flags);
+  });
+
   test('calls and returns inside a page keep registers, stack and loop counts', () => {
     // mov ecx, 500; xor eax, eax; 1: call 2f; dec ecx; jne 1b; jmp 3f; 2: add eax, ecx; ret; 3: nop
     const code = hex('b9f4010000 31c0 e806000000 ffc9 75f7 eb03 01c8 c3 90');
