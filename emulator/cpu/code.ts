@@ -49,7 +49,7 @@ export interface CodeHost extends HandlerHost {
   readonly u16: Uint16Array;
   readonly i32: Int32Array;
   readonly ramSize: number;
-  /** Heat that a new block starts with: executions until it is reported. */
+  /** Executions until a block of user code is reported; of other code half as many. */
   readonly heat: number;
   /** Physical address of the page after the one that S.VPC is in, or −1 after recording a fault. */
   fetchNextPage(record: number): number;
@@ -285,7 +285,7 @@ export class CodeCache {
             w[(record + R.IMM) >> 2] = 0;
           }
         }
-        if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.host.heat;
+        if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.heat(page.mode);
       }
       w[(record + R.FN) >> 2] = this.handlers.handler(insn, dead[k]!, shape);
       const before = limited || guarded ? undefined : insns[k - 1];
@@ -312,7 +312,7 @@ export class CodeCache {
       u16[(record + R.OFFSET) >> 1] = at;
       u16[(record + R.COUNT) >> 1] = insns.length;
       u16[(record + R.R1) >> 1] = at;
-      w[(record + R.AUX) >> 2] = this.host.heat;
+      w[(record + R.AUX) >> 2] = this.heat(page.mode);
       record += R.SIZE;
     }
     this.handlers.makeMissing();
@@ -465,15 +465,15 @@ export class CodeCache {
     return dead;
   }
 
-  /** Runs that make a block hot. */
-  get heat(): number {
-    return this.host.heat;
+  /** Runs that make a block hot. A system's own code is there for all programs and pays for compiling it sooner. */
+  heat(mode: Mode): number {
+    return modeIsUser(mode) ? this.host.heat : Math.ceil(this.host.heat / 2);
   }
 
   /** How often a block has run in the interpreter, as a share of the runs that make one hot; 1 where that is not counted. */
   share(block: Block): number {
     if (block.inRegion || this.host.heat <= 1) return 1;
-    return block.heated ? 1 + this.overdue(block) / this.host.heat : FEW;
+    return block.heated ? 1 + this.overdue(block) / this.heat(block.page.mode) : FEW;
   }
 
   /** How often a block has run since its counter came to 0; negative before. */

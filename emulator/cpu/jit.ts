@@ -267,7 +267,7 @@ export class Jit {
     if (!this.owners.has(head)) head.compiled = false;
     for (const block of region.blocks) {
       block.inRegion = false;
-      if (block.page.blocks.get(block.offset) === block) this.code.reheat(block, this.code.heat);
+      if (block.page.blocks.get(block.offset) === block) this.code.reheat(block, this.code.heat(block.page.mode));
     }
     // Until its module is instantiated, which fills the slot, nobody else may have it.
     if (region.installed) this.release(region);

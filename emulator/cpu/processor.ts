@@ -57,9 +57,10 @@ import { checkAlignment, needsAlignment } from './system/alignment.ts';
 import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
 
 /**
- * Executions after which a block is given to the compiler. The host's own compilers need tens of milliseconds for a
- * region, so code that runs less is done sooner by the interpreter: Python importing its library takes a third more time with
- * 3,000 than with 12,000, and no less with 25,000; 64 MiB of page faults take a quarter less with 12,000 than with 25,000.
+ * Executions after which a block is given to the compiler (half as many outside user mode: `CodeCache.heat`). The host's own
+ * compilers need tens of milliseconds for a region, so code that runs less is done sooner by the interpreter: Python
+ * importing its library takes a tenth more time with 6,000 than with 12,000; in the kernel, which all that runs comes back to,
+ * 64 MiB of page faults take a sixth less with 6,000, and pipes an eighth.
  */
 const HOT = 12_000;
 /** Rounds in its loops after which a light region is compiled with registers in locals. */
