@@ -14,11 +14,11 @@ function piece(b: Block, count: number, end: number): Block {
   ) as Block;
 }
 
-/** What there is of a block before another one of the region starts; all of it where none does. */
-function cut(b: Block, others: ReadonlyMap<number, Block>): Block {
+/** What there is of a block before another one starts that branches lead to; all of it where none does. */
+function cut(b: Block, others: ReadonlyMap<number, Block>, isTarget: (offset: number) => boolean): Block {
   let end = b.offset;
   for (let k = 0; k < b.count; k++) {
-    if (k && others.has(end)) return piece(b, k, end);
+    if (k && isTarget(end) && others.has(end)) return piece(b, k, end);
     end += b.insns[k]!.len;
   }
   return b;
@@ -31,10 +31,15 @@ export function cutBlocks(region: Region): Region {
     const own = region.blocks.filter((b) => b.page === page && region.bases.get(b) === distance * 4096);
     pages.set(distance, { ...page, blocks: new Map(own.map((b) => [b.offset, b])) });
   }
+  // By bytes from the start of the first page. Where a long block just goes on is no place to cut others.
+  const targets = new Set<number>();
+  for (const b of region.blocks)
+    if (b.branches) for (const to of [b.target, b.end]) if (to !== undefined) targets.add(region.bases.get(b)! + to);
   const cuts = new Map<Block, Block>();
   for (const b of region.blocks) {
-    const { blocks } = pages.get(region.bases.get(b)! / 4096)!;
-    const c = cut(b, blocks);
+    const base = region.bases.get(b)!;
+    const { blocks } = pages.get(base / 4096)!;
+    const c = cut(b, blocks, (offset) => targets.has(base + offset));
     cuts.set(b, c);
     blocks.set(b.offset, c);
   }

@@ -141,7 +141,11 @@ export class Structure {
         return r && (() => route(r));
       });
     if (first) route(first);
-    else this.branch(n, n.header!);
+    else {
+      const b = n.header!.block!;
+      x87?.enterHere(b, () => new JitEmit(this.c, NO_INSN, b.offset, b.record, 0).retreat());
+      this.branch(n, n.header!);
+    }
   }
 
   /** Runs the case of a number below `count`; goes on after it where there is none. Cases leave. */
@@ -183,9 +187,11 @@ export class Structure {
     // What was written before this belongs to other paths.
     if (from.kind !== 'block') this.c.pending = undefined;
     const state = x87?.state;
-    x87?.edge(to.kind === 'block' ? to.block : undefined, () =>
-      new JitEmit(this.c, NO_INSN, to.block!.offset, to.block!.record, 0).retreat(),
-    );
+    const { block } = to.kind === 'dispatch' ? to.header! : to;
+    // Round a loop that can be entered in the middle the stack stays in locals; who enters it so has it in memory.
+    const stays = to.kind !== 'dispatch' || (state !== undefined && from.kind === 'block' && selector === undefined);
+    x87?.edge(stays ? block : undefined, () => new JitEmit(this.c, NO_INSN, block!.offset, block!.record, 0).retreat());
+    if (to.kind === 'dispatch') x87?.setHere(stays);
     this.go(from, to, target);
     if (x87) x87.state = state;
   }

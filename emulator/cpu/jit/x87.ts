@@ -58,6 +58,8 @@ export class X87Stack implements Status {
   /** For the common exit: relative TOP (−1 wherever the stack is in memory), and the tags. Only right when leaving. */
   private readonly exitTop: Local;
   private readonly exitTags: Local;
+  /** In a dispatch: whether the stack is in locals. */
+  private readonly here: Local;
   private readonly scratch: ValueLocals;
 
   constructor(
@@ -73,6 +75,7 @@ export class X87Stack implements Status {
     this.c1 = f.local(I64);
     this.exitTop = f.local(I32);
     this.exitTags = f.local(I32);
+    this.here = f.local(I32);
     this.scratch = value();
     f.set(this.exitTop, k32(-1));
   }
@@ -185,6 +188,18 @@ export class X87Stack implements Status {
       this.load(demand, retreat);
       this.c.f.release(mark);
     }
+  }
+
+  /** Before a loop's dispatch: whether the locals have what the loop's first block wants, or memory has the stack. */
+  setHere(here: boolean): void {
+    this.c.f.set(this.here, k32(here && this.state ? 1 : 0));
+  }
+
+  /** In a loop's dispatch, on the way to its first block. */
+  enterHere(b: Block, retreat: () => void): void {
+    if (!this.plan.entries.has(b)) return;
+    this.c.f.if(i32.eqz(this.here.get), () => this.edge(b, retreat), undefined, 0);
+    this.enter(b);
   }
 
   /** At the start of a block. */

@@ -46,3 +46,17 @@ describe.each(['interp', 'jit'] as Tier[])('%s', (tier) => {
     expect(m.view.getBigUint64(DATA + 8, true)).toBe(0x01fe_7fff_8000_0002n);
   });
 });
+
+test('a loop that is entered in the middle, where a call returns to, with the stack in memory or in locals', () => {
+  // fninit; fld1; fld1; jmp 1f; 2: ret; 1: fadd st, st(1); call 2b; fadd st, st(1); dec ecx; jne 1b; fstp [rsi]; fstp st
+  const code = hex('dbe3 d9e8 d9e8 eb01 c3 d8c1 e8f8ffffff d8c1 ffc9 75f3 dd1e ddd8');
+  for (const slice of [7, 1000]) {
+    const machine = new CodeMachine('auto', 2);
+    machine.slice = slice;
+    for (const rounds of [1, 2, 31, 32, 1000, 1001]) {
+      machine.run(code, { rcx: BigInt(rounds), rsi: BigInt(DATA) });
+      expect(machine.view.getFloat64(DATA, true)).toBe(1 + rounds * 2);
+    }
+    expect(machine.cpu.stats.regions).toBeGreaterThan(0);
+  }
+});
