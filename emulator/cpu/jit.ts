@@ -108,9 +108,7 @@ export class Jit {
     while (queue.length && (wait || (this.compiling < 2 && this.affords(queue.length)))) {
       if (!this.code.reserve(BATCH * ROOM)) return;
       const epoch = this.epoch;
-      const before = this.emitTime;
       const batch = this.write(wait ? queue.splice(0, BATCH) : this.hottest());
-      this.spend(this.emitTime - before);
       this.since = performance.now();
       if (!batch) continue;
       if (wait) {
@@ -146,16 +144,9 @@ export class Jit {
       urgent.push(region);
       queue.splice(i--, 1);
     }
-    if (!urgent.length || !this.code.reserve(BATCH * ROOM)) return;
-    const before = this.emitTime;
+    if (!urgent.length || !this.code.reserve(urgent.length * ROOM)) return;
     const batch = this.write(urgent);
-    this.spend(this.emitTime - before);
     if (batch) this.install(batch.regions, new WebAssembly.Module(batch.bytes));
-  }
-
-  private spend(milliseconds: number): void {
-    // The host may have been elsewhere meanwhile.
-    this.credit = Math.max(this.credit - milliseconds, -MOST_CREDIT);
   }
 
   /** Milliseconds that writing a region takes on average. */
@@ -224,7 +215,10 @@ export class Jit {
     if (!regions.length) return undefined;
     const bytes = m.encode();
     this.codeBytes += bytes.length;
-    this.emitTime += performance.now() - t;
+    const took = performance.now() - t;
+    this.emitTime += took;
+    // The host may have been elsewhere meanwhile.
+    this.credit = Math.max(this.credit - took, -MOST_CREDIT);
     return { regions, bytes };
   }
 

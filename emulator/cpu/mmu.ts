@@ -489,16 +489,24 @@ export class Mmu {
     const inPage = 4096 - (lo & 0xfff);
     if (size > inPage) this.checkEnd(lo, hi, inPage);
     const first = this.translate(lo, hi, kind, user);
-    if (size <= inPage) {
-      if (first + size <= this.ramSize && !(write && this.cpu.hasCode(first))) return RAM_BASE + first;
-      this.readBytes(first, size, this.scratch);
-    } else {
-      const nextLow = (lo + inPage) | 0;
-      const nextHigh = this.nextHigh(nextLow, hi);
-      const second = this.translate(nextLow, nextHigh, kind, user);
-      this.readBytes(first, inPage, this.scratch);
-      this.readBytes(second, size - inPage, this.scratch + inPage);
-    }
+    if (size <= inPage) return this.accessAt(first, lo, hi, size, write);
+    const nextLow = (lo + inPage) | 0;
+    const nextHigh = this.nextHigh(nextLow, hi);
+    const second = this.translate(nextLow, nextHigh, kind, user);
+    this.readBytes(first, inPage, this.scratch);
+    this.readBytes(second, size - inPage, this.scratch + inPage);
+    return this.bounce(lo, hi, size, write);
+  }
+
+  /** `access` within a page, once it is translated. */
+  accessAt(physical: number, lo: number, hi: number, size: number, write: boolean): number {
+    if (physical + size <= this.ramSize && !(write && this.cpu.hasCode(physical))) return RAM_BASE + physical;
+    this.readBytes(physical, size, this.scratch);
+    return this.bounce(lo, hi, size, write);
+  }
+
+  /** The bounce buffer, and where `commit` is to write it. */
+  private bounce(lo: number, hi: number, size: number, write: boolean): number {
     if (write) {
       this.bounceLow = lo;
       this.bounceHigh = hi;
@@ -525,15 +533,9 @@ export class Mmu {
     this.store(this.bounceLow, this.bounceHigh, this.bounceSize);
   }
 
-  /** Writes `size` bytes of the bounce buffer to a host address in RAM. */
-  storeAt(host: number, size: number): void {
-    const { view, scratch } = this;
-    if (size === 8) {
-      view.setInt32(host, view.getInt32(scratch));
-      view.setInt32(host + 4, view.getInt32(scratch + 4));
-    } else if (size === 4) view.setInt32(host, view.getInt32(scratch));
-    else if (size === 1) this.u8[host] = this.u8[scratch]!;
-    else this.u8.copyWithin(host, scratch, scratch + size);
+  /** `store` within a page, once it is translated. */
+  storeAt(physical: number, size: number): void {
+    this.writeBytes(this.scratch, physical, size);
   }
 
   /** The slow path of `Emit.store`: writes `size` bytes of the bounce buffer to a linear address. @throws faults */
@@ -544,7 +546,7 @@ export class Mmu {
     if (size > inPage) this.checkEnd(lo, hi, inPage);
     const first = this.translate(lo, hi, 'write', user);
     if (size <= inPage) {
-      this.writeBytes(this.scratch, first, size);
+      this.storeAt(first, size);
       return;
     }
     const nextLow = (lo + inPage) | 0;

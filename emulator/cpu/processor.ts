@@ -76,6 +76,9 @@ const FETCH_ENTRIES = 1024;
 
 const PAGE_SHIFT = 16;
 
+/** Of `X86Processor.locate`; not FAULTED. */
+const ELSEWHERE = -2;
+
 export class X86Processor extends Cpu implements Processor, CodeHost {
   readonly memory: GuestMemory;
   readonly ramSize: number;
@@ -127,10 +130,15 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       access: (lo, hi, info, record) => {
         try {
           this.i32[faultFlags] = info! >>> 16;
-          const host = this.plainAccess(lo!, hi!, info! & 0xff, (info! & 0x100) !== 0, record!);
-          if (host >= 0) return host;
-          if ((info! & 0x300) === 0x300 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
-          return this.mmu.access(lo!, hi!, info! & 0xff, (info! & 0x100) !== 0);
+          const size = info! & 0xff;
+          const write = (info! & 0x100) !== 0;
+          const physical = this.locate(lo!, hi!, size, write, record!);
+          if (physical === FAULTED) return 0;
+          if (write && info! & 0x200 && this.mayHoldCode(physical) && this.rewritesCode(lo!, hi!, size, record!))
+            return 0;
+          return physical === ELSEWHERE
+            ? this.mmu.access(lo!, hi!, size, write)
+            : this.mmu.accessAt(physical, lo!, hi!, size, write);
         } catch (e) {
           return this.catchFault(e, record!);
         }
@@ -138,13 +146,12 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       store: (lo, hi, info, record) => {
         try {
           this.i32[faultFlags] = info! >>> 16;
-          const host = this.plainAccess(lo!, hi!, info! & 0xff, true, record!);
-          if (host >= 0) {
-            if (host > 0) this.mmu.storeAt(host, info! & 0xff);
-            return host > 0 ? 1 : 0;
-          }
-          if (info! & 0x200 && this.rewritesCode(lo!, hi!, info! & 0xff, record!)) return 0;
-          this.mmu.store(lo!, hi!, info! & 0xff);
+          const size = info! & 0xff;
+          const physical = this.locate(lo!, hi!, size, true, record!);
+          if (physical === FAULTED) return 0;
+          if (info! & 0x200 && this.mayHoldCode(physical) && this.rewritesCode(lo!, hi!, size, record!)) return 0;
+          if (physical === ELSEWHERE) this.mmu.store(lo!, hi!, size);
+          else this.mmu.storeAt(physical, size);
           return 1;
         } catch (e) {
           return this.catchFault(e, record!);
@@ -211,19 +218,23 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   // ---- CodeHost ----
 
   /**
-   * The common slow access: within one page of RAM that is not watched and, for a write, holds no translated code.
+   * Translates a slow access within one page that nobody watches.
    *
-   * @returns its host address; 0 after a fault; −1 if it is another kind of access
+   * @returns its physical address; FAULTED after a page fault, which is recorded; ELSEWHERE if it is another kind of access
    */
-  private plainAccess(lo: number, hi: number, size: number, write: boolean, record: number): number {
-    if ((lo & 0xfff) + size > 4096 || this.mmu.watching) return -1;
+  private locate(lo: number, hi: number, size: number, write: boolean, record: number): number {
+    if ((lo & 0xfff) + size > 4096 || this.mmu.watching) return ELSEWHERE;
     const physical = this.mmu.find(lo, hi, write ? 'write' : 'read', this.cpl === 3);
     if (physical === FAULTED) {
       this.faulted = true;
       this.rewind(record);
-      return 0;
     }
-    return physical + size <= this.ramSize && !(write && this.code.hasCode(physical)) ? RAM_BASE + physical : -1;
+    return physical;
+  }
+
+  /** Whether translated code may be where `locate` says. */
+  private mayHoldCode(physical: number): boolean {
+    return physical === ELSEWHERE || (physical < this.ramSize && this.code.hasCode(physical));
   }
 
   private catchFault(e: unknown, record: number): 0 {
