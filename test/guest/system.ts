@@ -65,8 +65,8 @@ t = time.perf_counter()
 for _ in range(100): time.sleep(0.002)
 print(time.perf_counter() - t)`;
       const seconds = Number(await script(guest, `python3 -c '${lines}'`));
-      // 1 ms late each by the host's timers, and the host may be busy.
-      if (!(seconds >= 0.2 && seconds < 2)) throw new Error(`100 × 2 ms took ${seconds} s`);
+      // 1 ms late each by the host's timers, and the host may be busy; without timers each ends at a tick or later.
+      if (!(seconds >= 0.2 && seconds < 10)) throw new Error(`100 × 2 ms took ${seconds} s`);
     },
   },
   prints(
