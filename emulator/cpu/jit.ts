@@ -6,7 +6,7 @@ import type { Tier } from '../processor.ts';
 import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
-import { findRegion, type Region } from './jit/find.ts';
+import { ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
 import { emitRegion } from './jit/region.ts';
 import { modeIsLimited, R, RECORDS, SELECTORS } from './layout.ts';
 import type { X86Processor } from './processor.ts';
@@ -59,8 +59,8 @@ export class Jit {
   private credit = MOST_CREDIT;
   /** By block: the installed region that it is the entry of. */
   private readonly owners = new Map<Block, Region>();
-  /** Heads of light regions that are, or are about to be, written anew. */
-  private readonly promoted = new Set<Block>();
+  /** By head of a light region that is, or is about to be, written anew: as what. */
+  private readonly asked = new Map<Block, Kind>();
   /** Counts flushes, so that what was compiled before one is thrown away. */
   private epoch = 0;
 
@@ -70,15 +70,17 @@ export class Jit {
     private readonly tier: Tier,
   ) {}
 
-  /** A block's heat counter ran out. `record` is its last one. */
+  /** A block's heat counter ran out: `record` is its last one. Or a light region asks, with its first block's first one. */
   hot(record: number): void {
     if (this.tier === 'interp') return;
-    const block = this.code.blockOf(record);
+    const block = this.code.blockOf(record & ~ASKS_WIDE);
     if (!block || modeIsLimited(block.page.mode) || block.raises || block.crosses || block.count === 0) return;
-    // Code that is compiled already asks only where a light region loops.
-    if (block.compiled && (!this.owners.get(block)?.light || this.promoted.has(block))) return;
+    const least = this.cpu.again.rounds ? Kind.Small : Kind.Loops;
+    const kind = !block.compiled ? least : record & ASKS_WIDE ? Kind.Wide : Kind.Loops;
+    const best = Math.max(this.owners.get(block)?.kind ?? -1, this.asked.get(block) ?? -1);
+    if (block.compiled && (!this.owners.has(block) || kind <= best)) return;
     if (!this.queue.length) this.since = performance.now();
-    this.queue.push(this.find(block, !block.compiled && this.cpu.rounds > 0));
+    this.queue.push(this.find(block, kind));
   }
 
   /** Compiles a block at once, for the tier that is forced. */
@@ -87,7 +89,7 @@ export class Jit {
     if (block.compiled || block.raises || block.crosses || block.count === 0) return;
     if (modeIsLimited(block.page.mode)) return;
     if (!this.code.reserve(ROOM)) return;
-    const batch = this.write([this.find(block, this.tier === 'light')]);
+    const batch = this.write([this.find(block, this.tier === 'light' ? Kind.Wide : Kind.Loops)]);
     if (!batch) return;
     this.install(batch.regions, new WebAssembly.Module(batch.bytes));
   }
@@ -140,7 +142,7 @@ export class Jit {
       const region = queue[i]!;
       const head = region.blocks[0]!;
       // What is to be written anew has asked for it because it loops.
-      if (!this.promoted.has(head) && this.code.overdue(head) < URGENT) continue;
+      if (region.kind !== Kind.Loops && (this.asked.has(head) || this.code.overdue(head) < URGENT)) continue;
       urgent.push(region);
       queue.splice(i--, 1);
     }
@@ -175,9 +177,9 @@ export class Jit {
   }
 
   /** Finds the region of a block that is running: where its page is in linear space shows where the others are. */
-  private find(head: Block, light: boolean): Region {
-    if (head.compiled) this.promoted.add(head);
-    const region = findRegion(head, light, {
+  private find(head: Block, kind: Kind): Region {
+    if (head.compiled) this.asked.set(head, kind);
+    const region = findRegion(head, kind, {
       pageAt: (distance) => this.cpu.codePageAt(distance),
       pointerAt: (offset) => this.cpu.pointerAt(offset),
       share: (block) => this.code.share(block),
@@ -201,7 +203,7 @@ export class Jit {
       if (region.dropped) continue;
       let body: FunctionBuilder;
       try {
-        body = emitRegion(region, this.cpu.state, link, this.code, this.cpu.rounds);
+        body = emitRegion(region, this.cpu.state, link, this.code, this.cpu.again);
         for (const b of region.blocks) b.release();
       } catch (error) {
         // A defect of the compiler must not cost the user the machine: the interpreter goes on with these blocks.
@@ -234,8 +236,8 @@ export class Jit {
       }
       this.regions++;
       region.entries.forEach((block, k) => {
-        // The main entry takes over; others where nothing compiled is there yet, or nothing better than a light region.
-        if (k > 0 && block.compiled && (region.light || !this.owners.get(block)?.light)) return;
+        // The main entry takes over; others where nothing compiled is there yet, or a region of a lesser kind.
+        if (k > 0 && block.compiled && region.kind <= (this.owners.get(block)?.kind ?? Kind.Loops)) return;
         block.compiled = true;
         this.owners.set(block, region);
         i32[(block.record + R.FN) >> 2] = region.slot!;
@@ -257,7 +259,7 @@ export class Jit {
       if (i32[fn] === region.slot) i32[fn] = block.handler;
     }
     const head = region.blocks[0]!;
-    this.promoted.delete(head);
+    this.asked.delete(head);
     if (!this.owners.has(head)) head.compiled = false;
     for (const block of region.blocks) {
       block.inRegion = false;
@@ -277,6 +279,6 @@ export class Jit {
     this.epoch++;
     this.queue.length = 0;
     this.owners.clear();
-    this.promoted.clear();
+    this.asked.clear();
   }
 }

@@ -19,6 +19,7 @@ import { exactFloat } from './float/exact.ts';
 import { prepareHandlers } from './handlers.ts';
 import { FAR_PART } from './interp.ts';
 import { Jit } from './jit.ts';
+import type { Again } from './jit/region.ts';
 import {
   CS,
   jumpCacheOf,
@@ -65,6 +66,8 @@ import { checkLimits, needsLimits, STEPWISE, WITHIN } from './system/limits.ts';
 const HOT = 12_000;
 /** Rounds in its loops after which a light region is compiled with registers in locals. */
 const ROUNDS = 20_000;
+/** Times that a small region is left for code that it had no room for, after which it is compiled with more of that. */
+const LEAVINGS = 200_000;
 const NEVER = 0x7fffffff;
 const RETREAT_WINDOW = 50_000_000;
 const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
@@ -83,8 +86,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   readonly memory: GuestMemory;
   readonly ramSize: number;
   readonly heat: number;
-  /** Rounds in its loops after which a light region is compiled anew; 0: there are no light regions. */
-  readonly rounds: number;
+  /** After what a light region is compiled anew. */
+  readonly again: Again;
   /** What is found is compiled before it runs. */
   private readonly eager: boolean;
   readonly code: CodeCache;
@@ -120,7 +123,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     super(memory, host, ramSize, STATE_BASE);
     this.ramSize = ramSize;
     this.eager = tier === 'jit' || tier === 'light';
-    this.rounds = this.eager ? NEVER : ROUNDS;
+    this.again = this.eager ? { rounds: NEVER, leavings: NEVER } : { rounds: ROUNDS, leavings: LEAVINGS };
     this.heat = tier === 'interp' ? NEVER : this.eager ? 1 : HOT;
     this.memory = new GuestMemory(memory.buffer, RAM_BASE, ramSize, (address, length) =>
       this.dmaWrite(address, length),

@@ -80,8 +80,9 @@ export interface RegionContext {
   mxcsrUsual: boolean;
   /** The group of SSE arithmetic that is being written. */
   trial: Trial | undefined;
-  /** Of a light region: where it counts its rounds, and from what it counts down. */
-  heat: { readonly at: number; readonly rounds: number } | undefined;
+  /** Of a light region: where it counts its rounds, and from what it counts down; the same for leaving it for want of room. */
+  heat:
+    { readonly at: number; readonly rounds: number; readonly leavingAt: number; readonly leavings: number } | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
   readonly lanes: Uint8Array;
 }

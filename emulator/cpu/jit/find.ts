@@ -8,8 +8,14 @@ import type { Block, CodePage } from '../block.ts';
 import type { Insn } from '../insn.ts';
 import { usesSegment } from '../interp.ts';
 
+/**
+ * Most blocks and instructions of a region. First regions are small: the host's compiler takes more than twice the time for
+ * twice the code, and much of what becomes warm once is never hot.
+ */
 const MAX_BLOCKS = 160;
 const MAX_INSNS = 900;
+const MAX_BLOCKS_SMALL = 8;
+const MAX_INSNS_SMALL = 40;
 const MAX_PAGES = 12;
 /** Most blocks at which a region can be entered. */
 const MAX_ENTRIES = 48;
@@ -22,12 +28,24 @@ const LEAST_SHARE_LIGHT_FAR = 1 / 4;
 /** Blocks with less than this share are written for size. */
 const RARE = 1 / 8;
 
+/**
+ * Kinds of regions, each made of what a lesser one has shown to be hot. In light ones (small and wide) registers and flags stay
+ * in memory, where they are written at once: entering and leaving cost little, compiling costs little, loops cost more. A
+ * small one that is much left for code that it had no room for is compiled once more with more of that, and what loops
+ * much with registers in locals.
+ */
+export const Kind = { Small: 0, Wide: 1, Loops: 2 } as const;
+export type Kind = (typeof Kind)[keyof typeof Kind];
+
+/** Added to the record with which a region asks to be compiled anew: it is left much, and is to be a wide one. */
+export const ASKS_WIDE = 1;
+
 export interface Region {
-  /**
-   * Registers and flags stay in memory, where they are written at once: entering and leaving cost little, compiling costs
-   * little, loops cost more. What loops much is compiled once more, with registers in locals.
-   */
+  readonly kind: Kind;
+  /** Small or wide. */
   readonly light: boolean;
+  /** What there was no room for, in bytes from the start of the first page. */
+  readonly left: ReadonlySet<number>;
   /** By distance from the page of the first block, in pages. */
   readonly pages: ReadonlyMap<number, CodePage>;
   readonly blocks: readonly Block[];
@@ -97,13 +115,17 @@ export function blockAt(region: Pick<Region, 'pages' | 'bases'>, offset: number)
 }
 
 /** Collects what is reachable from `head`, already decoded, and has run often enough to be worth compiling. */
-export function findRegion(head: Block, light: boolean, around: Surroundings): Region {
+export function findRegion(head: Block, kind: Kind, around: Surroundings): Region {
+  const light = kind !== Kind.Loops;
   const pages = new Map<number, CodePage>([[0, head.page]]);
   const absent = new Set<number>();
   const blocks: Block[] = [head];
   const bases = new Map<Block, number>([[head, 0]]);
   const entries: Block[] = [head];
   const rare = new Set<Block>();
+  const left = new Set<number>();
+  const maxBlocks = kind === Kind.Small ? MAX_BLOCKS_SMALL : MAX_BLOCKS;
+  const maxInsns = kind === Kind.Small ? MAX_INSNS_SMALL : MAX_INSNS;
   const least = light ? LEAST_SHARE_LIGHT : LEAST_SHARE;
   const leastFar = light ? LEAST_SHARE_LIGHT_FAR : LEAST_SHARE_FAR;
   let insns = head.count;
@@ -126,9 +148,12 @@ export function findRegion(head: Block, light: boolean, around: Surroundings): R
     // One physical page that is mapped twice is left out the second time.
     if (known !== undefined && known !== distance * 4096) return;
     if (known === undefined) {
-      if (blocks.length >= MAX_BLOCKS || insns + s.count > MAX_INSNS) return;
       const share = around.share(s);
       if (share < (far ? leastFar : least)) return;
+      if (blocks.length >= maxBlocks || insns + s.count > maxInsns) {
+        left.add(base + offset);
+        return;
+      }
       if (share < RARE) rare.add(s);
       pages.set(distance, page);
       bases.set(s, distance * 4096);
@@ -154,7 +179,9 @@ export function findRegion(head: Block, light: boolean, around: Surroundings): R
     } else if (isJmp(last)) for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
   }
   return {
+    kind,
     light,
+    left,
     pages,
     blocks,
     bases,

@@ -37,6 +37,14 @@ const FEW_ROUNDS = 3;
 /** Most blocks that an indirect jump may lead to inside a region. */
 const MAX_TARGETS = 64;
 
+/** When a light region asks to be written anew. */
+export interface Again {
+  /** Rounds in its loops; 0: there are no light regions. */
+  readonly rounds: number;
+  /** Times that it was left for code that it had no room for. */
+  readonly leavings: number;
+}
+
 /** Whether an instruction computes by MXCSR. */
 const usesMxcsr = (insn: Insn): boolean =>
   insn.def.unit === 'sse' && /^(add|sub|mul|div|sqrt|hadd|hsub|addsub|cvt)/.test(insn.def.name);
@@ -44,14 +52,14 @@ const usesMxcsr = (insn: Insn): boolean =>
 /**
  * Writes the function of a region.
  *
- * @param rounds of a light region, in its loops, after which it asks to be written anew
+ * @param again when a light region asks to be written anew
  */
 export function emitRegion(
   found: Region,
   state: number,
   link: Linkage,
   code: CodeCache,
-  rounds: number,
+  again: Again,
 ): FunctionBuilder {
   const f = new FunctionBuilder(HANDLER);
   const region = cutBlocks(found);
@@ -86,8 +94,10 @@ export function emitRegion(
   }
   f.set(c.vpc, vpc);
   if (region.light) {
-    c.heat = { at: code.bytes(4), rounds };
-    code.setWord(c.heat.at, rounds);
+    const at = code.bytes(8);
+    c.heat = { at, rounds: again.rounds, leavingAt: at + 4, leavings: again.leavings };
+    code.setWord(at, again.rounds);
+    code.setWord(at + 4, again.leavings);
     f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
   } else {
     const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);

@@ -7,7 +7,7 @@ import { jumpCacheOf, R, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
-import { blockAt, type Region } from './find.ts';
+import { ASKS_WIDE, blockAt, isJmp, Kind, type Region } from './find.ts';
 import { Evidence, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
 import { liveBefore, type FlagLiveness } from './liveness.ts';
@@ -198,18 +198,28 @@ export class Structure {
 
   /** A light region that loops is written anew, with its registers in locals. */
   private countRound(): void {
-    const { f, heat, link, state } = this.c;
-    if (!heat) return;
-    const left = f.let(i32.sub(i32.load(k32(heat.at)), 1));
-    f.store(4, heat.at, left);
+    const { heat } = this.c;
+    if (heat) this.count(heat.at, heat.rounds, 0);
+  }
+
+  private countLeaving(): void {
+    const { heat } = this.c;
+    if (heat && this.region.kind === Kind.Small) this.count(heat.leavingAt, heat.leavings, ASKS_WIDE);
+  }
+
+  /** Counts down the word at `at`; where it comes to 0 it is set to `from` again, and the region is asked for anew. */
+  private count(at: number, from: number, why: number): void {
+    const { f, link, state } = this.c;
+    const left = f.let(i32.sub(i32.load(k32(at)), 1));
+    f.store(4, at, left);
     f.if(
       i32.eqz(left),
       () => {
-        f.store(4, heat.at, k32(heat.rounds));
+        f.store(4, at, k32(from));
         // Where its first block lies shows where the others are.
         const vpc = f.let(i64.load(k32(state + S.VPC)));
         f.store(8, state + S.VPC, this.c.vpc.get);
-        f.drop(callExpr(I32, link.imports.hot!, [k32(this.region.blocks[0]!.record)]));
+        f.drop(callExpr(I32, link.imports.hot!, [k32(this.region.blocks[0]!.record + why)]));
         f.store(8, state + S.VPC, vpc);
       },
       undefined,
@@ -296,6 +306,8 @@ export class Structure {
       c.pending = saved;
     });
     this.settle();
+    // The cases of a switch, the handlers of an interpreter.
+    if (this.region.left.size && isJmp(n.block!.insns.at(-1)!)) this.countLeaving();
     leave(c);
     c.windows.restore(windows);
   }
@@ -487,6 +499,7 @@ export class Structure {
       c.edge = (o) => this.edge(n, o);
     } else {
       this.settle();
+      if (this.region.left.has(offset)) this.countLeaving();
       if (base !== own) {
         f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
         f.set(c.exitRecord, k32(EXIT_FAR));

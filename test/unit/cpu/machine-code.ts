@@ -39,8 +39,9 @@ export class CodeMachine {
   /**
    * @param heat executions after which a block is compiled, in tier `auto`; compiling is then synchronous
    * @param rounds of a light region, after which it is compiled anew; 0 for none of these
+   * @param leavings of a small region, after which it is
    */
-  constructor(tier: Tier = 'interp', heat?: number, rounds = 0) {
+  constructor(tier: Tier = 'interp', heat?: number, rounds = 0, leavings = rounds) {
     const host: ProcessorHost = {
       bus: {
         readPort: never,
@@ -54,7 +55,7 @@ export class CodeMachine {
       random: (bytes) => bytes.fill(0x5a),
     };
     this.cpu = createProcessor(host, RAM, tier) as X86Processor;
-    if (heat !== undefined) Object.assign(this.cpu, { heat, rounds, synchronous: true });
+    if (heat !== undefined) Object.assign(this.cpu, { heat, again: { rounds, leavings }, synchronous: true });
     this.bytes = this.cpu.memory.bytes;
     this.view = this.cpu.memory.view;
     const entry = (at: number, value: number): void => {

@@ -85,6 +85,23 @@ test('a light region that loops is compiled anew, one that does not is left', ()
   expect(regions(30)).toBeGreaterThan(once);
 });
 
+test('a small region that is much left for want of room is compiled anew with more', () => {
+  // xor eax, eax; 1: (inc eax; jmp +0) × 20; dec ecx; jne 1b
+  const code = hex(`31c0 ${'ffc0eb00'.repeat(20)} ffc9 75ac`);
+  const regions = (leavings: number): number => {
+    const machine = new CodeMachine('auto', 2, 1_000_000, leavings);
+    machine.slice = 500;
+    for (let i = 0; i < 10; i++) {
+      const { registers } = machine.run(code, { rcx: 30n });
+      expect(registers.rax).toBe(600n);
+    }
+    return machine.cpu.jit.regions;
+  };
+  const once = regions(1_000_000);
+  expect(once).toBeGreaterThan(2);
+  expect(regions(100)).toBeGreaterThan(once);
+});
+
 test('a loop that is entered in the middle stays in its region', () => {
   // xor eax, eax; test ecx, 1; jne 2f; 1: add eax, 1; 2: add eax, 16; dec ecx; jne 1b
   const code = hex('31c0 f7c101000000 7503 83c001 83c010 ffc9 75f6');
