@@ -64,6 +64,11 @@ export interface RegionContext {
   fault: Label;
   /** The same where `exitRecord` is to be run by the interpreter. */
   back: Label;
+  /** The same in a light region: its handler, unless `exitHandler` is another one, goes on from there. */
+  interpret: Label;
+  readonly exitHandler: Local;
+  /** There, the kind of the pending result (`flagKind`), or 0. */
+  readonly exitKind: Local;
   readonly windows: Windows;
   /** Of a light region: general registers that locals hold, too, at this place of the path, a bit each. What is written goes to both. */
   mirrored: number;
@@ -138,6 +143,9 @@ export function newContext(
     exit: { depth: 0 },
     fault: { depth: 0 },
     back: { depth: 0 },
+    interpret: { depth: 0 },
+    exitHandler: light ? f.local(I32) : MISSING,
+    exitKind: light ? f.local(I32) : MISSING,
     mirrored: 0,
     mirrors: [],
     edge: () => undefined,
@@ -200,7 +208,11 @@ export class JitEmit extends Emit {
   ) {
     super(c.f, insn, c.state);
     this.nesting = c.f.nesting;
+    if (c.light) this.handOver = (): void => this.toInterpreter();
   }
+
+  /** Of a block's first instruction: its handler in the interpreter. */
+  firstHandler = 0;
 
   /** Of the instruction: what is emitted deeper may not be run. */
   private readonly nesting: number;
@@ -425,10 +437,25 @@ export class JitEmit extends Emit {
     const { f } = this;
     const { register, displacement } = place;
     const { windows } = this.c;
+    const near = windows.find(register, displacement, write);
+    const { handOver } = this;
+    if (handOver) {
+      if (near) {
+        const distance = displacement - near.displacement;
+        f.if(i32.gt_u(i32.add(near.offset.get, distance), 4096 - size), handOver, undefined, 0);
+        return i32.add(near.host.get, distance);
+      }
+      const x = this.lookupTlb(address, write);
+      f.if(this.miss(x, size), handOver, undefined, 0);
+      const opened = this.open(register, displacement, write);
+      if (!opened) return this.let(i32.wrap(x));
+      f.set(opened.host, i32.wrap(x));
+      f.set(opened.offset, i32.and(opened.host.get, 0xfff));
+      return opened.host.get;
+    }
     if (write) this.rmwIsScratchable = true;
     const host = this.temp(I32);
     const info = size | (write ? 0x100 : 0);
-    const near = windows.find(register, displacement, write);
     if (near) {
       const distance = displacement - near.displacement;
       f.if(
@@ -471,6 +498,10 @@ export class JitEmit extends Emit {
     const { windows } = this.c;
     const v = this.let(value);
     const slow = (): void => {
+      if (this.handOver) {
+        this.handOver();
+        return;
+      }
       this.beforeFault();
       this.leaveUnless(this.callRuntime(`write${size}`, address, v, k32(size | this.slowInfo), this.record()));
     };
@@ -491,7 +522,7 @@ export class JitEmit extends Emit {
       this.miss(x, size),
       () => {
         slow();
-        if (opened) f.set(opened.offset, k32(INVALID));
+        if (opened && !this.handOver) f.set(opened.offset, k32(INVALID));
       },
       () => {
         const host = opened ? opened.host : this.temp(I32);
@@ -547,6 +578,19 @@ export class JitEmit extends Emit {
     this.f.store(4, this.state + S.FAULT_FLAGS, k32(this.slowInfo >>> 16));
     this.f.set(this.c.exitRecord, this.record());
     this.f.br(this.c.back);
+  }
+
+  /**
+   * In a light region, where all is in memory: the interpreter executes this instruction and goes on. A block's first
+   * record has the region's own function, so there the handler is told.
+   */
+  private toInterpreter(): void {
+    const { f, c } = this;
+    this.beforeFault();
+    if (this.slowInfo >>> 16) f.set(c.exitKind, k32(this.slowInfo >>> 16));
+    if (this.firstHandler) f.set(c.exitHandler, k32(this.firstHandler));
+    f.set(c.exitRecord, this.record());
+    f.br(c.interpret);
   }
 
   override get trial(): boolean {

@@ -18,7 +18,7 @@ import { NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset, type Linkage } from '../interp.ts';
 import { R, RECORDS, S, SELECTORS } from '../layout.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
-import { callExpr, I32, i32, i64, k32, k64 } from '../wasm/expr.ts';
+import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
 import { cutBlocks } from './cut.ts';
 import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
@@ -113,7 +113,15 @@ export function emitRegion(
       c.fault = fault;
       f.block((back) => {
         c.back = back;
-        new Structure(c, region, graph, code, live, selector, targets).write();
+        const write = (): void => {
+          new Structure(c, region, graph, code, live, selector, targets).write();
+        };
+        if (!region.light) return write();
+        f.block((interpret) => {
+          c.interpret = interpret;
+          write();
+        });
+        writeInterpret(c);
       });
       f.drop(callExpr(I32, link.imports.retreat!, [c.exitRecord.get]));
     });
@@ -121,6 +129,21 @@ export function emitRegion(
   });
   writeExit(c);
   return f;
+}
+
+/** Writes the pending result to memory, of a kind that a local tells. */
+function settleBy(c: RegionContext, kind: Expr): void {
+  const args = [kind, ...[...c.pending32, ...c.pending64].map((l) => l.get)];
+  c.f.if(kind, () => c.f.drop(callExpr(I32, c.link.imports.settle!, args)));
+}
+
+/** The interpreter goes on at `exitRecord`, in the middle of a block: it accounts for the whole block at its end. */
+function writeInterpret(c: RegionContext): void {
+  const { f, link } = c;
+  settleBy(c, c.exitKind.get);
+  const record = c.exitRecord.get;
+  const other = c.exitHandler.get;
+  f.returnCallIndirect(link.handlerType, select(other, other, i32.load(record, R.FN)), record);
 }
 
 /** The common exit: registers to memory, then to the next record, the next address, or the run loop. */
@@ -140,11 +163,7 @@ function writeExit(c: RegionContext): void {
     f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
   });
   f.if(i32.eqz(record), () => {
-    const kind = f.let(i32.load(k32(state + S.FAULT_FLAGS)));
-    f.if(kind, () => {
-      const args = [kind, ...[...c.pending32, ...c.pending64].map((l) => l.get)];
-      f.drop(callExpr(I32, link.imports.settle!, args));
-    });
+    settleBy(c, f.let(i32.load(k32(state + S.FAULT_FLAGS))));
     f.return();
   });
   const target = c.exitTarget.get;

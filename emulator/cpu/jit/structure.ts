@@ -367,6 +367,7 @@ export class Structure {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offsets[k]!, b.record + k * R.SIZE, b.count);
       const written = flagsWritten(insn);
+      if (k === 0) e.firstHandler = b.handler;
       e.compact = this.region.rare.has(b);
       e.flagsDead = written !== 0 && (after[k]! & written) === 0;
       e.mayRetreat = retreats;
