@@ -32,21 +32,21 @@ interface BlockFields {
   readonly crosses: boolean;
 }
 
-/** A decoded block. */
-export class Block {
-  readonly page!: CodePage;
-  readonly offset!: number;
-  readonly record!: number;
-  readonly records!: number;
-  readonly count!: number;
-  readonly end!: number;
+/** A decoded block. There are hundreds of thousands of them, so each has its fields in place. */
+export class Block implements BlockFields {
+  readonly page: CodePage;
+  readonly offset: number;
+  readonly record: number;
+  readonly records: number;
+  readonly count: number;
+  readonly end: number;
   readonly target: number | undefined;
-  readonly branches!: boolean;
-  readonly last!: number;
-  readonly handler!: number;
-  readonly heated!: boolean;
-  readonly raises!: boolean;
-  readonly crosses!: boolean;
+  readonly branches: boolean;
+  readonly last: number;
+  readonly handler: number;
+  readonly heated: boolean;
+  readonly raises: boolean;
+  readonly crosses: boolean;
   /** It is, or is about to be, the entry of a compiled region. */
   compiled = false;
   /** It is part of a compiled region, so that its counter says nothing of how often it runs. */
@@ -59,7 +59,19 @@ export class Block {
     fields: BlockFields,
     private readonly ram: Uint8Array,
   ) {
-    Object.assign(this, fields);
+    this.page = fields.page;
+    this.offset = fields.offset;
+    this.record = fields.record;
+    this.records = fields.records;
+    this.count = fields.count;
+    this.end = fields.end;
+    this.target = fields.target;
+    this.branches = fields.branches;
+    this.last = fields.last;
+    this.handler = fields.handler;
+    this.heated = fields.heated;
+    this.raises = fields.raises;
+    this.crosses = fields.crosses;
   }
 
   /**

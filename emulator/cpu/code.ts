@@ -321,7 +321,7 @@ export class CodeCache {
         page,
         offset,
         record: start,
-        records: (record - start) / R.SIZE,
+        records: ((record - start) / R.SIZE) | 0,
         count: insns.length,
         end: at,
         target,
