@@ -43,6 +43,11 @@ const MOST_CREDIT = 50;
 const URGENT = 12_000;
 /** Most of these in one module, so that the guest does not stand still for long. */
 const URGENT_BATCH = 4;
+/**
+ * Instructions from one leaving of a small region to the next, on average, up to which it is worth making it a wide one:
+ * much of what runs between is its own code.
+ */
+const OFTEN = 500;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
 
@@ -77,10 +82,20 @@ export class Jit {
     if (!block || modeIsLimited(block.page.mode) || block.raises || block.crosses || block.count === 0) return;
     const least = this.cpu.again.rounds ? Kind.Small : Kind.Loops;
     const kind = !block.compiled ? least : record & ASKS_WIDE ? Kind.Wide : Kind.Loops;
-    const best = Math.max(this.owners.get(block)?.kind ?? -1, this.asked.get(block) ?? -1);
-    if (block.compiled && (!this.owners.has(block) || kind <= best)) return;
+    const owner = this.owners.get(block);
+    const best = Math.max(owner?.kind ?? -1, this.asked.get(block) ?? -1);
+    if (block.compiled && (!owner || kind <= best)) return;
+    if (kind === Kind.Wide && !this.leftOften(owner!)) return;
     if (!this.queue.length) this.since = performance.now();
     this.queue.push(this.find(block, kind));
+  }
+
+  /** Whether a small region that asks to be a wide one has done so after few instructions: it, or what it leads to, loops. */
+  private leftOften(region: Region): boolean {
+    const now = this.cpu.instructions;
+    const ran = now - region.askedAt;
+    region.askedAt = now;
+    return ran < this.cpu.again.leavings * OFTEN;
   }
 
   /** Compiles a block at once, for the tier that is forced. */
@@ -141,8 +156,8 @@ export class Jit {
     for (let i = 0; i < queue.length && urgent.length < URGENT_BATCH; i++) {
       const region = queue[i]!;
       const head = region.blocks[0]!;
-      // What is to be written anew has asked for it because it loops.
-      if (region.kind !== Kind.Loops && (this.asked.has(head) || this.code.overdue(head) < URGENT)) continue;
+      // What is to be written anew has asked for it because it runs much.
+      if (!this.asked.has(head) && this.code.overdue(head) < URGENT) continue;
       urgent.push(region);
       queue.splice(i--, 1);
     }
@@ -235,6 +250,7 @@ export class Jit {
         continue;
       }
       this.regions++;
+      region.askedAt = this.cpu.instructions;
       region.entries.forEach((block, k) => {
         // The main entry takes over; others where nothing compiled is there yet, or a region of a lesser kind.
         if (k > 0 && block.compiled && region.kind <= (this.owners.get(block)?.kind ?? Kind.Loops)) return;

@@ -67,7 +67,7 @@ const HOT = 12_000;
 /** Rounds in its loops after which a light region is compiled with registers in locals. */
 const ROUNDS = 20_000;
 /** Times that a small region is left for code that it had no room for, after which it is compiled with more of that. */
-const LEAVINGS = 200_000;
+const LEAVINGS = 20_000;
 const NEVER = 0x7fffffff;
 const RETREAT_WINDOW = 50_000_000;
 const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;

@@ -60,6 +60,8 @@ export interface Region {
   dropped: boolean;
   /** What its pages call when their translations are dropped. */
   onDrop: () => void;
+  /** Instructions that the processor had executed when it was installed, or when it last asked to be a wide region. */
+  askedAt: number;
   /** Its module has been instantiated. */
   installed: boolean;
 }
@@ -189,6 +191,7 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
     entries,
     slot: undefined,
     dropped: false,
+    askedAt: 0,
     installed: false,
     onDrop: () => undefined,
   };

@@ -6,11 +6,13 @@
  * from page to page asks the jump cache, whose entries go with the translations: when the target's address leads to the
  * target's record, the edge may be taken; otherwise it leaves the region as any far jump.
  *
- * There are two kinds. In a light region registers and flags stay where the interpreter has them (what a path has written is
- * in a local, too, so that reading it need not wait for the store): it costs nothing to enter
+ * There are light regions and others (`Kind` in find.ts). In a light region registers and flags stay where the interpreter has them (what a
+ * path has written is in a local, too, so that reading it need not wait for the store): it costs nothing to enter
  * and to leave, its code is simple for the host's compilers, and so it is made early. Most code runs some thirty
- * instructions from one entry to the next exit, and gains most by this. A light region that turns out to loop is written
- * anew with its registers and flags in locals, loaded at the entry and stored at the exit.
+ * instructions from one entry to the next exit, and gains most by this. An access that is not in the TLB is handed to the
+ * interpreter with the rest of its block, so that there are no calls that registers would have to be saved for. A light
+ * region that turns out to loop is written anew with its registers and flags in locals, loaded at the entry and stored
+ * at the exit.
  */
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
