@@ -81,7 +81,7 @@ export class Emulated {
     cpu.retreatLimit = Infinity;
     this.cpu = cpu;
     if (heat !== undefined) {
-      Object.assign(cpu, { heat, rounds });
+      Object.assign(cpu, { heat, again: { rounds, leavings: rounds } } satisfies Partial<X86Processor>);
       cpu.synchronous = true;
     }
     const { memory } = cpu;

@@ -128,8 +128,7 @@ function checked(
   const size = form.format ? 8 : 4;
   const kept = c.lanesKnown(0) & keptBy(form);
   const vectors = [r];
-  const same = !c.isMem(1) && c.sameRegister();
-  if (kind !== FloatKind.Sqrt && !same && (known[0] & lanes) !== lanes) vectors.push(a);
+  if (kind !== FloatKind.Sqrt && (known[0] & lanes) !== lanes) vectors.push(a);
   if ((known[1] & lanes) !== lanes) vectors.push(b);
   if (c.trial) {
     for (const v of vectors) c.evidence(size, form.packed, v);
@@ -186,7 +185,9 @@ function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string
   const rule = name === 'mul' || name === 'div' ? name : 'add';
   for (const form of FORMS)
     def(`${name}${form.suffix} ${form.prefix} 0f ${opcode} Vx,${form.w}`, { unit: 'sse' }, (c) => {
-      const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
+      // Of one operand twice it is enough to look at it once.
+      const same = !c.isMem(1) && c.sameRegister();
+      const known = [same ? Lanes.ALL : c.lanesKnown(0), c.lanesKnown(1)] as const;
       const b = formSource(c, form);
       const a = reg(c, 0);
       const l = form.lanes;

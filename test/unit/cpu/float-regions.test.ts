@@ -208,7 +208,8 @@ test.each([
     const interpreted = new CodeMachine('interp');
     const compiled = new CodeMachine('auto');
     const cpu: X86Processor = compiled.cpu;
-    Object.assign(cpu, { heat: 4, again: { rounds: 0, leavings: 0 }, synchronous: true, retreatLimit });
+    const again = { rounds: 0, leavings: 0 };
+    Object.assign(cpu, { heat: 4, again, synchronous: true, retreatLimit } satisfies Partial<X86Processor>);
     const first = Number(process.env.SEED ?? 1);
     const last = first + Number(process.env.PROGRAMS ?? programs);
     for (let seed = first; seed < last; seed++) {

@@ -55,7 +55,8 @@ export class CodeMachine {
       random: (bytes) => bytes.fill(0x5a),
     };
     this.cpu = createProcessor(host, RAM, tier) as X86Processor;
-    if (heat !== undefined) Object.assign(this.cpu, { heat, again: { rounds, leavings }, synchronous: true });
+    if (heat !== undefined)
+      Object.assign(this.cpu, { heat, again: { rounds, leavings }, synchronous: true } satisfies Partial<X86Processor>);
     this.bytes = this.cpu.memory.bytes;
     this.view = this.cpu.memory.view;
     const entry = (at: number, value: number): void => {

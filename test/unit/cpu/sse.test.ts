@@ -46,6 +46,18 @@ describe.each<Tier>(['interp', 'jit', 'light'])('SSE, %s', (tier) => {
     expect([low(0), high(0), mxcsr() & PE]).toEqual([3.1, 77, PE]);
   });
 
+  test('HSUBPD of a register with itself sees a denormal in either lane', () => {
+    for (const [first, second] of [
+      [5e-324, 1],
+      [1, 5e-324],
+    ] as const) {
+      doubles(7, first, second);
+      // hsubpd xmm7, xmm7
+      run([0x66, 0x0f, 0x7d, 0xff], 0x1fa0);
+      expect([low(7), mxcsr()]).toEqual([first - second, 0x1fa2]);
+    }
+  });
+
   test('0/0 is the default NaN, which is negative, and sets IE', () => {
     doubles(0, 0, 0);
     doubles(1, 0, 1);
