@@ -287,6 +287,9 @@ export class LinuxVMTerminal extends LitElement {
         globalThis.open(url, '_blank', 'noopener,noreferrer');
       }),
     );
+    // From the moment that it can be typed in.
+    terminal.attachCustomKeyEventHandler((event) => this.onKey(event, terminal));
+    terminal.onData((text) => this.type(text));
     await nextTask();
     if (wanted()) terminal.open(this.screen);
     await nextTask();
@@ -294,8 +297,6 @@ export class LinuxVMTerminal extends LitElement {
     if (JSON.stringify(settings) !== JSON.stringify(this.settings)) terminal.options = this.settings;
     this.terminal = terminal;
     this.fitAddon = fit;
-    terminal.attachCustomKeyEventHandler((event) => this.onKey(event, terminal));
-    terminal.onData((text) => this.type(text));
     terminal.onBell(() => this.bell());
     terminal.textarea?.addEventListener('blur', () => (this.tabLeaves = false));
     // Mouse reports of old protocols are bytes, not text.
