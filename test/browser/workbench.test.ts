@@ -77,10 +77,11 @@ describe('<linux-vm-workbench>', () => {
   it('takes the keyboard out of the terminal into the tabs by Shift+F6', async () => {
     const { workbench, element, worker } = await stage();
     await running(element, worker);
+    await element.terminal.updateComplete;
     const area = element.terminal.shadowRoot!.querySelector('textarea')!;
     area.focus();
     press(area, 'F6', { code: 'F6', keyCode: 117, shiftKey: true });
-    equal(find(workbench, 'linux-vm-consoles').shadowRoot!.activeElement?.id, 'tab-0');
+    await until('the focus', () => find(workbench, 'linux-vm-consoles').shadowRoot!.activeElement?.id === 'tab-0');
   });
 
   it('shows the first-use hint once', async () => {
