@@ -10,8 +10,8 @@ interface BlockFields {
   readonly offset: number;
   /** Address of its first record (of the cross-page check, where there is one). */
   readonly record: number;
-  /** Number of records, with the check and the final go-on record. */
-  readonly records: number;
+  /** Where its records end, with the check and the final go-on record. */
+  readonly recordsEnd: number;
   /** Number of instructions. */
   readonly count: number;
   /** After the last instruction; above 4096 when it crosses. */
@@ -37,7 +37,7 @@ export class Block implements BlockFields {
   readonly page: CodePage;
   readonly offset: number;
   readonly record: number;
-  readonly records: number;
+  readonly recordsEnd: number;
   readonly count: number;
   readonly end: number;
   readonly target: number | undefined;
@@ -62,7 +62,7 @@ export class Block implements BlockFields {
     this.page = fields.page;
     this.offset = fields.offset;
     this.record = fields.record;
-    this.records = fields.records;
+    this.recordsEnd = fields.recordsEnd;
     this.count = fields.count;
     this.end = fields.end;
     this.target = fields.target;

@@ -12,8 +12,8 @@
 import { Block, type CodePage } from './block.ts';
 import { decode } from './decoder.ts';
 import { Handlers, Slot, type HandlerHost } from './handlers.ts';
-import { FAR, FAR_PART, farFromRip, fuses, memForm, usesSegment } from './interp.ts';
-import { ARITH, flagsRead, flagsWritten, type Insn } from './insn.ts';
+import { FAR, fuses, layoutOf, memForm } from './interp.ts';
+import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
 import {
   FS,
@@ -24,15 +24,31 @@ import {
   modeStack,
   type Mode,
   MODES,
-  R,
   RAM_BASE,
   RECORDS,
   RECORDS_BYTES,
   S,
 } from './layout.ts';
+import {
+  backOf,
+  CHECK_SIZE,
+  Form,
+  hasHeat,
+  HEADER_SIZE,
+  isNamed,
+  metaAddress,
+  metaWord,
+  R,
+  RAISE_SIZE,
+  type RecordLayout,
+} from './record.ts';
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 const MAX_BLOCK = 48;
+/** More regions than a batch has: so many table slots are to be free. */
+const MOST_REGIONS = 64;
+/** More than the records of a block take. */
+const MOST_BYTES = 0x4000;
 /** The share that is taken for blocks without a counter: enough for a region in their own page. */
 const FEW = 1 / 128;
 
@@ -41,7 +57,8 @@ const ENTRIES = 1 << 15;
 const entryIndex = (physical: number, mode: Mode): number =>
   (Math.imul(physical + mode, JUMP_CACHE_HASH) >>> 8) & (ENTRIES - 1);
 
-/** In R0 of a check's record: it is about segment limits and alignment, not about the next page. */
+/** What a check's record checks: that the next page is the one expected, or segment limits and alignment. */
+const NEXT_PAGE = 0;
 const LIMITS = 1;
 
 export interface CodeHost extends HandlerHost {
@@ -77,9 +94,8 @@ export class CodeCache {
   private next = RECORDS;
   /** Instructions by the index in their record's AUX, for helpers. */
   insns: Insn[] = [];
-  /** Blocks by number, and the number (from 1) of the block whose first or last record lies at an index of the area. */
+  /** Blocks by number, from 1. */
   private blockList: (Block | undefined)[] = [undefined];
-  private readonly blockNumbers = new Int32Array(RECORDS_BYTES / R.SIZE);
   /** What `entry` has found: physical address × MODES + mode, and the record. */
   private readonly entryKeys = new Float64Array(ENTRIES).fill(-1);
   private readonly entryRecords = new Int32Array(ENTRIES);
@@ -109,19 +125,34 @@ export class CodeCache {
     return this.pages.get(CodeCache.key(physical, mode));
   }
 
+  /** The block that a record belongs to, while it is there. */
   blockOf(record: number): Block | undefined {
-    return this.blockList[this.blockNumbers[(record - RECORDS) / R.SIZE]!];
+    const first = record - backOf(this.host.i32[metaAddress(record) >> 2]!);
+    const block = this.blockList[this.host.i32[(first - HEADER_SIZE) >> 2]! >>> 8];
+    return block?.record === first ? block : undefined;
   }
 
   private register(block: Block): void {
-    const n = this.blockList.push(block) - 1;
-    this.blockNumbers[(block.record - RECORDS) / R.SIZE] = n;
-    this.blockNumbers[(block.last - RECORDS) / R.SIZE] = n;
+    const number = this.blockList.push(block) - 1;
+    this.host.i32[(block.record - HEADER_SIZE) >> 2] = number << 8;
   }
 
   private forget(block: Block): void {
     this.forgetEntry(block);
-    this.blockList[this.blockNumbers[(block.record - RECORDS) / R.SIZE]!] = undefined;
+    this.blockList[this.host.i32[(block.record - HEADER_SIZE) >> 2]! >>> 8] = undefined;
+  }
+
+  /** Which entry of its region a block is: the region's code asks, where it has more than one. */
+  setEntry(block: Block, entry: number): void {
+    this.host.u8[block.record - HEADER_SIZE] = entry;
+  }
+
+  /** The handler of a block's first record. */
+  setHandler(block: Block, slot: number): void {
+    this.host.u16[(block.record + R.FN) >> 1] = slot;
+  }
+  handlerOf(block: Block): number {
+    return this.host.u16[(block.record + R.FN) >> 1]!;
   }
 
   /**
@@ -186,7 +217,7 @@ export class CodeCache {
   private readonly crossBytes = new Uint8Array(32);
 
   private decodeBlock(page: CodePage, offset: number, most: number): Block {
-    if (this.next + (MAX_BLOCK + 2000) * R.SIZE > RECORDS + RECORDS_BYTES) this.flush();
+    if (this.next + MOST_BYTES > RECORDS + RECORDS_BYTES) this.flush();
     const { u8 } = this.host;
     const base = RAM_BASE + page.physical;
     const bits = modeBits(page.mode);
@@ -238,82 +269,78 @@ export class CodeCache {
       at += insn.len;
       if (d.ends || crosses || guarded) break;
     }
-    const start = this.next;
+    const start = this.next + HEADER_SIZE;
     let record = start;
     const { u16, i32: w } = this.host;
+    w[(start - HEADER_SIZE) >> 2] = 0;
+    /** Begins the next record, of an instruction at an offset: its handler, and what lies beside it. */
+    const begin = (slot: number, at: number, length: number, count: number): void => {
+      u16[(record + R.FN) >> 1] = slot;
+      w[metaAddress(record) >> 2] = metaWord(at, length, count, (record - start) >> 2);
+    };
+    const end = (size: number): void => {
+      const beside = metaAddress(record) >> 2;
+      w.fill(0, beside + 1, beside + (size >> 2));
+      record += size;
+    };
     if (crosses) {
-      this.clearRecord(record);
-      w[(record + R.FN) >> 2] = Slot.CrossCheck;
-      u16[(record + R.OFFSET) >> 1] = offset;
-      u16[(record + R.COUNT) >> 1] = 1;
+      begin(Slot.CrossCheck, offset, 0, 1);
+      u8[record + R.CHECK] = NEXT_PAGE;
       // The page that it was decoded from, also where the bytes are no instruction; -1: no page was there.
-      w[(record + R.DISP) >> 2] = this.lastCross;
-      record += R.SIZE;
+      w[(record + R.AUX) >> 2] = this.lastCross;
+      end(CHECK_SIZE);
     }
     const dead = this.deadFlags(insns);
     const last = insns[insns.length - 1];
     const branches = !fault && last !== undefined && last.def.ends;
     let target: number | undefined;
+    let previous = 0;
+    let lastRecord = record;
     for (let k = 0; k < insns.length; k++) {
       const insn = insns[k]!;
       let shape = FAR;
       if (limited || guarded) {
-        this.clearRecord(record);
-        w[(record + R.FN) >> 2] = Slot.CrossCheck;
-        u16[(record + R.OFFSET) >> 1] = offsets[k]!;
-        u16[(record + R.COUNT) >> 1] = k + 1;
-        u16[(record + R.R0) >> 1] = LIMITS;
+        begin(Slot.CrossCheck, offsets[k]!, insn.len, k + 1);
+        u8[record + R.CHECK] = LIMITS;
         w[(record + R.AUX) >> 2] = this.insns.length;
         this.insns.push(insn);
-        record += R.SIZE;
+        end(CHECK_SIZE);
       }
-      this.clearRecord(record);
-      this.fillRecord(record, insn, offsets[k]!, k + 1);
-      if (insn.def.ends) {
-        const after = offsets[k]! + insn.len;
-        if (insn.operands.some((o) => o.kind === 'rel')) {
-          target = after + insn.imm;
-          const cut = insn.bits !== 64 && insn.size === 2;
-          shape = { takenNear: !crosses && !cut && target >= 0 && target < 4096, nextNear: !crosses && after < 4096 };
-          if (cut) target = undefined;
-          if (shape.takenNear) {
-            u16[(record + R.R0) >> 1] = target!;
-            w[(record + R.DISP) >> 2] = 0;
-          } else w[(record + R.DISP) >> 2] = insn.imm;
-          if (shape.nextNear) {
-            u16[(record + R.R1) >> 1] = after;
-            w[(record + R.IMM) >> 2] = 0;
-          }
-        }
-        if (insn.def.emit && !insn.def.helper) w[(record + R.AUX) >> 2] = this.heat(page.mode);
+      const after = offsets[k]! + insn.len;
+      let near = 0;
+      if (insn.def.ends && insn.operands.some((o) => o.kind === 'rel')) {
+        near = after + insn.imm;
+        const cut = insn.bits !== 64 && insn.size === 2;
+        shape = { takenNear: !crosses && !cut && near >= 0 && near < 4096, nextNear: !crosses && after < 4096 };
+        target = cut ? undefined : near;
       }
-      w[(record + R.FN) >> 2] = this.handlers.handler(insn, dead[k]!, shape);
-      const before = limited || guarded ? undefined : insns[k - 1];
-      if (before && fuses(before, insn)) w[(record - R.SIZE + R.FN) >> 2] = this.handlers.pair(before, insn, shape);
-      if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
+      const { slot, layout } = this.handlers.handler(insn, dead[k]!, shape);
+      begin(slot, offsets[k]!, insn.len, k + 1);
+      this.fillRecord(record, layout, insn, after, k + 1, near);
       if (insn.def.helper !== undefined) {
         w[(record + R.AUX) >> 2] = this.insns.length;
         this.insns.push(insn);
-      }
-      record += R.SIZE;
+      } else if (insn.def.ends) w[(record + R.AUX) >> 2] = this.heat(page.mode);
+      const before = limited || guarded ? undefined : insns[k - 1];
+      if (before && fuses(before, insn)) u16[(previous + R.FN) >> 1] = this.handlers.pair(before, insn, shape).slot;
+      if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
+      previous = lastRecord = record;
+      end(layout.size);
     }
     if (fault) {
-      this.clearRecord(record);
-      w[(record + R.FN) >> 2] = Slot.Raise;
-      u16[(record + R.OFFSET) >> 1] = at;
-      u16[(record + R.COUNT) >> 1] = insns.length + 1;
-      u16[(record + R.R0) >> 1] = fault.vector;
-      w[(record + R.IMM) >> 2] = fault.code;
-      record += R.SIZE;
+      begin(Slot.Raise, at, 0, insns.length + 1);
+      u8[record + R.VECTOR] = fault.vector;
+      w[(record + R.CODE) >> 2] = fault.code;
+      lastRecord = record;
+      end(RAISE_SIZE);
     } else if (!branches) {
-      this.clearRecord(record);
-      const near = at < 4096;
-      w[(record + R.FN) >> 2] = near ? Slot.GoOnNear : Slot.GoOnFar;
-      u16[(record + R.OFFSET) >> 1] = at;
-      u16[(record + R.COUNT) >> 1] = insns.length;
-      u16[(record + R.R1) >> 1] = at;
+      const shape = { takenNear: false, nextNear: at < 4096 };
+      begin(shape.nextNear ? Slot.GoOnNear : Slot.GoOnFar, at, 0, insns.length);
+      const layout = layoutOf(NO_INSN, shape);
+      this.fillRecord(record, layout, NO_INSN, at, insns.length, 0);
       w[(record + R.AUX) >> 2] = this.heat(page.mode);
-      record += R.SIZE;
+      lastRecord = record;
+      end(layout.size);
     }
     this.handlers.makeMissing();
     const block = new Block(
@@ -321,14 +348,14 @@ export class CodeCache {
         page,
         offset,
         record: start,
-        records: ((record - start) / R.SIZE) | 0,
+        recordsEnd: record,
         count: insns.length,
         end: at,
         target,
         branches,
-        last: record - R.SIZE,
-        handler: w[(start + R.FN) >> 2]!,
-        heated: !fault && (!branches || (last.def.emit !== undefined && !last.def.helper)),
+        last: lastRecord,
+        handler: u16[(start + R.FN) >> 1]!,
+        heated: !fault && (!branches || hasHeat(last)),
         raises: fault !== undefined,
         crosses: crosses || guarded,
       },
@@ -377,11 +404,11 @@ export class CodeCache {
 
   /** Runs before an instruction that crosses pages (is the next page what it was?) or one in a limited mode. 1: go on. */
   private cross(record: number): number {
-    if (this.host.u16[(record + R.R0) >> 1] === LIMITS)
+    if (this.host.u8[record + R.CHECK] === LIMITS)
       return this.host.checkAccesses(this.insns[this.host.i32[(record + R.AUX) >> 2]!]!, record);
     const second = this.host.fetchNextPage(record);
     if (second < 0) return 0;
-    const expected = this.host.i32[(record + R.DISP) >> 2]!;
+    const expected = this.host.i32[(record + R.AUX) >> 2]!;
     if (second === expected) return 1;
     // Another page is mapped there now: decode the instruction afresh.
     const block = this.blockOf(record);
@@ -391,63 +418,75 @@ export class CodeCache {
   }
 
   private dropBlock(block: Block): void {
-    const { i32: w } = this.host;
-    for (let k = 0; k < block.records; k++) w[(block.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
+    this.dropRecords(block);
     block.page.blocks.delete(block.offset);
-    this.forget(block);
     this.jumps.clear();
   }
 
-  private clearRecord(record: number): void {
-    this.host.i32.fill(0, record >> 2, (record + R.SIZE) >> 2);
+  /** Whoever still runs a block's records goes back to the run loop. */
+  private dropRecords(block: Block): void {
+    const { u16, i32: w } = this.host;
+    for (let record = block.record; record < block.recordsEnd; record += 4)
+      if (w[metaAddress(record) >> 2] !== 0) u16[(record + R.FN) >> 1] = Slot.Resync;
+    this.forget(block);
   }
 
-  private fillRecord(record: number, insn: Insn, offset: number, count: number): void {
-    const { u8, u16, i32: w, state } = this.host;
-    let next = 0;
-    insn.operands.forEach((o, k) => {
-      if (o.kind !== 'reg') return;
-      const spec = insn.def.specs[k]!;
-      if (spec[0] === 'A' || spec === 'CL' || spec === 'DX') return;
-      const address =
-        o.cls === 'gpr'
-          ? state + S.GPR + o.reg * 8 + (o.high ? 1 : 0)
-          : o.cls === 'xmm'
-            ? state + S.XMM + o.reg * 16
-            : o.cls === 'mmx'
-              ? state + S.X87 + o.reg * 16
-              : o.reg;
-      u16[(record + (next++ === 0 ? R.R0 : R.R1)) >> 1] = address;
-    });
+  /**
+   * Writes what a record has besides its handler and R.AUX.
+   *
+   * @param after offset of the next instruction in the page
+   * @param count position in the block, from 1
+   * @param target offset of a branch's target in the page
+   */
+  private fillRecord(
+    record: number,
+    layout: RecordLayout,
+    insn: Insn,
+    after: number,
+    count: number,
+    target: number,
+  ): void {
+    const { u8, u16, i32: w } = this.host;
+    let next = layout.r0;
+    if (next >= 0)
+      for (let k = 0; k < insn.operands.length; k++) {
+        const o = insn.operands[k]!;
+        if (o.kind !== 'reg' || !isNamed(insn, k)) continue;
+        const wide = o.cls === 'xmm' || o.cls === 'mmx';
+        u8[record + next] = o.cls === 'gpr' ? o.reg * 8 + (o.high ? 1 : 0) : wide ? o.reg * 16 : o.reg;
+        next = layout.r1;
+      }
     const m = insn.mem;
-    const zero = state + S.ZERO;
-    u16[(record + R.BASE) >> 1] = zero;
-    u16[(record + R.INDEX) >> 1] = zero;
-    const seg = m ? m.seg : insn.segment >= 0 ? insn.segment : 3;
-    u16[(record + R.SEG) >> 1] = usesSegment(insn) ? state + S.SEG_BASE + seg * 8 : zero;
-    const last = insn.operands[insn.operands.length - 1];
-    if (last?.kind === 'imm' && last.size === 8) {
-      w[(record + R.DISP) >> 2] = insn.imm;
-      w[(record + R.IMM) >> 2] = insn.immHigh;
-    } else w[(record + R.IMM) >> 2] = insn.imm;
+    if (layout.seg >= 0) {
+      const seg = m ? m.seg : insn.segment >= 0 ? insn.segment : 3;
+      u8[record + layout.seg] = S.SEG_BASE + seg * 8;
+    }
+    if (layout.imm >= 0) {
+      w[(record + layout.imm) >> 2] = insn.imm;
+      const last = insn.operands[insn.operands.length - 1];
+      if (last?.kind === 'imm' && last.size === 8) w[(record + layout.imm + 4) >> 2] = insn.immHigh;
+    }
     if (m) {
       let disp = m.disp;
+      let high = m.dispHigh;
       if (m.base === 16) {
-        u16[(record + R.BASE) >> 1] = state + S.VPC;
-        disp += offset + insn.len;
-        if (farFromRip(m)) {
-          disp -= FAR_PART;
-          u16[(record + R.INDEX) >> 1] = state + S.FAR_PART;
-        }
-      } else if (m.base >= 0) u16[(record + R.BASE) >> 1] = state + S.GPR + m.base * 8;
-      if (m.index >= 0) u16[(record + R.INDEX) >> 1] = state + S.GPR + m.index * 8;
-      w[(record + R.DISP) >> 2] = disp;
-      if (memForm(insn) === 3) w[(record + R.IMM) >> 2] = m.dispHigh;
-      u8[record + R.SCALE] = m.scale;
-    } else u8[record + R.SCALE] = insn.modrm & 7;
-    u8[record + R.LEN] = insn.len;
-    u16[(record + R.OFFSET) >> 1] = offset;
-    u16[(record + R.COUNT) >> 1] = count;
+        u8[record + layout.base] = S.VPC;
+        disp += after;
+        high = Math.floor(disp / 2 ** 32);
+      } else if (layout.base >= 0) u8[record + layout.base] = m.base >= 0 ? S.GPR + m.base * 8 : S.ZERO;
+      if (layout.index >= 0) {
+        u8[record + layout.index] = m.index >= 0 ? S.GPR + m.index * 8 : S.ZERO;
+        u8[record + layout.scale] = m.scale;
+      }
+      w[(record + layout.disp) >> 2] = disp;
+      if (memForm(insn) >= Form.Absolute) w[(record + layout.disp + 4) >> 2] = high;
+    }
+    if (layout.st >= 0) u8[record + layout.st] = insn.modrm & 7;
+    if (layout.count >= 0) u8[record + layout.count] = count;
+    if (layout.after >= 0) u16[(record + layout.after) >> 1] = after;
+    if (layout.target >= 0) u16[(record + layout.target) >> 1] = target;
+    if (layout.taken >= 0) w[(record + layout.taken) >> 2] = 0;
+    if (layout.next >= 0) w[(record + layout.next) >> 2] = 0;
   }
 
   /** Which instructions' flag results nobody can see: overwritten before anything reads them or can fault. */
@@ -489,23 +528,26 @@ export class CodeCache {
 
   // ---- links ----
 
-  /** Links a branch record to its target in the same page and returns the target's record. `which`: 0 taken, 1 next. */
+  /**
+   * Links a block's last record to its target in the same page and returns the target's record. `which`: 0 taken, 1 next.
+   */
   link(record: number, which: number): number {
     const { u16, i32: w } = this.host;
     const block = this.blockOf(record);
-    const offset = u16[(record + (which ? R.R1 : R.R0)) >> 1]!;
     if (!block) return 0;
-    const generation = this.generation;
-    const to = this.block(block.page.physical + offset, block.page.mode);
-    if (this.generation === generation && w[(record + R.FN) >> 2] !== Slot.Resync)
-      w[(record + (which ? R.IMM : R.DISP)) >> 2] = to.record;
+    const { target } = block;
+    const near = target !== undefined && target >= 0 && target < 4096;
+    const { generation } = this;
+    const to = this.block(block.page.physical + (which ? block.end : target!), block.page.mode);
+    if (this.generation === generation && u16[(record + R.FN) >> 1] !== Slot.Resync)
+      w[(record + R.LINKS + (which && near ? 4 : 0)) >> 2] = to.record;
     return to.record;
   }
 
   /** Zeroed bytes that live as long as the translations: tables of compiled regions. @returns their address */
   bytes(size: number): number {
-    const at = this.next;
-    this.next += Math.ceil(size / R.SIZE) * R.SIZE;
+    const at = (this.next + 15) & ~15;
+    this.next = at + ((size + 3) & ~3);
     this.host.u8.fill(0, at, at + size);
     return at;
   }
@@ -526,7 +568,7 @@ export class CodeCache {
 
   /** Room for a batch of regions' stubs and tables; if there is none, everything is dropped. @returns whether there is */
   reserve(size: number): boolean {
-    if (this.next + size <= RECORDS + RECORDS_BYTES) return true;
+    if (this.next + size <= RECORDS + RECORDS_BYTES && this.handlers.freeCount >= MOST_REGIONS) return true;
     this.flush();
     return false;
   }
@@ -535,20 +577,21 @@ export class CodeCache {
   stub(page: CodePage, offset: number): number {
     const known = page.blocks.get(offset);
     if (known) return known.record;
-    const record = this.next;
-    this.next += R.SIZE;
+    const record = this.next + HEADER_SIZE;
+    const layout = layoutOf(NO_INSN, { takenNear: false, nextNear: true });
+    this.next = record + layout.size;
     const { u16, i32: w } = this.host;
-    this.clearRecord(record);
-    w[(record + R.FN) >> 2] = Slot.GoOnNear;
-    u16[(record + R.OFFSET) >> 1] = offset;
-    u16[(record + R.R1) >> 1] = offset;
+    w.fill(0, metaAddress(record) >> 2, metaAddress(this.next) >> 2);
+    w[metaAddress(record) >> 2] = metaWord(offset, 0, 1, 0);
+    u16[(record + R.FN) >> 1] = Slot.GoOnNear;
+    this.fillRecord(record, layout, NO_INSN, offset, 0, 0);
     w[(record + R.AUX) >> 2] = 0x7fffffff;
     const block = new Block(
       {
         page,
         offset,
         record,
-        records: 1,
+        recordsEnd: this.next,
         count: 0,
         end: offset,
         target: undefined,
@@ -608,15 +651,10 @@ export class CodeCache {
   }
 
   private dropPage(p: CodePage): void {
-    const { i32: w } = this.host;
-    const drop = (b: Block): void => {
-      for (let k = 0; k < b.records; k++) w[(b.record + k * R.SIZE + R.FN) >> 2] = Slot.Resync;
-      this.forget(b);
-    };
-    for (const b of p.blocks.values()) drop(b);
-    for (const b of p.stubs) drop(b);
+    for (const b of p.blocks.values()) this.dropRecords(b);
+    for (const b of p.stubs) this.dropRecords(b);
     for (const b of p.spill) {
-      drop(b);
+      this.dropRecords(b);
       b.page.blocks.delete(b.offset);
     }
     // Whoever still holds the page or a block of it must find that it is gone.
@@ -634,7 +672,6 @@ export class CodeCache {
     for (const p of [...this.pages.values()]) this.dropPage(p);
     this.pages.clear();
     this.blockList = [undefined];
-    this.blockNumbers.fill(0);
     this.entryKeys.fill(-1);
     this.marks.fill(0);
     this.jumps.clear();

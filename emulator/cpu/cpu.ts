@@ -7,7 +7,8 @@ import type { GuestMemory } from '../memory.ts';
 import type { ProcessorHost } from '../processor.ts';
 import { bitsToFlags, flagsToBits } from './flags.ts';
 import { ARITH, type Insn } from './insn.ts';
-import { CS, Mode, R, S } from './layout.ts';
+import { CS, Mode, S } from './layout.ts';
+import { metaAddress, offsetOf } from './record.ts';
 import { Mmu } from './mmu.ts';
 import { SystemRegisters } from './system/registers.ts';
 
@@ -305,8 +306,13 @@ export abstract class Cpu {
     return [lo, (ah + bh + (lo >>> 0 < al >>> 0 ? 1 : 0)) | 0];
   }
 
+  /** What lies beside a record: see META in record.ts. */
+  metaOf(record: number): number {
+    return this.i32[metaAddress(record) >> 2]!;
+  }
+
   recordOffset(record: number): number {
-    return this.u16[(record + R.OFFSET) >> 1]!;
+    return offsetOf(this.metaOf(record));
   }
 }
 

@@ -11,7 +11,8 @@
 import { bitsToCanonical, canonicalAf, canonicalCondition, canonicalToBits } from './flags.ts';
 import { ARITH, type Insn, type Operand } from './insn.ts';
 import { MXCSR } from './float/mxcsr.ts';
-import { CS, R, RSP, S, SS } from './layout.ts';
+import { CS, RSP, S, SS } from './layout.ts';
+import { meta, metaLength } from './record.ts';
 import { tlbAnswer, tlbMisses } from './slow.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import {
@@ -176,7 +177,8 @@ export abstract class Emit {
   }
   /** Executes this instruction again if `again` (i32), else goes on after it: repeated string instructions. */
   repeatIf(again: Expr): void {
-    const own = this.wrapLinear(i64.sub(this.nextRip(), i64.extend_u(i32.load8_u(this.record(), R.LEN))));
+    const length = i64.extend_u(metaLength(meta(this.record())));
+    const own = this.wrapLinear(i64.sub(this.nextRip(), length));
     this.jumpTo(select(again, own, this.nextRip()));
   }
   /** Runs the helper of this instruction. */

@@ -10,12 +10,13 @@ import {
   FAR,
   fuses,
   InterpEmit,
+  layoutOf,
   shapeKey,
-  type BranchShape,
   type Linkage,
 } from './interp.ts';
 import { NO_INSN, type Insn } from './insn.ts';
-import { R, S } from './layout.ts';
+import { S } from './layout.ts';
+import { type BranchShape, CHECK_SIZE, handlerOf, meta, metaCount, metaOffset, R, type RecordLayout } from './record.ts';
 import { RUNTIME } from './runtime.ts';
 import { WARM } from './warm.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
@@ -24,10 +25,19 @@ import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
 /** Table slots of the fixed handlers. */
 export const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
 
+/** Records have 16 bits for them. */
+const MOST_SLOTS = 65536;
+
+/** A handler's table slot, and what the records that it serves are like. */
+export interface Handler {
+  readonly slot: number;
+  readonly layout: RecordLayout;
+}
+
 /** A handler to be made: for an instruction, or for one and the branch after it. */
 interface WantedHandler {
   insn: Insn;
-  second?: Insn;
+  second: Insn | undefined;
   flagsDead: boolean;
   branch: BranchShape;
   slot: number;
@@ -35,12 +45,20 @@ interface WantedHandler {
 
 /** A number that is equal for pairs that the same handler serves; apart from those of single instructions. */
 const pairKey = (first: Insn, second: Insn, branch: BranchShape): number =>
-  (shapeKey(first, false, FAR) + 1) * 2 ** 26 + shapeKey(second, false, branch);
+  -1 - (shapeNumber(shapeKey(first, false, FAR)) * 2 ** 20 + shapeNumber(shapeKey(second, false, branch)));
+
+/** Small numbers for the shapes that pairs are made of. */
+const shapeNumbers = new Map<number, number>();
+function shapeNumber(key: number): number {
+  let n = shapeNumbers.get(key);
+  if (n === undefined) shapeNumbers.set(key, (n = shapeNumbers.size));
+  return n;
+}
 
 interface WarmModule {
   module: WebAssembly.Module;
-  /** Table slots by shape. */
-  slots: Map<number, number>;
+  /** By shape. */
+  handlers: Map<number, Handler>;
 }
 let warmModule: WarmModule | undefined;
 
@@ -71,7 +89,7 @@ export function prepareHandlers(state: number): void {
 export class Handlers {
   readonly table: WebAssembly.Table;
   readonly exports: Record<string, WebAssembly.ExportValue> = {};
-  private readonly slots = new Map<number, number>();
+  private readonly made = new Map<number, Handler>();
   private nextSlot: number = Slot.FIRST_FREE;
   private readonly freeSlots: number[] = [];
   private waiting: WantedHandler[] = [];
@@ -87,7 +105,7 @@ export class Handlers {
 
   /** Handlers made so far. */
   get count(): number {
-    return this.slots.size;
+    return this.made.size;
   }
 
   private instantiate(m: ModuleBuilder): WebAssembly.Instance {
@@ -114,8 +132,13 @@ export class Handlers {
   allocateSlot(): number {
     const free = this.freeSlots.pop();
     if (free !== undefined) return free;
-    if (this.nextSlot === this.table.length) this.table.grow(Math.min(this.table.length, 16384));
+    if (this.nextSlot === this.table.length) this.table.grow(this.table.length);
     return this.nextSlot++;
+  }
+
+  /** How many slots are left. */
+  get freeCount(): number {
+    return this.freeSlots.length + MOST_SLOTS - this.nextSlot;
   }
 
   releaseSlot(slot: number): void {
@@ -123,30 +146,26 @@ export class Handlers {
     this.freeSlots.push(slot);
   }
 
-  /** The slot of an instruction's handler. */
-  handler(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
-    const key = shapeKey(insn, flagsDead, branch);
-    let slot = this.slots.get(key);
-    if (slot === undefined) {
-      slot = this.allocateSlot();
-      this.slots.set(key, slot);
-      this.waiting.push({ insn, flagsDead, branch, slot });
-    }
-    return slot;
+  /** An instruction's handler. */
+  handler(insn: Insn, flagsDead: boolean, branch: BranchShape): Handler {
+    return this.get(shapeKey(insn, flagsDead, branch), insn, undefined, flagsDead, branch);
   }
 
   private readonly sampled = new Set<number>();
 
-  /** The slot of the handler that an instruction and the branch after it share. */
-  pair(first: Insn, second: Insn, branch: BranchShape): number {
-    const key = pairKey(first, second, branch);
-    let slot = this.slots.get(key);
-    if (slot === undefined) {
-      slot = this.allocateSlot();
-      this.slots.set(key, slot);
-      this.waiting.push({ insn: first, second, flagsDead: false, branch, slot });
+  /** The handler that an instruction and the branch after it share. */
+  pair(first: Insn, second: Insn, branch: BranchShape): Handler {
+    return this.get(pairKey(first, second, branch), first, second, false, branch);
+  }
+
+  private get(key: number, insn: Insn, second: Insn | undefined, flagsDead: boolean, branch: BranchShape): Handler {
+    let handler = this.made.get(key);
+    if (!handler) {
+      const slot = this.allocateSlot();
+      this.made.set(key, (handler = { slot, layout: layoutOf(insn, second ? FAR : branch) }));
+      this.waiting.push({ insn, second, flagsDead, branch, slot });
     }
-    return slot;
+    return handler;
   }
 
   /** Compiles the handlers that decoding found missing. */
@@ -168,8 +187,8 @@ export class Handlers {
     if (this.nextSlot !== Slot.FIRST_FREE) return;
     prepareHandlers(this.host.state);
     if (!warmModule) return;
-    for (const [key, slot] of warmModule.slots) this.slots.set(key, slot);
-    while (this.nextSlot < Slot.FIRST_FREE + warmModule.slots.size) this.allocateSlot();
+    for (const [key, handler] of warmModule.handlers) this.made.set(key, handler);
+    while (this.nextSlot < Slot.FIRST_FREE + warmModule.handlers.size) this.allocateSlot();
     new WebAssembly.Instance(warmModule.module, this.importObject());
   }
 
@@ -212,7 +231,7 @@ function writeHandlers(state: number, list: readonly WantedHandler[]): ModuleBui
 }
 
 function writeWarm(state: number): WarmModule {
-  const slots = new Map<number, number>();
+  const handlers = new Map<number, Handler>();
   const list: WantedHandler[] = [];
   for (const sample of WARM.split(/\s+/)) {
     const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
@@ -230,12 +249,12 @@ function writeWarm(state: number): WarmModule {
     const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
     const flagsDead = (bits & 1) !== 0;
     const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
-    if (slots.has(key)) continue;
-    const slot = Slot.FIRST_FREE + slots.size;
-    slots.set(key, slot);
-    list.push(first ? { insn: first, second: insn, flagsDead, branch, slot } : { insn, flagsDead, branch, slot });
+    if (handlers.has(key)) continue;
+    const slot = Slot.FIRST_FREE + handlers.size;
+    handlers.set(key, { slot, layout: layoutOf(first ?? insn, first ? FAR : branch) });
+    list.push({ insn: first ?? insn, second: first && insn, flagsDead, branch, slot });
   }
-  return { module: new WebAssembly.Module(writeHandlers(state, list).encode()), slots };
+  return { module: new WebAssembly.Module(writeHandlers(state, list).encode()), handlers };
 }
 
 /** The fixed handlers, the runtime library and the way in. */
@@ -260,7 +279,7 @@ function buildCore(state: number): ModuleBuilder {
     }),
   );
   const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>
-    f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
+    f.returnCallIndirect(link.handlerType, handlerOf(record), record);
 
   const enter = new FunctionBuilder(HANDLER);
   call(enter, enter.param(0));
@@ -269,20 +288,19 @@ function buildCore(state: number): ModuleBuilder {
   // Nothing leads to slot 0 (an all-zero record); if something did, the run loop would look RIP up again.
   const invalid = new FunctionBuilder(HANDLER);
   const resync = new FunctionBuilder(HANDLER);
-  const rec = resync.param(0);
-  resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(rec, R.OFFSET))));
-  resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(i32.load16_u(rec, R.COUNT), 1)));
+  const m0 = resync.let(meta(resync.param(0)));
+  resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(metaOffset(m0))));
+  resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(metaCount(m0), 1)));
   const check = new FunctionBuilder(HANDLER);
   const ok = check.let(callExpr(I32, cross, [check.param(0)]));
   check.if(i32.eqz(ok), () => check.return());
-  const after = check.let(i32.add(check.param(0), R.SIZE));
+  const after = check.let(i32.add(check.param(0), CHECK_SIZE));
   call(check, after);
   const raise = new FunctionBuilder(HANDLER);
-  // R0: vector; IMM: error code
   raise.drop(
     callExpr(I32, link.imports.raise!, [
-      i32.load16_u(raise.param(0), R.R0),
-      i32.load(raise.param(0), R.IMM),
+      i32.load8_u(raise.param(0), R.VECTOR),
+      i32.load(raise.param(0), R.CODE),
       raise.param(0),
     ]),
   );

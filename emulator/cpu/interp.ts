@@ -8,7 +8,20 @@
  */
 import { Emit, type Import, type PendingFlags, Vector } from './emit.ts';
 import type { Insn, MemRef } from './insn.ts';
-import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, R, RAX, RCX, RDX, S } from './layout.ts';
+import { JUMP_CACHE_HASH, JUMP_CACHE_SHIFT, RAX, RCX, RDX, S } from './layout.ts';
+import {
+  type BranchShape,
+  Form,
+  handlerOf,
+  isNamed,
+  layoutRecord,
+  meta,
+  metaLength,
+  metaOffset,
+  R,
+  type RecordLayout,
+  registerBase,
+} from './record.ts';
 import { RUNTIME } from './runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder, type FunctionType } from './wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, v128, type Expr } from './wasm/expr.ts';
@@ -30,26 +43,17 @@ export const IMPORTS: Record<Import, FunctionType> = {
 };
 export const IMPORT_NAMES = Object.keys(IMPORTS) as Import[];
 
-/** How an address is formed: base + disp; + index; everything; 64-bit absolute. */
-type MemForm = 0 | 1 | 2 | 3;
-
-/** Where a branch goes: `near` targets are in the branch's page and linked record to record. */
-export interface BranchShape {
-  takenNear: boolean;
-  nextNear: boolean;
-}
 export const FAR: BranchShape = { takenNear: false, nextNear: false };
 
-/** A displacement from RIP that is too large to have the instruction's place in its page added: part of it becomes an index. */
-export const farFromRip = (m: MemRef): boolean => m.base === 16 && m.disp > 0x7fff_e000;
-export const FAR_PART = 0x2000;
+/** A displacement from RIP that is too large to have the instruction's place in its page added in 32 bits. */
+const farFromRip = (m: MemRef): boolean => m.base === 16 && m.disp > 0x7fff_e000;
 
-export function memForm(insn: Insn): MemForm {
+export function memForm(insn: Insn): Form {
   const m = insn.mem;
-  if (!m) return 0;
-  if (m.base < 0 && m.index < 0 && m.addressSize === 8 && m.dispHigh !== m.disp >> 31) return 3;
-  if (m.addressSize !== 8 || usesSegment(insn)) return 2;
-  return m.index >= 0 || farFromRip(m) ? 1 : 0;
+  if (!m) return Form.Base;
+  if (m.base < 0 && m.index < 0 && m.addressSize === 8 && m.dispHigh !== m.disp >> 31) return Form.Absolute;
+  if (m.addressSize !== 8 || usesSegment(insn)) return farFromRip(m) ? Form.FarAll : Form.All;
+  return m.index >= 0 ? Form.Index : farFromRip(m) ? Form.Far : Form.Base;
 }
 
 /** Whether the memory operand's (or string source's) segment has a base to add. In 64-bit mode only FS and GS have. */
@@ -66,7 +70,7 @@ function log2(size: number): number {
 export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): number {
   let bits = log2(insn.size);
   bits = bits * 2 + (insn.mem ? 1 : 0);
-  bits = bits * 4 + memForm(insn);
+  bits = bits * 8 + memForm(insn);
   bits = bits * 4 + (insn.bits === 64 ? 2 : insn.bits === 32 ? 1 : 0);
   bits = bits * 4 + (insn.rep === 0 ? 0 : insn.rep === 0xf2 ? 1 : 2);
   bits = bits * 4 + log2(insn.addressSize);
@@ -76,7 +80,27 @@ export function shapeKey(insn: Insn, flagsDead: boolean, branch: BranchShape): n
   bits = bits * 2 + (branch.takenNear ? 1 : 0);
   bits = bits * 2 + (branch.nextNear ? 1 : 0);
   // forms whose opcode byte carries meaning (Jcc, SETcc and the like are separate definitions; x87 and +r are not)
-  return insn.def.id * 2 ** 17 + bits;
+  return insn.def.id * 2 ** 18 + bits;
+}
+
+const layouts = new Map<number, RecordLayout>();
+
+/** Where the fields of an instruction's record are. */
+export function layoutOf(insn: Insn, branch: BranchShape): RecordLayout {
+  const key = shapeKey(insn, false, branch);
+  let layout = layouts.get(key);
+  if (!layout) layouts.set(key, (layout = layoutRecord(insn, memForm(insn), usesSegment(insn), branch)));
+  return layout;
+}
+
+/** Addresses of the records of a block's instructions. */
+export function recordsOf(first: number, insns: readonly Insn[]): number[] {
+  let at = first;
+  return insns.map((insn) => {
+    const record = at;
+    at += layoutOf(insn, FAR).size;
+    return record;
+  });
 }
 
 /** Where in a jump cache the entry for a linear address is, in bytes (see layout.ts). */
@@ -99,8 +123,15 @@ export function declareImports(m: ModuleBuilder, runtime: boolean): Linkage {
 
 const RUNTIME_RESULT = new Map(RUNTIME.map((r) => [r.name, r.signature.results[0]!]));
 
+/** A place in memory: an address that is computed, and what is added to it. */
+interface Place {
+  address: Expr;
+  offset: number;
+}
+
 export class InterpEmit extends Emit {
   private readonly rec: Expr;
+  private readonly layout: RecordLayout;
   private pending: PendingFlags | undefined;
   /** Set once control has been handed on. */
   private done = false;
@@ -112,54 +143,77 @@ export class InterpEmit extends Emit {
     state: number,
     private readonly link: Linkage,
     private readonly branch: BranchShape,
-    /** Where the instruction's record is from the handler's parameter: 0, or one record on for the second of a pair. */
+    /** Where the instruction's record is from the handler's parameter: 0 but for those of a run of several. */
     private readonly at = 0,
   ) {
     super(f, insn, state);
     this.rec = f.param(0);
+    this.layout = layoutOf(insn, branch);
     let next = 0;
-    insn.operands.forEach((o, k) => {
-      const spec = insn.def.specs[k]!;
-      const fixed = spec[0] === 'A' || spec === 'CL' || spec === 'DX';
-      this.slots.push(o.kind === 'reg' && !fixed ? (next++ === 0 ? R.R0 : R.R1) : -1);
+    insn.operands.forEach((_, k) => {
+      this.slots.push(isNamed(insn, k) ? (next++ === 0 ? this.layout.r0 : this.layout.r1) : -1);
     });
   }
 
-  private slotAddress(k: number): Expr {
-    const slot = this.slots[k]!;
-    if (slot >= 0) return i32.load16_u(this.rec, this.at + slot);
-    const spec = this.insn.def.specs[k]!;
-    return k32(this.state + S.GPR + 8 * (spec === 'CL' ? RCX : spec === 'DX' ? RDX : RAX));
+  // ---- fields of the record ----
+
+  private byte(at: number): Expr {
+    return i32.load8_u(this.rec, this.at + at);
+  }
+  private half(at: number): Expr {
+    return i32.load16_u(this.rec, this.at + at);
+  }
+  private word(at: number): Expr {
+    return i32.load(this.rec, this.at + at);
   }
 
-  private loadReg(address: Expr, size: number): Expr {
+  /** Where a register operand is. */
+  private slot(k: number): Place {
+    const slot = this.slots[k]!;
+    const o = this.operand(k);
+    if (slot >= 0 && o.kind === 'reg') return { address: this.byte(slot), offset: this.state + registerBase(o.cls) };
+    const spec = this.insn.def.specs[k]!;
+    const n = spec === 'CL' ? RCX : spec === 'DX' ? RDX : RAX;
+    return { address: k32(0), offset: this.state + S.GPR + 8 * n };
+  }
+
+  /** The register or segment base whose state offset is in the record. */
+  private stateAt(at: number): Expr {
+    return i64.load(this.byte(at), this.state);
+  }
+
+  private loadReg({ address, offset }: Place, size: number): Expr {
     switch (size) {
       case 1:
-        return i32.load8_u(address);
+        return i32.load8_u(address, offset);
       case 2:
-        return i32.load16_u(address);
+        return i32.load16_u(address, offset);
       case 4:
-        return i32.load(address);
+        return i32.load(address, offset);
       case 8:
-        return i64.load(address);
+        return i64.load(address, offset);
       default:
-        return v128.load(address);
+        return v128.load(address, offset);
     }
   }
 
+  private storeReg({ address, offset }: Place, size: number, value: Expr): void {
+    this.f.store(size, address, value, offset);
+  }
+
   protected regAt(k: number): Expr {
-    return this.loadReg(this.slotAddress(k), this.operand(k).size);
+    return this.loadReg(this.slot(k), this.operand(k).size);
   }
 
   protected setRegAt(k: number, value: Expr): void {
     const o = this.operand(k);
     const gpr = o.kind === 'reg' && o.cls === 'gpr';
-    if (gpr && o.size === 4) this.f.store(8, this.slotAddress(k), i64.extend_u(value));
-    else this.f.store(o.size, this.slotAddress(k), value);
+    if (gpr && o.size === 4) this.storeReg(this.slot(k), 8, i64.extend_u(value));
+    else this.storeReg(this.slot(k), o.size, value);
   }
 
   gpr(n: number, size: number): Expr {
-    return this.loadReg(k32(this.state + S.GPR + n * 8), size);
+    return this.loadReg({ address: k32(0), offset: this.state + S.GPR + n * 8 }, size);
   }
 
   setGpr(n: number, size: number, value: Expr): void {
@@ -175,30 +229,31 @@ export class InterpEmit extends Emit {
     this.f.store(16, this.state + S.XMM + n * 16, value);
   }
   vectorAt(k: number): Expr {
-    return v128.load(this.slotAddress(k));
+    return this.loadReg(this.slot(k), 16);
   }
   setVectorAt(k: number, value: Expr): void {
-    this.f.store(16, this.slotAddress(k), value);
+    this.storeReg(this.slot(k), 16, value);
   }
   mmxAt(k: number): Expr {
-    return i64.load(this.slotAddress(k));
+    return this.loadReg(this.slot(k), 8);
   }
   setMmxAt(k: number, value: Expr): void {
-    this.f.store(8, this.slotAddress(k), value);
-    this.f.store(2, this.slotAddress(k), k32(0xffff), 8);
+    const { address, offset } = this.slot(k);
+    this.f.store(8, address, value, offset);
+    this.f.store(2, address, k32(0xffff), offset + 8);
   }
   stIndex(): Expr {
-    return i32.load8_u(this.rec, this.at + R.SCALE);
+    return this.byte(this.layout.st);
   }
 
   imm32(): Expr {
-    return i32.load(this.rec, this.at + R.IMM);
+    return this.word(this.layout.imm);
   }
   imm64(): Expr {
     const last = this.insn.operands[this.insn.operands.length - 1]!;
     return last.kind === 'imm' && last.size === 8
-      ? i64.load(this.rec, this.at + R.DISP)
-      : i64.load32_s(this.rec, this.at + R.IMM);
+      ? i64.load(this.rec, this.at + this.layout.imm)
+      : i64.load32_s(this.rec, this.at + this.layout.imm);
   }
   immConst(): undefined {
     return undefined;
@@ -206,19 +261,19 @@ export class InterpEmit extends Emit {
 
   effectiveAddress(): Expr {
     const form = memForm(this.insn);
-    if (form === 3) return i64.load(this.rec, this.at + R.DISP);
-    let ea = i64.add(i64.load(i32.load16_u(this.rec, this.at + R.BASE)), i64.load32_s(this.rec, this.at + R.DISP));
-    if (form === 1 || form === 2)
-      ea = i64.add(
-        ea,
-        i64.shl(i64.load(i32.load16_u(this.rec, this.at + R.INDEX)), i64.load8_u(this.rec, this.at + R.SCALE)),
-      );
+    const { layout } = this;
+    const at = this.at + layout.disp;
+    const disp = form >= Form.Absolute ? i64.load(this.rec, at) : i64.load32_s(this.rec, at);
+    if (form === Form.Absolute) return disp;
+    let ea = i64.add(this.stateAt(layout.base), disp);
+    if (layout.index >= 0)
+      ea = i64.add(ea, i64.shl(this.stateAt(layout.index), i64.load8_u(this.rec, this.at + layout.scale)));
     const size = this.insn.mem!.addressSize;
     return size === 8 ? ea : i64.and(ea, k64(size === 4 ? 0xffffffff : 0xffff));
   }
 
   protected segmentBase(): Expr | undefined {
-    return usesSegment(this.insn) ? i64.load(i32.load16_u(this.rec, this.at + R.SEG)) : undefined;
+    return usesSegment(this.insn) ? this.stateAt(this.layout.seg) : undefined;
   }
 
   private linearAfter(extra: Expr): Expr {
@@ -226,9 +281,9 @@ export class InterpEmit extends Emit {
   }
 
   nextRip(): Expr {
-    return this.linearAfter(
-      i32.add(i32.load16_u(this.rec, this.at + R.OFFSET), i32.load8_u(this.rec, this.at + R.LEN)),
-    );
+    if (this.layout.after >= 0) return this.linearAfter(this.half(this.layout.after));
+    const m = this.let(meta(this.record()));
+    return this.linearAfter(i32.add(metaOffset(m), metaLength(m)));
   }
 
   record(): Expr {
@@ -289,12 +344,12 @@ export class InterpEmit extends Emit {
   // ---- control flow ----
 
   private tailCall(record: Expr): void {
-    this.f.returnCallIndirect(this.link.handlerType, i32.load(record, R.FN), record);
+    this.f.returnCallIndirect(this.link.handlerType, handlerOf(record), record);
   }
 
   /** Accounts for the block that ends here, counts its heat, and leaves if the fuel is used up. */
   private account(target: () => Expr): void {
-    const n = i32.load16_u(this.rec, this.at + R.COUNT);
+    const n = this.byte(this.layout.count);
     const fuel = this.let(i32.sub(this.state32(S.FUEL), n));
     this.setState(S.FUEL, 4, fuel);
     this.setState(S.INTERPRETED, 4, i32.add(this.state32(S.INTERPRETED), n));
@@ -307,16 +362,15 @@ export class InterpEmit extends Emit {
   private countHeat(): void {
     // AUX leads to the instruction where there is a helper.
     if (this.insn.def.helper) return;
-    const heat = this.let(i32.sub(i32.load(this.rec, this.at + R.AUX), 1));
+    const heat = this.let(i32.sub(this.word(R.AUX), 1));
     this.f.store(4, this.rec, heat, this.at + R.AUX);
     this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.record())), undefined, 0);
   }
 
-  /** Follows a link to another record of the same page; `which` is 0 (DISP) or 1 (IMM). */
+  /** Follows a link to another record of the same page; `which` is 0 (the target) or 1 (the next instruction). */
   private follow(which: 0 | 1): void {
-    const slot = which ? R.IMM : R.DISP;
     const to = this.temp(I32);
-    this.f.set(to, i32.load(this.rec, this.at + slot));
+    this.f.set(to, this.word(which ? this.layout.next : this.layout.taken));
     this.f.if(i32.eqz(to.get), () => {
       this.f.set(to, this.callImport('link', this.record(), k32(which)));
       this.f.if(i32.eqz(to.get), () => this.f.return());
@@ -340,9 +394,9 @@ export class InterpEmit extends Emit {
   }
 
   private targetOf(taken: boolean): Expr {
-    if (!taken) return this.branch.nextNear ? this.linearAfter(i32.load16_u(this.rec, this.at + R.R1)) : this.nextRip();
-    if (this.branch.takenNear) return this.linearAfter(i32.load16_u(this.rec, this.at + R.R0));
-    return this.wrapTarget(i64.add(this.nextRip(), i64.load32_s(this.rec, this.at + R.DISP)));
+    if (!taken) return this.nextRip();
+    if (this.branch.takenNear) return this.linearAfter(this.half(this.layout.target));
+    return this.wrapTarget(i64.add(this.nextRip(), i64.load32_s(this.rec, this.at + this.layout.imm)));
   }
 
   /** A 16-bit operand size cuts EIP to 16 bits (outside 64-bit mode). */
@@ -396,7 +450,7 @@ export class InterpEmit extends Emit {
     const check = (): void => {
       if (this.insn.bits !== 64) return;
       this.f.if(this.notCanonical(t), () => {
-        const n = i32.load16_u(this.rec, this.at + R.COUNT);
+        const n = this.byte(this.layout.count);
         this.setState(S.FUEL, 4, i32.add(this.state32(S.FUEL), n));
         back?.();
         this.raise(Vector.GP, 0);
@@ -436,7 +490,12 @@ export class InterpEmit extends Emit {
   finish(): void {
     if (this.done) return;
     this.settleFlags();
-    this.tailCall(i32.add(this.rec, k32(this.at + R.SIZE)));
+    this.tailCall(i32.add(this.rec, k32(this.end)));
+  }
+
+  /** Where the next record is from the handler's parameter. */
+  get end(): number {
+    return this.at + this.layout.size;
   }
 }
 
@@ -479,7 +538,7 @@ export function buildPair(
   const f = new FunctionBuilder(HANDLER);
   const a = new InterpEmit(f, first, state, link, FAR);
   first.def.emit!(a);
-  const b = new InterpEmit(f, second, state, link, branch, R.SIZE);
+  const b = new InterpEmit(f, second, state, link, branch, a.end);
   b.follows(a);
   second.def.emit!(b);
   b.finish();

@@ -8,7 +8,7 @@ import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
 import { emitRegion } from './jit/region.ts';
-import { modeIsLimited, R, RECORDS, SELECTORS } from './layout.ts';
+import { modeIsLimited } from './layout.ts';
 import type { X86Processor } from './processor.ts';
 import { ModuleBuilder, type FunctionBuilder } from './wasm/builder.ts';
 
@@ -242,7 +242,6 @@ export class Jit {
   /** Instantiates a batch's module, which fills its table slots, and lets its entries take over. */
   private install(regions: readonly Region[], module: WebAssembly.Module): void {
     new WebAssembly.Instance(module, this.code.handlers.importObject());
-    const { i32, u8 } = this.cpu;
     for (const region of regions) {
       region.installed = true;
       if (region.dropped) {
@@ -256,8 +255,8 @@ export class Jit {
         if (k > 0 && block.compiled && region.kind <= (this.owners.get(block)?.kind ?? Kind.Loops)) return;
         block.compiled = true;
         this.owners.set(block, region);
-        i32[(block.record + R.FN) >> 2] = region.slot!;
-        u8[SELECTORS + (block.record - RECORDS) / R.SIZE] = k;
+        this.code.setHandler(block, region.slot!);
+        this.code.setEntry(block, k);
       });
     }
   }
@@ -266,13 +265,11 @@ export class Jit {
   private drop(region: Region): void {
     if (region.dropped) return;
     region.dropped = true;
-    const { i32 } = this.cpu;
     for (const block of region.entries) {
       if (this.owners.get(block) !== region) continue;
       this.owners.delete(block);
       block.compiled = false;
-      const fn = (block.record + R.FN) >> 2;
-      if (i32[fn] === region.slot) i32[fn] = block.handler;
+      if (this.code.handlerOf(block) === region.slot) this.code.setHandler(block, block.handler);
     }
     const head = region.blocks[0]!;
     this.asked.delete(head);

@@ -3,7 +3,7 @@
  * processor), so nothing of it is in module-level variables; addresses below are offsets from that base.
  */
 
-/** Base of the first processor's state. Register addresses must fit the 16-bit fields of a decoded record. */
+/** Base of the first processor's state. Registers, VPC and segment bases lie in its first 256 bytes, for records have bytes for them. */
 export const STATE_BASE = 0x1000;
 
 export const S = {
@@ -63,8 +63,6 @@ export const S = {
   SCRATCH: 0x2c0,
   /** IA32_KERNEL_GS_BASE, 8 bytes. */
   KERNEL_GS_BASE: 0x3f0,
-  /** A constant that the interpreter adds to displacements too large for a record; 8 bytes. */
-  FAR_PART: 0x3f8,
   /** Free words for helpers' 64-bit results and operands. */
   TEMP: 0x300,
   SIZE: 0x400,
@@ -144,34 +142,6 @@ const USER_MODES =
   (1 << Mode.Stack32User16);
 export const modeIsUser = (mode: Mode): boolean => ((USER_MODES >> mode) & 1) !== 0;
 
-/** A decoded record: 32 bytes, one an instruction, those of a block one after the other. */
-export const R = {
-  SIZE: 32,
-  /** Table index of the handler (i32). */
-  FN: 0,
-  /** State addresses of register operands (u16). */
-  R0: 4,
-  R1: 6,
-  /** State addresses of base, index and segment base (u16; ZERO where absent). */
-  BASE: 8,
-  INDEX: 10,
-  SEG: 12,
-  /** log2 of the index scale (u8). */
-  SCALE: 14,
-  /** Instruction length in bytes (u8). */
-  LEN: 15,
-  /** Displacement, sign-extended (i32). For branches: link to the target's record. */
-  DISP: 16,
-  /** Immediate, sign-extended where the instruction says so (i32). For branches: link to the next block's record. */
-  IMM: 20,
-  /** Offset of the instruction in its page (u16), 0 to 4095. */
-  OFFSET: 24,
-  /** Position in its block, from 1 (u8 would be too small: u16). The last record's is the block's length. */
-  COUNT: 26,
-  /** Index into the processor's table of decoded instructions, for helpers; or, of a block's last record, its heat. */
-  AUX: 28,
-} as const;
-
 /**
  * Jump cache: direct-mapped by linear address, 16 bytes an entry: tag (i64 linear address), record (i32), unused. The
  * low half of the address times JUMP_CACHE_HASH, shifted down by JUMP_CACHE_SHIFT, is 16 times the entry's index once
@@ -182,9 +152,6 @@ export const JUMP_CACHE_BYTES = JUMP_CACHE_ENTRIES * 16;
 /** 2^32 divided by the golden ratio (Fibonacci hashing), as i32. */
 export const JUMP_CACHE_HASH = 0x9e3779b1 | 0;
 export const JUMP_CACHE_SHIFT = 32 - 16 - 4;
-
-/** By record number: which entry of its region a record is (u8), where its handler is a region. */
-export const SELECTORS = 6 * 1024 * 1024;
 
 /** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
 export const TLB_ENTRIES = 1 << 20;
@@ -207,6 +174,8 @@ export const TLB_USER_READ = TLB_TABLES + 2 * TLB_BYTES;
 export const TLB_USER_WRITE = TLB_TABLES + 3 * TLB_BYTES;
 /** A page that unused TLB entries point to, so that not even a non-canonical address can reach anything else. */
 export const DUMMY_PAGE = TLB_TABLES + 4 * TLB_BYTES;
+/** Decoded records, and the words beside them (record.ts). */
 export const RECORDS = 41 * MIB;
-export const RECORDS_BYTES = 55 * MIB;
+export const RECORDS_BYTES = 27 * MIB;
+export const META = RECORDS + RECORDS_BYTES;
 export const RAM_BASE = 96 * MIB;

@@ -17,7 +17,6 @@ import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
 import { prepareHandlers } from './handlers.ts';
-import { FAR_PART } from './interp.ts';
 import { Jit } from './jit.ts';
 import type { Again } from './jit/region.ts';
 import {
@@ -27,7 +26,6 @@ import {
   modeBits,
   modeIsUser,
   modeStack,
-  R,
   RAM_BASE,
   S,
   SS,
@@ -38,6 +36,7 @@ import {
   TLB_USER_WRITE,
 } from './layout.ts';
 import type { Insn } from './insn.ts';
+import { countOf, lengthOf, offsetOf, R } from './record.ts';
 import {
   clearsTrapFlag,
   codeBreakpoint,
@@ -214,7 +213,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.enterCode = this.code.handlers.exports.enter as (record: number) => void;
     this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
     fillTables(this.u8);
-    this.u64[(this.state + S.FAR_PART) >> 3] = BigInt(FAR_PART);
     this.modeChanged();
   }
 
@@ -246,7 +244,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.rewind(record);
     if (this.outside) {
       this.outside = false;
-      if (this.faultObject.vector === 13 && this.usesStack(this.u8[record + R.LEN]!)) this.faultObject.vector = 12;
+      if (this.faultObject.vector === 13 && this.usesStack(lengthOf(this.metaOf(record)))) this.faultObject.vector = 12;
     }
     return 0;
   }
@@ -296,8 +294,9 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   rewind(record: number): void {
     const lo = this.i32[(this.state + S.VPC) >> 2]!;
     const hi = this.i32[((this.state + S.VPC) >> 2) + 1]!;
-    this.setRip(lo | this.u16[(record + R.OFFSET) >> 1]!, hi);
-    this.i32[(this.state + S.FUEL) >> 2]! -= this.u16[(record + R.COUNT) >> 1]! - 1;
+    const meta = this.metaOf(record);
+    this.setRip(lo | offsetOf(meta), hi);
+    this.i32[(this.state + S.FUEL) >> 2]! -= countOf(meta) - 1;
   }
 
   /**
@@ -426,7 +425,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   checkAccesses(insn: Insn, record: number): number {
     const vpc = (this.state + S.VPC) >> 2;
-    const at = this.i32[vpc]! + this.u16[(record + R.OFFSET) >> 1]!;
+    const at = this.i32[vpc]! + offsetOf(this.metaOf(record));
     let verdict = this.code64 ? WITHIN : checkLimits(this, insn, (at - this.segments[CS]!.baseLow) | 0);
     if (verdict === WITHIN && needsAlignment(this)) {
       // Operands relative to RIP are so to the next instruction's.
@@ -505,7 +504,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   private runHelper(record: number): number {
     const insn = this.code.insns[this.i32[(record + R.AUX) >> 2]!]!;
     const at = (this.state + S.VPC) >> 2;
-    const after = this.u16[(record + R.OFFSET) >> 1]! + this.u8[record + R.LEN]!;
+    const meta = this.metaOf(record);
+    const after = offsetOf(meta) + lengthOf(meta);
     const lo = (this.i32[at]! + after) | 0;
     this.setRip(lo, after >= 4096 && lo >>> 0 < 4096 && this.code64 ? (this.i32[at + 1]! + 1) | 0 : this.i32[at + 1]!);
     const flushes = this.code.generation;
@@ -517,7 +517,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     }
     if (this.code.generation !== flushes || this.faulted) {
       // The translations are gone, or an exception follows: whoever called must not go on. RIP is right; count what has run.
-      this.i32[(this.state + S.FUEL) >> 2]! -= this.u16[(record + R.COUNT) >> 1]!;
+      this.i32[(this.state + S.FUEL) >> 2]! -= countOf(meta);
       return 1;
     }
     return 0;
@@ -821,7 +821,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
 
   restore(state: ProcessorState): void {
     restoreCpu(this, state);
-    this.u64[(this.state + S.FAR_PART) >> 3] = BigInt(FAR_PART);
     this.total = Number(state.total);
     this.restored = this.total;
     this.interpreted = 0;

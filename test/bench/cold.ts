@@ -137,9 +137,10 @@ function watchDecoding(code: CodeCache): {
   making: number;
 } {
   const sum = { blocks: 0, instructions: 0, milliseconds: 0, making: 0 };
-  const inner = code as unknown as { decodeBlock(...args: unknown[]): Block; makeHandlers(): void; waiting: unknown[] };
+  const inner = code as unknown as { decodeBlock(...args: unknown[]): Block };
+  const handlers = code.handlers as unknown as { makeMissing(): void; waiting: unknown[] };
   const decodeBlock = inner.decodeBlock.bind(code);
-  const makeHandlers = inner.makeHandlers.bind(code);
+  const makeMissing = handlers.makeMissing.bind(handlers);
   inner.decodeBlock = (...args) => {
     const [began, made] = [performance.now(), sum.making];
     const block = decodeBlock(...args);
@@ -148,10 +149,10 @@ function watchDecoding(code: CodeCache): {
     sum.instructions += block.count;
     return block;
   };
-  inner.makeHandlers = () => {
-    if (!inner.waiting.length) return;
+  handlers.makeMissing = () => {
+    if (!handlers.waiting.length) return;
     const began = performance.now();
-    makeHandlers();
+    makeMissing();
     sum.making += performance.now() - began;
   };
   return sum;

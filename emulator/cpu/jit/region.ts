@@ -18,7 +18,8 @@ import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset, type Linkage } from '../interp.ts';
-import { R, RECORDS, S, SELECTORS } from '../layout.ts';
+import { S } from '../layout.ts';
+import { handlerOf, HEADER_SIZE, meta, metaOffset } from '../record.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
@@ -87,7 +88,7 @@ export function emitRegion(
   const selector = f.local(I32);
   reload(c);
   const { entries } = region;
-  if (entries.length > 1) f.set(selector, i32.load8_u(i32.shr_u(f.param(0), 5), SELECTORS - RECORDS / R.SIZE));
+  if (entries.length > 1) f.set(selector, i32.load8_u(i32.sub(f.param(0), HEADER_SIZE)));
   let vpc = i64.load(k32(state + S.VPC));
   if (region.pages.size > 1) {
     const table = code.bytes(entries.length * 8);
@@ -145,7 +146,7 @@ function writeInterpret(c: RegionContext): void {
   settleBy(c, c.exitKind.get);
   const record = c.exitRecord.get;
   const other = c.exitHandler.get;
-  f.returnCallIndirect(link.handlerType, select(other, other, i32.load(record, R.FN)), record);
+  f.returnCallIndirect(link.handlerType, select(other, other, handlerOf(record)), record);
 }
 
 /** The common exit: registers to memory, then to the next record, the next address, or the run loop. */
@@ -157,12 +158,12 @@ function writeExit(c: RegionContext): void {
   const out = i32.le_s(i32.load(k32(state + S.FUEL)), 0);
   f.if(i32.gt_s(record, 0), () => {
     f.if(out, () => {
-      let rip = i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(i32.load16_u(record, R.OFFSET)));
+      let rip = i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(metaOffset(meta(record))));
       if (c.mode > 1) rip = i64.and(rip, k64(0xffffffff));
       f.store(8, state + S.RIP, rip);
       f.return();
     });
-    f.returnCallIndirect(link.handlerType, i32.load(record, R.FN), record);
+    f.returnCallIndirect(link.handlerType, handlerOf(record), record);
   });
   f.if(i32.eqz(record), () => {
     settleBy(c, f.let(i32.load(k32(state + S.FAULT_FLAGS))));
@@ -176,9 +177,9 @@ function writeExit(c: RegionContext): void {
   f.if(i64.eq(i64.load(entry), target), () => {
     const next = f.let(i32.load(entry, 8));
     f.store(8, state + S.VPC, i64.and(target, k64(-4096)));
-    f.returnCallIndirect(link.handlerType, i32.load(next, R.FN), next);
+    f.returnCallIndirect(link.handlerType, handlerOf(next), next);
   });
   const found = f.let(callExpr(I32, link.imports.lookup!, []));
   f.if(i32.eqz(found), () => f.return(), undefined, 0);
-  f.returnCallIndirect(link.handlerType, i32.load(found, R.FN), found);
+  f.returnCallIndirect(link.handlerType, handlerOf(found), found);
 }

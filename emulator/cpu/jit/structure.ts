@@ -2,8 +2,8 @@
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { flagsWritten, NO_INSN, type Insn } from '../insn.ts';
-import { jumpCacheOffset } from '../interp.ts';
-import { jumpCacheOf, R, S } from '../layout.ts';
+import { jumpCacheOffset, recordsOf } from '../interp.ts';
+import { jumpCacheOf, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
@@ -70,12 +70,12 @@ export class Structure {
   private readonly jumpIndex: ReturnType<FunctionBuilder['local']> | undefined;
 
   /**
-   * A table from a target's record to its index and its page's distance, 16 bytes each, at places that the records' numbers
+   * A table from a target's record to its index and its page's distance, 16 bytes each, at places that the records' addresses
    * give without collisions.
    */
   private recordTable(): number {
     const { targets, code } = this;
-    const place = (b: Block, mask: number): number => (b.record / R.SIZE) & mask;
+    const place = (b: Block, mask: number): number => (b.record >>> 2) & mask;
     let mask = 1;
     while (mask < targets.length) mask = mask * 2 + 1;
     while (new Set(targets.map((b) => place(b, mask))).size < targets.length && mask < 0x3ff) mask = mask * 2 + 1;
@@ -289,7 +289,7 @@ export class Structure {
         const cached = f.let(jumpCacheEntry(c.mode, target));
         f.if(i64.eq(i64.load(cached), target), () => {
           const record = f.let(i32.load(cached, 8));
-          const place = f.let(i32.shl(i32.and(i32.shr_u(record, 5), this.tableMask), 4));
+          const place = f.let(i32.shl(i32.and(i32.shr_u(record, 2), this.tableMask), 4));
           const page = f.let(i64.and(target, k64(-4096)));
           f.store(8, c.state + S.VPC, page);
           // The same code may be mapped elsewhere in this address space, at another distance from the region's first page.
@@ -361,11 +361,12 @@ export class Structure {
       offsets[k] = end;
       end += insn.len;
     });
+    const records = recordsOf(b.record, b.insns);
     const retreats = !this.code.plainFloats.has(b.page.physical);
     /** @returns whether the block ends */
     const write = (k: number): boolean => {
       const insn = b.insns[k]!;
-      const e = new JitEmit(c, insn, offsets[k]!, b.record + k * R.SIZE, b.count);
+      const e = new JitEmit(c, insn, offsets[k]!, records[k]!, b.count);
       const written = flagsWritten(insn);
       if (k === 0) e.firstHandler = b.handler;
       e.compact = this.region.rare.has(b);

@@ -8,8 +8,9 @@ import { defineMmx } from '../../../emulator/cpu/defs/mmx.ts';
 import { defineX87 } from '../../../emulator/cpu/defs/x87.ts';
 import { defineX87Rare } from '../../../emulator/cpu/defs/x87-rare.ts';
 import { ARITH, type Insn } from '../../../emulator/cpu/insn.ts';
-import { buildHandler, declareImports, FAR, IMPORT_NAMES } from '../../../emulator/cpu/interp.ts';
-import { GPR_NAMES, R, RECORDS, S, STATE_BASE } from '../../../emulator/cpu/layout.ts';
+import { buildHandler, declareImports, FAR, IMPORT_NAMES, layoutOf } from '../../../emulator/cpu/interp.ts';
+import { GPR_NAMES, RECORDS, S, STATE_BASE } from '../../../emulator/cpu/layout.ts';
+import { isNamed, R } from '../../../emulator/cpu/record.ts';
 import { RUNTIME } from '../../../emulator/cpu/runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from '../../../emulator/cpu/wasm/builder.ts';
 import { callExpr, I32 } from '../../../emulator/cpu/wasm/expr.ts';
@@ -204,25 +205,19 @@ export class X87Machine {
     cpu.rflags = flags;
     const rec = RECORDS;
     this.u8.fill(0, rec, rec + 64);
-    view.setInt32(rec + R.FN, slot, true);
-    const address = (offset: number): number => STATE_BASE + offset;
-    let next = R.R0 as number;
-    for (const o of insn.operands)
-      if (o.kind === 'reg') {
-        view.setUint16(
-          rec + next,
-          address(o.cls === 'mmx' ? S.X87 + 16 * o.reg : o.cls === 'xmm' ? S.XMM + 16 * o.reg : S.GPR + 8 * o.reg),
-          true,
-        );
-        next = R.R1;
-      }
-    const base = insn.mem && insn.mem.base >= 0 ? S.GPR + 8 * insn.mem.base : S.ZERO;
-    view.setUint16(rec + R.BASE, address(base), true);
-    view.setUint16(rec + R.INDEX, address(S.ZERO), true);
-    view.setUint16(rec + R.SEG, address(S.ZERO), true);
-    this.u8[rec + R.SCALE] = insn.mem ? 0 : insn.modrm & 7;
-    this.u8[rec + R.LEN] = insn.len;
-    view.setInt32(rec + R.IMM, insn.imm, true);
+    const layout = layoutOf(insn, FAR);
+    view.setUint16(rec + R.FN, slot, true);
+    let next = layout.r0;
+    insn.operands.forEach((o, k) => {
+      if (o.kind !== 'reg' || !isNamed(insn, k)) return;
+      this.u8[rec + next] = o.cls === 'mmx' || o.cls === 'xmm' ? 16 * o.reg : 8 * o.reg;
+      next = layout.r1;
+    });
+    if (insn.mem) this.u8[rec + layout.base] = insn.mem.base >= 0 ? S.GPR + 8 * insn.mem.base : S.ZERO;
+    if (layout.seg >= 0) this.u8[rec + layout.seg] = S.ZERO;
+    if (layout.index >= 0) this.u8[rec + layout.index] = S.ZERO;
+    if (layout.st >= 0) this.u8[rec + layout.st] = insn.modrm & 7;
+    if (layout.imm >= 0) view.setInt32(rec + layout.imm, insn.imm, true);
     this.fault = -1;
     this.current = insn;
     (this.table.get(slot) as (record: number) => void)(rec);
