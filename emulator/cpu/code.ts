@@ -11,7 +11,7 @@
  */
 import { Block, type CodePage } from './block.ts';
 import { decode } from './decoder.ts';
-import { Handlers, Slot, type HandlerHost } from './handlers.ts';
+import { type Handler, Handlers, Slot, type HandlerHost } from './handlers.ts';
 import { FAR, fuses, layoutOf, memForm } from './interp.ts';
 import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
@@ -294,7 +294,8 @@ export class CodeCache {
     const last = insns[insns.length - 1];
     const branches = !fault && last !== undefined && last.def.ends;
     let target: number | undefined;
-    let previous = 0;
+    const handlers: Handler[] = [];
+    const records: number[] = [];
     let lastRecord = record;
     for (let k = 0; k < insns.length; k++) {
       const insn = insns[k]!;
@@ -314,7 +315,10 @@ export class CodeCache {
         shape = { takenNear: !crosses && !cut && near >= 0 && near < 4096, nextNear: !crosses && after < 4096 };
         target = cut ? undefined : near;
       }
-      const { slot, layout } = this.handlers.handler(insn, dead[k]!, shape);
+      const handler = this.handlers.handler(insn, dead[k]!, shape);
+      const { slot, layout } = handler;
+      handlers.push(handler);
+      records.push(record);
       begin(slot, offsets[k]!, insn.len, k + 1);
       this.fillRecord(record, layout, insn, after, k + 1, near);
       if (insn.def.helper !== undefined) {
@@ -322,11 +326,16 @@ export class CodeCache {
         this.insns.push(insn);
       } else if (insn.def.ends) w[(record + R.AUX) >> 2] = this.heat(page.mode);
       const before = limited || guarded ? undefined : insns[k - 1];
-      if (before && fuses(before, insn)) u16[(previous + R.FN) >> 1] = this.handlers.pair(before, insn, shape).slot;
+      if (before && fuses(before, insn)) u16[(records[k - 1]! + R.FN) >> 1] = this.handlers.pair(before, insn, shape).slot;
       if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
-      previous = lastRecord = record;
+      lastRecord = record;
       end(layout.size);
     }
+    if (!limited && !guarded && !crosses)
+      for (let k = 0; k < handlers.length - 1; k++) {
+        const run = this.handlers.run(handlers, k);
+        if (run !== undefined) u16[(records[k]! + R.FN) >> 1] = run;
+      }
     if (fault) {
       begin(Slot.Raise, at, 0, insns.length + 1);
       u8[record + R.VECTOR] = fault.vector;

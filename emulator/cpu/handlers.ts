@@ -6,17 +6,21 @@ import { decode } from './decoder.ts';
 import {
   buildHandler,
   buildPair,
+  buildRun,
   declareImports,
   FAR,
   fuses,
   InterpEmit,
+  joins,
   layoutOf,
   shapeKey,
   type Linkage,
+  type Step,
 } from './interp.ts';
 import { NO_INSN, type Insn } from './insn.ts';
 import { S } from './layout.ts';
 import { type BranchShape, CHECK_SIZE, handlerOf, meta, metaCount, metaOffset, R, type RecordLayout } from './record.ts';
+import { RUNS } from './runs.ts';
 import { RUNTIME } from './runtime.ts';
 import { WARM } from './warm.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
@@ -55,10 +59,20 @@ function shapeNumber(key: number): number {
   return n;
 }
 
+/** Runs by their instructions' handlers: what a run so far goes on with. */
+interface RunNode {
+  /** Table slot of the run that ends here. */
+  slot: number | undefined;
+  readonly next: Map<Handler, RunNode>;
+}
+
 interface WarmModule {
   module: WebAssembly.Module;
   /** By shape. */
   handlers: Map<number, Handler>;
+  runs: Map<Handler, RunNode>;
+  /** Table slots that it takes. */
+  slots: number;
 }
 let warmModule: WarmModule | undefined;
 
@@ -171,7 +185,7 @@ export class Handlers {
   /** Compiles the handlers that decoding found missing. */
   makeMissing(): void {
     if (!this.waiting.length) return;
-    const m = writeHandlers(this.host.state, this.waiting);
+    const { m } = writeHandlers(this.host.state, this.waiting);
     this.waiting = [];
     this.instantiate(m);
   }
@@ -188,8 +202,29 @@ export class Handlers {
     prepareHandlers(this.host.state);
     if (!warmModule) return;
     for (const [key, handler] of warmModule.handlers) this.made.set(key, handler);
-    while (this.nextSlot < Slot.FIRST_FREE + warmModule.handlers.size) this.allocateSlot();
+    while (this.nextSlot < Slot.FIRST_FREE + warmModule.slots) this.allocateSlot();
+    this.runs = warmModule.runs;
     new WebAssembly.Instance(warmModule.module, this.importObject());
+  }
+
+  private runs: ReadonlyMap<Handler, RunNode> = new Map();
+
+  /**
+   * The longest run that a block's instructions make from the `k`th on.
+   *
+   * @param handlers of the block's instructions
+   * @returns the table slot of its handler, or undefined
+   */
+  run(handlers: readonly Handler[], k: number): number | undefined {
+    let slot: number | undefined;
+    let next = this.runs;
+    for (let i = k; i < handlers.length; i++) {
+      const node = next.get(handlers[i]!);
+      if (!node) break;
+      slot = node.slot ?? slot;
+      ({ next } = node);
+    }
+    return slot;
   }
 
   /** Notes an instruction (and the one before, where they share a handler) in the form of warm.ts, if that is wanted. */
@@ -216,7 +251,7 @@ export class Handlers {
 const hex = (bytes: Uint8Array, at: number, length: number): string =>
   Array.from(bytes.subarray(at, at + length), (x) => x.toString(16).padStart(2, '0')).join('');
 
-function writeHandlers(state: number, list: readonly WantedHandler[]): ModuleBuilder {
+function writeHandlers(state: number, list: readonly WantedHandler[]): { m: ModuleBuilder; link: Linkage } {
   const m = new ModuleBuilder();
   const link = declareImports(m, true);
   for (const h of list) {
@@ -227,34 +262,69 @@ function writeHandlers(state: number, list: readonly WantedHandler[]): ModuleBui
     );
     m.element(h.slot, [index]);
   }
-  return m;
+  return { m, link };
+}
+
+/** An instruction of a sample in WARM or RUNS: its bytes and its shape's letter. */
+function readStep(text: string, bits: 64 | 32 | 16): Omit<Step, 'slot'> | undefined {
+  const bytes = Uint8Array.from(text.slice(0, -1).match(/../g)!, (x) => parseInt(x, 16));
+  const insn = decode(bytes, 0, bytes.length + 16, bits);
+  if (typeof insn === 'string') return undefined;
+  const letter = text.charCodeAt(text.length - 1) - 97;
+  const branch = { takenNear: (letter & 2) !== 0, nextNear: (letter & 4) !== 0 };
+  return { insn, flagsDead: (letter & 1) !== 0, branch };
 }
 
 function writeWarm(state: number): WarmModule {
   const handlers = new Map<number, Handler>();
   const list: WantedHandler[] = [];
-  for (const sample of WARM.split(/\s+/)) {
-    const m = /^(?:([0-9a-f]+)_)?([0-9a-f]+)([a-h])([qdw])$/.exec(sample);
-    if (!m) continue;
-    const size = m[4] === 'q' ? 64 : m[4] === 'd' ? 32 : 16;
-    const read = (text: string): Insn | undefined => {
-      const bytes = Uint8Array.from(text.match(/../g)!, (x) => parseInt(x, 16));
-      const insn = decode(bytes, 0, bytes.length + 16, size);
-      return typeof insn === 'string' ? undefined : insn;
-    };
-    const insn = read(m[2]!);
-    const first = m[1] ? read(m[1]) : undefined;
-    if (!insn || (m[1] && !(first && fuses(first, insn)))) continue;
-    const bits = m[3]!.charCodeAt(0) - 97;
-    const branch = { takenNear: (bits & 2) !== 0, nextNear: (bits & 4) !== 0 };
-    const flagsDead = (bits & 1) !== 0;
-    const key = first ? pairKey(first, insn, branch) : shapeKey(insn, flagsDead, branch);
-    if (handlers.has(key)) continue;
-    const slot = Slot.FIRST_FREE + handlers.size;
-    handlers.set(key, { slot, layout: layoutOf(first ?? insn, first ? FAR : branch) });
-    list.push({ insn: first ?? insn, second: first && insn, flagsDead, branch, slot });
+  let slots: number = Slot.FIRST_FREE;
+  const single = ({ insn, flagsDead, branch }: Omit<Step, 'slot'>): Handler => {
+    const key = shapeKey(insn, flagsDead, branch);
+    let handler = handlers.get(key);
+    if (!handler) {
+      handlers.set(key, (handler = { slot: slots++, layout: layoutOf(insn, branch) }));
+      list.push({ insn, second: undefined, flagsDead, branch, slot: handler.slot });
+    }
+    return handler;
+  };
+  for (const sample of WARM.match(/\S+/g) ?? []) {
+    const size = sample.at(-1);
+    const texts = sample.slice(0, -1).split('_');
+    if (texts.length === 2) texts[0] += 'a';
+    const steps = texts.map((text) => readStep(text, size === 'q' ? 64 : size === 'd' ? 32 : 16));
+    const [first, second] = steps;
+    if (!first) continue;
+    if (texts.length === 1) single(first);
+    else if (second && fuses(first.insn, second.insn)) {
+      const key = pairKey(first.insn, second.insn, second.branch);
+      if (handlers.has(key)) continue;
+      handlers.set(key, { slot: slots, layout: layoutOf(first.insn, FAR) });
+      list.push({ ...second, insn: first.insn, second: second.insn, slot: slots++ });
+    }
   }
-  return { module: new WebAssembly.Module(writeHandlers(state, list).encode()), handlers };
+  const runs = new Map<Handler, RunNode>();
+  const wanted: { steps: Step[]; slot: number }[] = [];
+  for (const sample of RUNS.match(/\S+/g) ?? []) {
+    const read = sample.split('_').map((text) => readStep(text, 64));
+    const steps: Step[] = [];
+    let next = runs;
+    let node: RunNode | undefined;
+    for (const step of read) {
+      if (!step || !joins(step.insn)) break;
+      const handler = single(step);
+      steps.push({ ...step, slot: handler.slot });
+      node = next.get(handler);
+      if (!node) next.set(handler, (node = { slot: undefined, next: new Map() }));
+      ({ next } = node);
+    }
+    if (steps.length < read.length || !node || node.slot !== undefined) continue;
+    node.slot = slots++;
+    wanted.push({ steps, slot: node.slot });
+  }
+  const { m, link } = writeHandlers(state, list);
+  for (const { steps, slot } of wanted) m.element(slot, [m.add(buildRun(steps, state, link))]);
+  return { module: new WebAssembly.Module(m.encode()), handlers, runs, slots: slots - Slot.FIRST_FREE };
 }
 
 /** The fixed handlers, the runtime library and the way in. */

@@ -145,8 +145,11 @@ export class InterpEmit extends Emit {
     private readonly branch: BranchShape,
     /** Where the instruction's record is from the handler's parameter: 0 but for those of a run of several. */
     private readonly at = 0,
+    /** Table slot of a handler that executes the instruction alone: it takes over where an access is not in the TLB. */
+    alone?: number,
   ) {
     super(f, insn, state);
+    if (alone !== undefined) this.handOver = (): void => this.leaveTo(alone);
     this.rec = f.param(0);
     this.layout = layoutOf(insn, branch);
     let next = 0;
@@ -307,7 +310,16 @@ export class InterpEmit extends Emit {
   }
 
   protected beforeFault(): void {
-    // Everything is in memory already.
+    // Everything is in memory already, but for what an instruction before in the same run has left. What follows is not reached.
+    const { pending } = this;
+    this.settleFlags();
+    this.pending = pending;
+  }
+
+  /** The instruction is executed by another handler from its start. Only on the way to what is not reached otherwise. */
+  private leaveTo(slot: number): void {
+    this.beforeFault();
+    this.f.returnCallIndirect(this.link.handlerType, k32(slot), this.record());
   }
 
   protected tlb(write: boolean): Expr {
@@ -513,6 +525,43 @@ export function buildHandler(
   if (insn.def.emit) insn.def.emit(c);
   else c.runHelper();
   c.finish();
+  return f;
+}
+
+/** An instruction of a run: what its own handler is made for, and that one's table slot. */
+export interface Step {
+  readonly insn: Insn;
+  readonly flagsDead: boolean;
+  readonly branch: BranchShape;
+  readonly slot: number;
+}
+
+const JOINS =
+  /^(mov|movzx|movsx|movsxd|lea|add|sub|adc|sbb|and|or|xor|cmp|test|not|neg|inc|dec|imul|bt|shl|shr|sar|push|pop|leave|nop|cbw|cwd|bswap|set[a-z]+|cmov[a-z]+|j[a-z]+|call|ret)$/;
+
+/** Whether an instruction may share a handler with its neighbours: it does nothing slow but an access that is not in the TLB. */
+export function joins(insn: Insn): boolean {
+  const { def } = insn;
+  return def.emit !== undefined && !def.helper && !def.unit && !insn.lock && insn.bits === 64 && JOINS.test(def.name);
+}
+
+/**
+ * Builds the handler of a run of instructions that all `joins`; its parameter is the first one's record. One dispatch, which
+ * the host's processor mostly mispredicts in wide programs, does for all of them, and flags that the next one reads or
+ * overwrites are never written. What is not in the TLB, also a write to translated code, goes on in an instruction's own
+ * handler, so a run never goes on after a fault or after code has changed.
+ */
+export function buildRun(steps: readonly Step[], state: number, link: Linkage): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
+  let before: InterpEmit | undefined;
+  for (const { insn, flagsDead, branch, slot } of steps) {
+    const c: InterpEmit = new InterpEmit(f, insn, state, link, branch, before?.end ?? 0, slot);
+    if (before) c.follows(before);
+    c.flagsDead = flagsDead;
+    insn.def.emit!(c);
+    before = c;
+  }
+  before!.finish();
   return f;
 }
 
