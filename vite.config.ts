@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vite';
+import { warmHandlers } from './src/cli/warm-plugin.ts';
 import { contentSecurityPolicy, serviceWorker } from './sw/vite-plugin.ts';
 
 const here = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -8,7 +9,7 @@ const here = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 export default defineConfig({
   base: './',
   plugins: [contentSecurityPolicy(), serviceWorker()],
-  worker: { format: 'es' },
+  worker: { format: 'es', plugins: () => [warmHandlers()] },
   // The examples import what an embedder does.
   resolve: {
     alias: [

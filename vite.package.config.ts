@@ -1,5 +1,6 @@
 import { gzipSync } from 'node:zlib';
 import { defineConfig, type Plugin, type UserConfig } from 'vite';
+import { warmHandlers } from './src/cli/warm-plugin.ts';
 
 /**
  * The package: ES modules under build/package, dependencies left to the embedder's own bundler. With `--mode cdn`, under
@@ -22,8 +23,8 @@ export default defineConfig(({ mode }): UserConfig => {
     base: './',
     publicDir: false,
     // What runs in a worker is a file that bundlers copy as it is.
-    worker: { format: 'es', rolldownOptions: { output: { minify: true } } },
-    plugins: [sizes()],
+    worker: { format: 'es', plugins: () => [warmHandlers()], rolldownOptions: { output: { minify: true } } },
+    plugins: [warmHandlers(), sizes()],
     define: cdn ? { 'process.env.NODE_ENV': '"production"' } : {},
     build: {
       target: 'es2022',

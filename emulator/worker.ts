@@ -76,7 +76,7 @@ export type MachineFactory = (parts: MachineParts, events: MachineEvents) => Pro
 export interface WorkerEnvironment {
   createMachine: MachineFactory;
   /** Does ahead of `createMachine` what can be done without its parts; called while these are on their way. */
-  prepare?: () => void;
+  prepare?: () => Promise<void>;
   fetch?: Fetch;
   /** Called after the last message. */
   exit?: () => void;
@@ -198,7 +198,9 @@ class Session {
     this.tellProgress();
     const newer = this.disk?.newer;
     const files = this.files.load(spec, this.disk);
-    this.environment.prepare?.();
+    // Handled below.
+    files.catch(() => undefined);
+    await this.environment.prepare?.();
     const [kernel, initrd] = await files.catch((cause: unknown) => {
       // An old disk that was kept: the files of its kernel may have given way to those of the new one.
       if (!newer?.manifest || this.stopped) throw cause;
@@ -236,7 +238,7 @@ class Session {
       const coming = source.state();
       // Handled below, when the machine is there.
       coming.catch(() => undefined);
-      this.environment.prepare?.();
+      await this.environment.prepare?.();
       let screen: Uint8Array = new Uint8Array(0);
       const origin: Origin = { from: written ? 'kernel' : 'snapshot', note };
       await this.createMachine({ cmdline: '', disk, spec }, origin, async (machine) => {

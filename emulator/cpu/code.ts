@@ -11,7 +11,8 @@
  */
 import { Block, type CodePage } from './block.ts';
 import { decode } from './decoder.ts';
-import { type Handler, Handlers, Slot, type HandlerHost } from './handlers.ts';
+import { type Handler, Slot } from './handler-modules.ts';
+import { Handlers, type HandlerHost } from './handlers.ts';
 import { FAR, fuses, layoutOf, memForm } from './interp.ts';
 import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
@@ -326,7 +327,8 @@ export class CodeCache {
         this.insns.push(insn);
       } else if (insn.def.ends) w[(record + R.AUX) >> 2] = this.heat(page.mode);
       const before = limited || guarded ? undefined : insns[k - 1];
-      if (before && fuses(before, insn)) u16[(records[k - 1]! + R.FN) >> 1] = this.handlers.pair(before, insn, shape).slot;
+      if (before && fuses(before, insn))
+        u16[(records[k - 1]! + R.FN) >> 1] = this.handlers.pair(before, insn, shape).slot;
       if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
       lastRecord = record;
       end(layout.size);

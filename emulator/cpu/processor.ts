@@ -16,7 +16,7 @@ import { ABSENT, Cpu, GuestFault } from './cpu.ts';
 import { decode } from './decoder.ts';
 import { defineAll } from './defs/index.ts';
 import { exactFloat } from './float/exact.ts';
-import { prepareHandlers } from './handlers.ts';
+import { prepareHandlers } from './warm-handlers.ts';
 import { Jit } from './jit.ts';
 import type { Again } from './jit/region.ts';
 import {
@@ -840,9 +840,9 @@ function defineOnce(): void {
 }
 
 /** Does ahead, while something else is waited for, what takes longest in making the first processor of a thread. */
-export function prepareProcessor(): void {
+export async function prepareProcessor(): Promise<void> {
   defineOnce();
-  prepareHandlers(STATE_BASE);
+  await prepareHandlers(STATE_BASE);
 }
 
 /**

@@ -27,7 +27,12 @@ function read(sample: string): Sample {
 }
 
 /** What the processor and memory are after the run. */
-function outcome(m: SystemMachine, { code, offset }: Sample, registers: Record<string, bigint>, flags: number): unknown {
+function outcome(
+  m: SystemMachine,
+  { code, offset }: Sample,
+  registers: Record<string, bigint>,
+  flags: number,
+): unknown {
   const { cpu } = m;
   m.kernel([], registers);
   m.smallPages();

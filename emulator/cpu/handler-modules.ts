@@ -1,0 +1,122 @@
+/** Modules of interpreter handlers: which there are, their keys and slots, and how they are written. */
+import { buildHandler, buildPair, declareImports, FAR, InterpEmit, shapeKey, type Linkage } from './interp.ts';
+import { NO_INSN, type Insn } from './insn.ts';
+import { S } from './layout.ts';
+import {
+  type BranchShape,
+  CHECK_SIZE,
+  handlerOf,
+  meta,
+  metaCount,
+  metaOffset,
+  R,
+  type RecordLayout,
+} from './record.ts';
+import { RUNTIME } from './runtime.ts';
+import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
+import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
+
+/** Table slots of the fixed handlers. */
+export const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
+
+/** A handler's table slot, and what the records that it serves are like. */
+export interface Handler {
+  readonly slot: number;
+  readonly layout: RecordLayout;
+}
+
+/** A handler to be made: for an instruction, or for one and the branch after it. */
+export interface WantedHandler {
+  insn: Insn;
+  second: Insn | undefined;
+  flagsDead: boolean;
+  branch: BranchShape;
+  slot: number;
+}
+
+/** A number that is equal for pairs that the same handler serves; apart from those of single instructions. */
+export const pairKey = (first: Insn, second: Insn, branch: BranchShape): number =>
+  -1 - (shapeNumber(shapeKey(first, false, FAR)) * 2 ** 20 + shapeNumber(shapeKey(second, false, branch)));
+
+/** Small numbers for the shapes that pairs are made of. */
+const shapeNumbers = new Map<number, number>();
+function shapeNumber(key: number): number {
+  let n = shapeNumbers.get(key);
+  if (n === undefined) shapeNumbers.set(key, (n = shapeNumbers.size));
+  return n;
+}
+
+/** Writes a module of handlers, to which more may be added. */
+export function writeHandlers(state: number, list: readonly WantedHandler[]): { m: ModuleBuilder; link: Linkage } {
+  const m = new ModuleBuilder();
+  const link = declareImports(m, true);
+  for (const h of list) {
+    const index = m.add(
+      h.second
+        ? buildPair(h.insn, h.second, state, link, h.branch)
+        : buildHandler(h.insn, state, link, h.flagsDead, h.branch),
+    );
+    m.element(h.slot, [index]);
+  }
+  return { m, link };
+}
+
+/** The fixed handlers, the runtime library and the way in. */
+export function buildCore(state: number): ModuleBuilder {
+  const m = new ModuleBuilder();
+  const link = declareImports(m, false);
+  const cross = m.import('cross', { params: [I32], results: [I32] });
+  const runtimeIndex = new Map<string, number>();
+  const runtime = RUNTIME.map((r) => {
+    const f = new FunctionBuilder(r.signature);
+    runtimeIndex.set(r.name, m.add(f, r.name));
+    return f;
+  });
+  RUNTIME.forEach((r, k) =>
+    r.build(runtime[k]!, (name, ...args) => {
+      const index = runtimeIndex.get(name);
+      if (index !== undefined)
+        return callExpr(RUNTIME.find((x) => x.name === name)!.signature.results[0]!, index, args);
+      const imported = link.imports[name];
+      if (imported === undefined) throw new Error(`no runtime function ${name}`);
+      return callExpr(I32, imported, args);
+    }),
+  );
+  const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>
+    f.returnCallIndirect(link.handlerType, handlerOf(record), record);
+
+  const enter = new FunctionBuilder(HANDLER);
+  call(enter, enter.param(0));
+  m.add(enter, 'enter');
+
+  // Nothing leads to slot 0 (an all-zero record); if something did, the run loop would look RIP up again.
+  const invalid = new FunctionBuilder(HANDLER);
+  const resync = new FunctionBuilder(HANDLER);
+  const m0 = resync.let(meta(resync.param(0)));
+  resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(metaOffset(m0))));
+  resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(metaCount(m0), 1)));
+  const check = new FunctionBuilder(HANDLER);
+  const ok = check.let(callExpr(I32, cross, [check.param(0)]));
+  check.if(i32.eqz(ok), () => check.return());
+  const after = check.let(i32.add(check.param(0), CHECK_SIZE));
+  call(check, after);
+  const raise = new FunctionBuilder(HANDLER);
+  raise.drop(
+    callExpr(I32, link.imports.raise!, [
+      i32.load8_u(raise.param(0), R.VECTOR),
+      i32.load(raise.param(0), R.CODE),
+      raise.param(0),
+    ]),
+  );
+  const indices = [invalid, resync, check].map((f) => m.add(f));
+  const goOn = [true, false].map((near) => m.add(buildGoOn(state, link, near)));
+  m.element(0, [...indices, ...goOn, m.add(raise)]);
+  return m;
+}
+
+function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {
+  const f = new FunctionBuilder(HANDLER);
+  const c = new InterpEmit(f, NO_INSN, state, link, { takenNear: false, nextNear: near });
+  c.goOn();
+  return f;
+}
