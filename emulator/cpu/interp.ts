@@ -537,12 +537,16 @@ export interface Step {
 }
 
 const JOINS =
-  /^(mov|movzx|movsx|movsxd|lea|add|sub|adc|sbb|and|or|xor|cmp|test|not|neg|inc|dec|imul|bt|shl|shr|sar|push|pop|leave|nop|cbw|cwd|bswap|set[a-z]+|cmov[a-z]+|j[a-z]+|call|ret)$/;
+  /^(mov|movzx|movsx|movsxd|lea|add|sub|adc|sbb|and|or|xor|cmp|test|not|neg|inc|dec|imul|bt|bsf|bsr|shl|shr|sar|rol|ror|push|pop|leave|nop|cbw|cwd|bswap|set[a-z]+|cmov[a-z]+|j[a-z]+|call|ret)$/;
+/** Of SSE what computes nothing that could raise an exception. */
+const JOINS_SSE =
+  /^(mov[adu]p[sd]|movdq[au]|mov[dq]|movs[sd]|movhps|movlps|pxor|por|pand|pandn|xorps|pcmpeq[bwd]|pmovmskb|pshufd|punpck[a-z]+)$/;
 
 /** Whether an instruction may share a handler with its neighbours: it does nothing slow but an access that is not in the TLB. */
 export function joins(insn: Insn): boolean {
   const { def } = insn;
-  return def.emit !== undefined && !def.helper && !def.unit && !insn.lock && insn.bits === 64 && JOINS.test(def.name);
+  if (!def.emit || def.helper || insn.lock || insn.bits !== 64) return false;
+  return def.unit === undefined ? JOINS.test(def.name) : def.unit === 'sse' && JOINS_SSE.test(def.name);
 }
 
 /**

@@ -44,12 +44,15 @@ function outcome(
   const page = new Uint8Array(SPAN).fill(HLT);
   page.set(code, offset);
   cpu.memory.write(CODE, page);
+  const xmm = cpu.u8.subarray(cpu.state + S.XMM, cpu.state + S.XMM + 256);
+  xmm.forEach((_, k) => (xmm[k] = k * 37 + flags));
   cpu.rflags = flags;
   cpu.setRip(CODE + offset, 0);
   cpu.run(1000);
   cpu.halted = false;
   return {
     registers: GPR_NAMES.map((_, n) => cpu.big(n).toString(16)),
+    xmm: Buffer.from(xmm).toString('hex'),
     flags: cpu.rflags,
     rip: cpu.rip,
     cr2: cpu.u64[(cpu.state + S.CR2) >> 3],
