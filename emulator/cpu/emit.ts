@@ -81,6 +81,8 @@ export type Import =
   | 'link'
   /** hot(record): the block that starts the current run is hot. */
   | 'hot'
+  /** pages(region, lo, hi): which pages of a region are mapped where its code expects them, with its first page at an address: see jit/pages.ts. */
+  | 'pages'
   /** retreat(record): the interpreter is to run this instruction, and the region is left. */
   | 'retreat'
   /** float(op, record) → 1, or 0 after a fault: `exactFloat` of float/exact.ts, with operands and result in TEMP. */

@@ -38,6 +38,7 @@ export const IMPORTS: Record<Import, FunctionType> = {
   lookup: i(0),
   link: i(2),
   hot: i(1),
+  pages: i(3),
   retreat: i(1),
   float: i(2),
 };

@@ -7,6 +7,7 @@ import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
+import { Kept } from './jit/pages.ts';
 import { emitRegion } from './jit/region.ts';
 import { modeIsLimited } from './layout.ts';
 import type { X86Processor } from './processor.ts';
@@ -48,6 +49,8 @@ const URGENT_BATCH = 4;
  * much of what runs between is its own code.
  */
 const OFTEN = 500;
+/** Times that a region may find a page absent, at most, before it looks again where its pages are. */
+const MOST_MISSES = 4096;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
 
@@ -66,6 +69,9 @@ export class Jit {
   private readonly owners = new Map<Block, Region>();
   /** By head of a light region that is, or is about to be, written anew: as what. */
   private readonly asked = new Map<Block, Kind>();
+  /** Regions that span pages, by number. */
+  private readonly spanning = new Map<number, Region>();
+  private lastNumber = 0;
   /** Counts flushes, so that what was compiled before one is thrown away. */
   private epoch = 0;
 
@@ -218,7 +224,9 @@ export class Jit {
       if (region.dropped) continue;
       let body: FunctionBuilder;
       try {
-        body = emitRegion(region, this.cpu.state, link, this.code, this.cpu.again);
+        region.number = ++this.lastNumber;
+        body = emitRegion(region, region.number, this.cpu.state, link, this.code, this.cpu.again);
+        if (region.keptAt) this.spanning.set(region.number, region);
         for (const b of region.blocks) b.release();
       } catch (error) {
         // A defect of the compiler must not cost the user the machine: the interpreter goes on with these blocks.
@@ -237,6 +245,34 @@ export class Jit {
     // The host may have been elsewhere meanwhile.
     this.credit = Math.max(this.credit - took, -MOST_CREDIT);
     return { regions, bytes };
+  }
+
+  /**
+   * Which pages of a region are in their places: jit/pages.ts.
+   *
+   * @param lo linear address of its first page, and the upper half
+   * @returns a bit for each page
+   */
+  pages(number: number, lo: number, hi: number): number {
+    const region = this.spanning.get(number);
+    // One that was dropped while it ran.
+    if (!region) return 0;
+    let bits = 0;
+    let bit = 1;
+    for (const [distance, page] of region.pages) {
+      if (this.cpu.codePageFrom(lo, hi, distance) === page) bits |= bit;
+      bit <<= 1;
+    }
+    const { i32 } = this.cpu;
+    const at = region.keptAt >> 2;
+    i32[at + (Kept.EPOCH >> 2)] = this.cpu.codeEpoch;
+    i32[at + (Kept.BITS >> 2)] = bits;
+    i32[at + (Kept.FIRST >> 2)] = lo;
+    i32[at + (Kept.FIRST >> 2) + 1] = hi;
+    const most = i32[at + (Kept.MOST >> 2)]!;
+    i32[at + (Kept.LEFT >> 2)] = most;
+    i32[at + (Kept.MOST >> 2)] = Math.min(most * 2, MOST_MISSES);
+    return bits;
   }
 
   /** Instantiates a batch's module, which fills its table slots, and lets its entries take over. */
@@ -265,6 +301,7 @@ export class Jit {
   private drop(region: Region): void {
     if (region.dropped) return;
     region.dropped = true;
+    this.spanning.delete(region.number);
     for (const block of region.entries) {
       if (this.owners.get(block) !== region) continue;
       this.owners.delete(block);
@@ -293,5 +330,6 @@ export class Jit {
     this.queue.length = 0;
     this.owners.clear();
     this.asked.clear();
+    this.spanning.clear();
   }
 }

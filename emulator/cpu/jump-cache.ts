@@ -61,7 +61,7 @@ export class JumpCaches {
     this.i32[at + 2] = record;
     if (global) this.global[this.globals++] = at;
     else this.local[this.locals++] = at;
-    this.pages[lo >>> 17]! |= 1 << ((lo >>> 12) & 31);
+    this.watch(lo);
   }
 
   /** The address space changed: entries of pages that are not global go. */
@@ -106,8 +106,15 @@ export class JumpCaches {
     this.pages.fill(0);
   }
 
-  /** The translation of one linear page is gone. */
-  clearPage(lo: number): void {
-    if (this.pages[lo >>> 17]! & (1 << ((lo >>> 12) & 31))) this.clear();
+  /** The translation of a linear page counts, though no entry is of it. */
+  watch(lo: number): void {
+    this.pages[lo >>> 17]! |= 1 << ((lo >>> 12) & 31);
+  }
+
+  /** The translation of one linear page is gone. @returns whether it counted, so that everything was emptied */
+  clearPage(lo: number): boolean {
+    if (!(this.pages[lo >>> 17]! & (1 << ((lo >>> 12) & 31)))) return false;
+    this.clear();
+    return true;
   }
 }

@@ -66,6 +66,12 @@ export const S = {
   /** Free words for helpers' 64-bit results and operands. */
   TEMP: 0x300,
   SIZE: 0x400,
+  /**
+   * What the translations of code pages are now: another number (i32) once some may have changed, the same one again with the
+   * same address space (`pcid.ts`). One for user mode, one for the other privilege levels. (Behind what is saved.)
+   */
+  USER_EPOCH: 0x420,
+  KERNEL_EPOCH: 0x424,
 } as const;
 
 export const GPR_NAMES = [

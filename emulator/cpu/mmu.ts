@@ -366,6 +366,38 @@ export class Mmu {
     throw new Error('unreachable: the page walk ends at level 1');
   }
 
+  /**
+   * Physical page that code at a linear address would be fetched from, if the page tables say that it is there and has been
+   * accessed before: nothing is changed by this, nor raised. In 4-level paging only.
+   *
+   * @returns FAULTED where it is not so
+   */
+  peekCode(lo: number, hi: number, user: boolean): number {
+    const { cpu } = this;
+    if (!(cpu.efer & EFER_LMA) || (hi << 15) >> 31 !== hi >> 15) return FAULTED;
+    const indices = [(hi >>> 7) & 0x1ff, ((hi << 2) | (lo >>> 30)) & 0x1ff, (lo >>> 21) & 0x1ff, (lo >>> 12) & 0x1ff];
+    const needed = user ? 0x25 : 0x21;
+    let table = (cpu.cr3Low & 0xfffff000) >>> 0;
+    for (let level = 4; level >= 1; level--) {
+      const at = table + indices[4 - level]! * 8;
+      if (at + 8 > this.ramSize || cpu.memory.absent?.[at >>> 12] === 1) return FAULTED;
+      const low = this.readPhysical32(at);
+      const high = this.readPhysical32(at + 4);
+      if ((low & needed) !== needed || high & 0x000fff00 || high < 0) return FAULTED;
+      const large = level > 1 && (low & 0x80) !== 0;
+      if (level === 4 && large) return FAULTED;
+      const mask = level === 1 ? 0xfff : level === 2 ? 0x1fffff : 0x3fffffff;
+      if (large && low & mask & ~0x1fff) return FAULTED;
+      if (level > 1 && !large) {
+        table = ((low & 0xfffff000) >>> 0) + (high & 0xff) * 0x1_0000_0000;
+        continue;
+      }
+      this.global = (low & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0;
+      return ((low & ~mask & 0xfffff000) >>> 0) + (high & 0xff) * 0x1_0000_0000 + (lo & mask & ~0xfff);
+    }
+    return FAULTED;
+  }
+
   /** 32-bit paging (SDM vol. 3, 4.3). */
   private walk32(lo: number, hi: number, access: Access, user: boolean, code: number): number {
     const cpu = this.cpu;

@@ -196,6 +196,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         this.jit.hot(record!);
         return 0;
       },
+      pages: (region, lo, hi) => this.jit.pages(region!, lo!, hi!),
       retreat: (record) => {
         this.rewind(record!);
         this.retreat();
@@ -213,6 +214,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.enterCode = this.code.handlers.exports.enter as (record: number) => void;
     this.i32[(this.state + S.MXCSR) >> 2] = 0x1f80;
     fillTables(this.u8);
+    this.tellEpochs();
     this.modeChanged();
   }
 
@@ -399,15 +401,58 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   /** The translated code of the page `distance` pages from S.VPC's, as far as fetching has gone there lately. */
   codePageAt(distance: number): CodePage | undefined {
     const at = (this.state + S.VPC) >> 2;
-    const linear = (this.i32[at]! >>> 0) + distance * 4096;
-    const lo = linear | 0;
-    const hi = this.code64 ? (this.i32[at + 1]! + Math.floor(linear / 2 ** 32)) | 0 : 0;
+    const [lo, hi] = this.pageFrom(this.i32[at]!, this.i32[at + 1]!, distance);
+    const physical = this.fetched(lo, hi);
+    return physical === FAULTED ? undefined : this.code.page(physical, this.mode);
+  }
+
+  /** The same from a page at a linear address, and where fetching has not gone lately, as far as the page tables say that it has before. */
+  codePageFrom(lo: number, hi: number, distance: number): CodePage | undefined {
+    const [low, high] = this.pageFrom(lo, hi, distance);
+    let physical = this.fetched(low, high);
+    if (physical === FAULTED) {
+      physical = this.mmu.peekCode(low, high, this.cpl === 3);
+      this.fetchedGlobal = this.mmu.global;
+    }
+    if (physical === FAULTED) return undefined;
+    if (this.cpl !== 3 && !this.fetchedGlobal && !this.localKernel) {
+      // From now on the epoch of kernels changes with the address space.
+      this.localKernel = true;
+      this.tellEpochs();
+    }
+    this.code.jumps.watch(low);
+    return this.code.page(physical, this.mode);
+  }
+
+  /** Linear address of the page `distance` pages from another one. */
+  private pageFrom(lo: number, hi: number, distance: number): [lo: number, hi: number] {
+    const linear = (lo >>> 0) + distance * 4096;
+    return [linear | 0, this.code64 ? (hi + Math.floor(linear / 2 ** 32)) | 0 : 0];
+  }
+
+  /** Physical address of a page that has been fetched from lately, or FAULTED. */
+  private fetched(lo: number, hi: number): number {
     const k = (lo >>> 12) & (FETCH_ENTRIES - 1);
     const tag = (lo & ~0xfff) | (this.cpl === 3 ? 2 : 0);
     const epoch = this.fetchEpoch[k]!;
-    if (this.fetchLow[k] !== tag || this.fetchHigh[k] !== hi) return undefined;
-    if (epoch !== this.localEpoch && epoch !== this.globalEpoch) return undefined;
-    return this.code.page(this.fetchPhysical[k]!, this.mode);
+    if (this.fetchLow[k] !== tag || this.fetchHigh[k] !== hi) return FAULTED;
+    if (epoch !== this.localEpoch && epoch !== this.globalEpoch) return FAULTED;
+    this.fetchedGlobal = epoch === this.globalEpoch;
+    return this.fetchPhysical[k]!;
+  }
+
+  /** Whether code outside user mode has run that belongs to an address space: its pages are not global. */
+  private localKernel = false;
+
+  /** The number that stands for what the translations of code pages are, for the current privilege. */
+  get codeEpoch(): number {
+    return this.i32[(this.state + (this.cpl === 3 ? S.USER_EPOCH : S.KERNEL_EPOCH)) >> 2]!;
+  }
+
+  private tellEpochs(): void {
+    const at = this.state >> 2;
+    this.i32[at + (S.USER_EPOCH >> 2)] = this.localEpoch;
+    this.i32[at + (S.KERNEL_EPOCH >> 2)] = this.localKernel ? this.localEpoch : this.globalEpoch;
   }
 
   /**
@@ -545,8 +590,10 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     if (globals) {
       this.globalEpoch += 2;
       this.epochs.clear();
+      this.localKernel = false;
       this.code.jumps.clear();
     } else this.code.jumps.clearLocal();
+    this.tellEpochs();
   }
 
   /** `localEpoch` of address spaces that are not current, by PCID. */
@@ -557,10 +604,16 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     this.epochs.set(from, this.localEpoch);
     this.localEpoch = (keep ? this.epochs.get(to) : undefined) ?? (this.lastEpoch += 2);
     this.code.jumps.switchSpace(from, to, keep);
+    this.tellEpochs();
   }
 
   translationChanged(lo: number, _hi: number): void {
-    this.code.jumps.clearPage(lo);
+    if (this.code.jumps.clearPage(lo)) {
+      this.localEpoch = this.lastEpoch += 2;
+      this.globalEpoch += 2;
+      this.epochs.clear();
+      this.tellEpochs();
+    }
     this.fetchLow[(lo >>> 12) & (FETCH_ENTRIES - 1)] = 1;
   }
 

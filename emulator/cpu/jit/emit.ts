@@ -17,6 +17,7 @@ import {
 } from '../layout.ts';
 import { RUNTIME } from '../runtime.ts';
 import type { Trial } from './groups.ts';
+import { type Placed, writeRecheck } from './pages.ts';
 import { INVALID, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
@@ -88,6 +89,9 @@ export interface RegionContext {
   /** Of a light region: where it counts its rounds, and from what it counts down; the same for leaving it for want of room. */
   heat:
     { readonly at: number; readonly rounds: number; readonly leavingAt: number; readonly leavings: number } | undefined;
+  /** Of a region that spans pages: which are in their places, and where an edge goes that finds its page is not. */
+  placed: Placed | undefined;
+  missed: Label;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
   readonly lanes: Uint8Array;
 }
@@ -155,6 +159,8 @@ export function newContext(
     mxcsrUsual: false,
     trial: undefined,
     heat: undefined,
+    placed: undefined,
+    missed: { depth: 0 },
     lanes: new Uint8Array(16),
   };
 }
@@ -764,6 +770,6 @@ export class JitEmit extends Emit {
       this.account();
       this.exitTo(this.state64(S.RIP));
       this.done = true;
-    }
+    } else if (this.c.placed) writeRecheck(this.f, this.c.placed, this.state, this.c.mode);
   }
 }

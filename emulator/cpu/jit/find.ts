@@ -64,6 +64,9 @@ export interface Region {
   askedAt: number;
   /** Its module has been instantiated. */
   installed: boolean;
+  /** Of one that spans pages: its number, and where `Kept` of pages.ts lies. */
+  number: number;
+  keptAt: number;
 }
 
 /** What finding a region asks of its surroundings. */
@@ -193,6 +196,8 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
     dropped: false,
     askedAt: 0,
     installed: false,
+    number: 0,
+    keptAt: 0,
     onDrop: () => undefined,
   };
 }

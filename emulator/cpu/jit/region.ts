@@ -1,10 +1,8 @@
 /**
  * Regions: hot blocks, found by following branches (find.ts), written as one WebAssembly function.
  *
- * A region may span pages. S.VPC is the linear page of the block that runs, as everywhere; the local `vpc` is that of the
- * region's first page. Between two pages nothing promises that the other one is still mapped where it was, so an edge
- * from page to page asks the jump cache, whose entries go with the translations: when the target's address leads to the
- * target's record, the edge may be taken; otherwise it leaves the region as any far jump.
+ * A region may span pages (pages.ts). S.VPC is the linear page of the block that runs, as everywhere; the local `vpc` is
+ * that of the region's first page.
  *
  * There are light regions and others (`Kind` in find.ts). In a light region registers and flags stay where the interpreter has them (what a
  * path has written is in a local, too, so that reading it need not wait for the store): it costs nothing to enter
@@ -22,11 +20,12 @@ import { S } from '../layout.ts';
 import { handlerOf, HEADER_SIZE, meta, metaOffset } from '../record.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
-import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
+import { EXIT_FAR, JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
 import { cutBlocks } from './cut.ts';
 import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
 import { buildGraph } from './graph.ts';
 import { flagLiveness } from './liveness.ts';
+import { FIRST_MISSES, Kept, writeEntry, writeMiss } from './pages.ts';
 import { registersOf } from './registers.ts';
 import { Structure } from './structure.ts';
 import { planX87 } from './x87-plan.ts';
@@ -55,10 +54,12 @@ const usesMxcsr = (insn: Insn): boolean =>
 /**
  * Writes the function of a region.
  *
+ * @param number that `pages` of the imports knows it by
  * @param again when a light region asks to be written anew
  */
 export function emitRegion(
   found: Region,
+  number: number,
   state: number,
   link: Linkage,
   code: CodeCache,
@@ -96,6 +97,13 @@ export function emitRegion(
     vpc = i64.sub(vpc, i64.load(i32.shl(selector.get, 3), table));
   }
   f.set(c.vpc, vpc);
+  if (region.pages.size > 1) {
+    region.keptAt = found.keptAt = code.bytes(Kept.SIZE);
+    code.setWord(found.keptAt + Kept.MOST, FIRST_MISSES);
+    const bit = new Map([...region.pages.keys()].map((distance, k) => [distance, 1 << k]));
+    c.placed = { at: found.keptAt, bit, valid: f.local(I32) };
+    writeEntry(f, c.placed, state, mode, c.vpc, link.imports.pages!, number);
+  }
   if (region.light) {
     const at = code.bytes(8);
     c.heat = { at, rounds: again.rounds, leavingAt: at + 4, leavings: again.leavings };
@@ -116,8 +124,19 @@ export function emitRegion(
       c.fault = fault;
       f.block((back) => {
         c.back = back;
-        const write = (): void => {
+        const structure = (): void => {
           new Structure(c, region, graph, code, live, selector, targets).write();
+        };
+        const write = (): void => {
+          const { placed } = c;
+          if (!placed) return structure();
+          f.block((missed) => {
+            c.missed = missed;
+            structure();
+          });
+          writeMiss(f, placed);
+          f.set(c.exitRecord, k32(EXIT_FAR));
+          f.br(exit);
         };
         if (!region.light) return write();
         f.block((interpret) => {

@@ -480,15 +480,14 @@ export class Structure {
       if (this.live.before.get(b)) this.settle();
       const mark = f.mark();
       if (base !== own) {
-        const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
-        const cached = f.let(jumpCacheEntry(c.mode, target));
+        const bit = c.placed!.bit.get(base / 4096)!;
         f.if(
-          i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))),
+          i32.eqz(i32.and(c.placed!.valid.get, bit)),
           () => {
             this.settle();
-            f.set(c.exitTarget, target);
-            f.set(c.exitRecord, k32(EXIT_FAR));
-            leave(c);
+            f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
+            c.x87?.exiting();
+            f.br(c.missed);
           },
           undefined,
           0,

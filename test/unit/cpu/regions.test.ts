@@ -1,6 +1,7 @@
 /** What only compiled regions of several blocks can get wrong. */
 import { describe, expect, test } from 'vitest';
 import type { Tier } from '../../../emulator/processor.ts';
+import { asm, assembles } from './assembler.ts';
 import { CodeMachine } from './machine-code.ts';
 
 const hex = (s: string): number[] => [...Buffer.from(s.replace(/\s/g, ''), 'hex')];
@@ -139,4 +140,48 @@ test('code that is mapped twice, at different distances from what it calls, know
         expect(machine.run(code, { r8: BigInt(r8) }).registers.rax).toBe(BigInt(rax));
     expect(machine.cpu.jit.regions).toBeGreaterThan(0);
   }
+});
+
+describe.skipIf(!assembles).each([
+  ['INVLPG', 'invlpg [r9]'],
+  ['MOV to CR3', 'mov rax, cr3; mov cr3, rax'],
+])('where the next page is mapped elsewhere, by %s,', (_, flush) => {
+  const [caller, callee, other] = [0x450000, 0x451000, 0x461000];
+  const entry = 0x4000 + ((callee >> 12) & 511) * 8;
+  // Calls the function at the start of the next page RCX times and adds up what it returns.
+  const loop = '%%again: call %%start+0x1000; add edx, eax;';
+  const prepare = (rounds: number): CodeMachine => {
+    const machine = new CodeMachine('auto', 2, rounds);
+    const { memory } = machine.cpu;
+    memory.write(callee, Uint8Array.from(hex('b801000000 c3'))); // mov eax, 1; ret
+    memory.write(other, Uint8Array.from(hex('b802000000 c3')));
+    memory.write64(entry, callee | 3);
+    return machine;
+  };
+
+  test.each([0, 12])('a region that is entered again sees it (%d rounds)', (rounds) => {
+    const machine = prepare(rounds);
+    machine.cpu.memory.write(caller, Uint8Array.from(asm(`${loop} dec ecx; jnz %%again; ret`).bytes));
+    const code = asm(`${flush}; mov ecx, 40; xor edx, edx; call r8`).bytes;
+    for (let i = 0; i < 6; i++) {
+      machine.cpu.memory.write64(entry, (i & 1 ? other : callee) | 3);
+      const { rdx } = machine.run(code, { r8: BigInt(caller), r9: BigInt(callee) }).registers;
+      expect(rdx).toBe(BigInt(i & 1 ? 80 : 40));
+    }
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  });
+
+  test.each([0, 12])('a region that runs sees it (%d rounds)', (rounds) => {
+    const machine = prepare(rounds);
+    const change = `cmp ecx, 500; jne %%on; mov [rsi], rdi; ${flush}; %%on: dec ecx; jnz %%again; ret`;
+    machine.cpu.memory.write(caller, Uint8Array.from(asm(`${loop} ${change}`).bytes));
+    const registers = { r8: caller, r9: callee, rsi: entry, rdi: other | 3 };
+    const code = asm('mov ecx, 1000; xor edx, edx; call r8').bytes;
+    const { rdx } = machine.run(
+      code,
+      Object.fromEntries(Object.entries(registers).map(([name, x]) => [name, BigInt(x)])),
+    ).registers;
+    expect(rdx).toBe(501n + 2n * 499n);
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  });
 });
