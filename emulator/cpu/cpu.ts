@@ -117,6 +117,8 @@ export abstract class Cpu {
   abstract spaceChanged(from: number, to: number, keep: boolean): void;
   /** CPL, CS.L/D, CR0, CR4 or EFER changed: recompute the code mode, TLB tables and jump cache. Call after any such change. */
   abstract modeChanged(): void;
+  /** The same in place of `modeChanged` after a change of CPL or CS that leads to 64-bit code, with all else as it was. */
+  abstract enterCode64(): void;
   /** Leave emitted code for the run loop as soon as the current instruction (a block's last one) is done. */
   abstract leave(): void;
   /** For a helper of an instruction that ends a block: what it has done stands, and this is raised at the RIP that it has set. */

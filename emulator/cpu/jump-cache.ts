@@ -53,6 +53,12 @@ export class JumpCaches {
     for (let i = 0; i < this.globals; i++) if (this.global[i]! >= SHARED) this.forget(this.global[i]!);
   }
 
+  /** The record for a linear address in the table at `table`, or 0. */
+  find(table: number, lo: number, hi: number): number {
+    const at = (table + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    return this.i32[at] === lo && this.i32[at + 1] === hi ? this.i32[at + 2]! : 0;
+  }
+
   remember(mode: Mode, lo: number, hi: number, record: number, global: boolean): void {
     if (this.locals === this.local.length || this.globals === this.global.length) this.clear();
     const at = (jumpCacheOf(mode) + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;

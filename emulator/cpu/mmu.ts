@@ -420,6 +420,7 @@ export class Mmu {
     // A page with translated code takes its writes one by one, so that the code can be dropped.
     const plain = !this.cpu.hasCode(page);
     this.fill(TLB_KERNEL_READ, lo, hi, page, global);
+    if (plain && kernelWrite) this.cpu.memory.touched[page >>> 12] = 1;
     if (kernelWrite && plain) this.fill(TLB_KERNEL_WRITE, lo, hi, page, global);
     if (userOk) {
       this.fill(TLB_USER_READ, lo, hi, page, global);
@@ -437,6 +438,7 @@ export class Mmu {
   writePhysical32(address: number, value: number): void {
     if (address + 4 <= this.ramSize) {
       if (this.cpu.hasCode(address)) this.cpu.codeWritten(address, 4);
+      this.cpu.memory.touched[address >>> 12] = 1;
       this.view.setInt32(RAM_BASE + address, value, true);
     } else this.bus.writeMmio(address, 4, value >>> 0);
   }
@@ -459,6 +461,7 @@ export class Mmu {
   private writeBytes(from: number, physical: number, size: number): void {
     if (physical + size <= this.ramSize) {
       if (this.cpu.hasCode(physical)) this.cpu.codeWritten(physical, size);
+      this.cpu.memory.touched[physical >>> 12] = 1;
       this.u8.copyWithin(RAM_BASE + physical, from, from + size);
       return;
     }
@@ -500,7 +503,11 @@ export class Mmu {
 
   /** `access` within a page, once it is translated. */
   accessAt(physical: number, lo: number, hi: number, size: number, write: boolean): number {
-    if (physical + size <= this.ramSize && !(write && this.cpu.hasCode(physical))) return RAM_BASE + physical;
+    if (physical + size <= this.ramSize && !(write && this.cpu.hasCode(physical))) {
+      // Where it is watched there is no entry in the TLB that would have marked it.
+      if (write) this.cpu.memory.touched[physical >>> 12] = 1;
+      return RAM_BASE + physical;
+    }
     this.readBytes(physical, size, this.scratch);
     return this.bounce(lo, hi, size, write);
   }
@@ -575,6 +582,15 @@ export class Mmu {
     } finally {
       this.cpu.cpl = cpl;
     }
+  }
+
+  /** Host address of `size` bytes at a linear address that can be used in place, if the TLB knows it and they end in its page; else −1. */
+  inPlace(lo: number, hi: number, size: number, write: boolean, system: boolean): number {
+    const user = !system && this.cpu.cpl === 3;
+    const table = write ? (user ? TLB_USER_WRITE : TLB_KERNEL_WRITE) : user ? TLB_USER_READ : TLB_KERNEL_READ;
+    const at = (table >>> 2) + ((lo >>> 12) << 1);
+    if ((this.u32[at + 1]! | 0) !== (hi | 0) || (lo & 0xfff) + size > 4096) return -1;
+    return (this.u32[at]! ^ lo) >>> 0;
   }
 
   read8(lo: number, hi: number, system = false): number {

@@ -78,6 +78,8 @@ const isCanonical = (hi: number): boolean => (hi << 15) >> 31 === hi >> 15;
 const FETCH_ENTRIES = 1024;
 
 const PAGE_SHIFT = 16;
+const USER64_JUMPS = jumpCacheOf(Mode.User64);
+const KERNEL64_JUMPS = jumpCacheOf(Mode.Kernel64);
 
 /** Of `X86Processor.locate`; not FAULTED. */
 const ELSEWHERE = -2;
@@ -477,6 +479,13 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     // Code that is cut at the end of a page does not know of its width: outside 64-bit mode 4 GiB is followed by 0.
     if (!this.code64 && this.ripHigh() !== 0) this.setRip(lo, 0);
     const hi = this.ripHigh();
+    const at = (this.state + S.VPC) >> 2;
+    const known = this.code.jumps.find(this.i32[(this.state + S.JUMP_CACHE) >> 2]!, lo, hi);
+    if (known) {
+      this.i32[at] = lo & ~0xfff;
+      this.i32[at + 1] = hi;
+      return known;
+    }
     try {
       const page = this.findPage(lo, hi);
       if (page === FAULTED) {
@@ -484,7 +493,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         return 0;
       }
       if (page + 4096 > this.ramSize) throw this.fault(13, 0);
-      const at = (this.state + S.VPC) >> 2;
       this.i32[at] = lo & ~0xfff;
       this.i32[at + 1] = hi;
       const { mode } = this;
@@ -577,6 +585,20 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     }
     if (limited) return user ? Mode.LimitedUser16 : Mode.LimitedKernel16;
     return user ? Mode.User16 : Mode.Kernel16;
+  }
+
+  enterCode64(): void {
+    const user = this.cpl === 3;
+    if (user && needsAlignment(this)) {
+      this.modeChanged();
+      return;
+    }
+    const at = this.state >> 2;
+    this.i32[at + (S.MODE >> 2)] = user ? Mode.User64 : Mode.Kernel64;
+    this.i32[at + (S.CPL >> 2)] = this.cpl;
+    this.i32[at + (S.JUMP_CACHE >> 2)] = user ? USER64_JUMPS : KERNEL64_JUMPS;
+    this.i32[at + (S.TLB_READ >> 2)] = user ? TLB_USER_READ : TLB_KERNEL_READ;
+    this.i32[at + (S.TLB_WRITE >> 2)] = user ? TLB_USER_WRITE : TLB_KERNEL_WRITE;
   }
 
   modeChanged(): void {
