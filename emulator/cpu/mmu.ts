@@ -290,7 +290,7 @@ export class Mmu {
     if (!(cpu.cr0 & CR0_PG)) {
       const page = (lo & 0xfffff000) >>> 0;
       this.need(page);
-      this.cache(lo, hi, page, true, true, true, false);
+      this.cache(lo, hi, page, true, user, false);
       return lo >>> 0;
     }
     let code = (write ? PfError.W : 0) | (user ? PfError.U : 0);
@@ -356,7 +356,7 @@ export class Mmu {
         if (large) this.noteLarge(level === 2 ? lo >>> 21 : HUGE + (lo >>> 30), hi);
         if (access !== 'fetch') {
           const page = physical - (lo & 0xfff);
-          this.cache(lo, hi, page, dirty && writable, dirty && (writable || !(cpu.cr0 & CR0_WP)), userOk, global);
+          this.cache(lo, hi, page, dirty && (writable || !(user || cpu.cr0 & CR0_WP)), user, global);
         }
         return physical;
       }
@@ -398,34 +398,24 @@ export class Mmu {
         lo,
         hi,
         physical - (lo & 0xfff),
-        dirty && writable,
-        dirty && (writable || !(cpu.cr0 & CR0_WP)),
-        userOk,
+        dirty && (writable || !(user || cpu.cr0 & CR0_WP)),
+        user,
         (pte & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0,
       );
     return physical;
   }
 
-  /** Fills the tables that the page's rights allow; nothing for pages outside RAM or under watch. */
-  private cache(
-    lo: number,
-    hi: number,
-    page: number,
-    userWrite: boolean,
-    kernelWrite: boolean,
-    userOk: boolean,
-    global: boolean,
-  ): void {
+  /**
+   * Fills the tables of the privilege that asks, as far as the page's rights allow: pages are mostly the kernel's or a program's,
+   * and each entry costs a line of the host's cache, now and when it is forgotten. Nothing for pages outside RAM or under watch.
+   */
+  private cache(lo: number, hi: number, page: number, writable: boolean, user: boolean, global: boolean): void {
     if (this.watching || page + 4096 > this.ramSize) return;
+    this.fill(user ? TLB_USER_READ : TLB_KERNEL_READ, lo, hi, page, global);
     // A page with translated code takes its writes one by one, so that the code can be dropped.
-    const plain = !this.cpu.hasCode(page);
-    this.fill(TLB_KERNEL_READ, lo, hi, page, global);
-    if (plain && kernelWrite) this.cpu.memory.touched[page >>> 12] = 1;
-    if (kernelWrite && plain) this.fill(TLB_KERNEL_WRITE, lo, hi, page, global);
-    if (userOk) {
-      this.fill(TLB_USER_READ, lo, hi, page, global);
-      if (userWrite && plain) this.fill(TLB_USER_WRITE, lo, hi, page, global);
-    }
+    if (!writable || this.cpu.hasCode(page)) return;
+    this.cpu.memory.touched[page >>> 12] = 1;
+    this.fill(user ? TLB_USER_WRITE : TLB_KERNEL_WRITE, lo, hi, page, global);
   }
 
   // ---- physical memory ----
