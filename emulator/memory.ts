@@ -17,7 +17,10 @@ export class GuestMemory {
   readonly view: DataView;
   /** By page of 4 KiB: 1 while its contents have not come. Undefined when all of RAM is here, which is the usual case. */
   absent: Uint8Array | undefined;
-  /** By page of 4 KiB: 1 once anything may have written to it. The others are zeros, and no host has had to give memory for them yet. */
+  /**
+   * By page of 4 KiB: bit 0 is set once anything may have written to it (the others are zeros, and no host has had to give
+   * memory for them yet). The other bits are the processor's.
+   */
   readonly touched: Uint8Array;
   /** Told of each page that was needed and was not here, by its number; any number of times. */
   onAbsent: (page: number) => void = () => undefined;
@@ -42,7 +45,7 @@ export class GuestMemory {
   /** Bytes of a range inside RAM are about to be written by a device. */
   private touch(address: number, length: number): void {
     const end = address + length;
-    for (let at = address - (address & 0xfff); at < end; at += 4096) this.touched[at >>> PAGE_SHIFT] = 1;
+    for (let at = address - (address & 0xfff); at < end; at += 4096) this.touched[at >>> PAGE_SHIFT]! |= 1;
     this.onWrite(address, length);
   }
 

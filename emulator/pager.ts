@@ -222,7 +222,7 @@ export class Pager {
       if (this.absent[page] !== 1) continue;
       const at = (slots[i]! - chunk * chunkPages) * PAGE_SIZE;
       ram.set(bytes.subarray(at, at + PAGE_SIZE), page * PAGE_SIZE);
-      touched[page] = 1;
+      touched[page]! |= 1;
       this.absent[page] = 0;
     }
     this.state[chunk] = State.Present;

@@ -25,6 +25,28 @@ export interface Segment {
   usable: boolean;
 }
 
+/** One of the six that instructions name: emitted code reads its selector. */
+class SegmentRegister implements Segment {
+  baseLow = 0;
+  baseHigh = 0;
+  limit = 0;
+  attributes = 0;
+  usable = false;
+
+  /** @param at index of the selector in `words` */
+  constructor(
+    private readonly words: Int32Array,
+    private readonly at: number,
+  ) {}
+
+  get selector(): number {
+    return this.words[this.at]!;
+  }
+  set selector(value: number) {
+    this.words[this.at] = value;
+  }
+}
+
 /**
  * The vector of a fault that is no exception: a page of RAM is not here yet (`GuestMemory.absent`). It takes the way of a
  * page fault back to the run loop, with the instruction undone, and nothing is delivered.
@@ -63,7 +85,7 @@ export abstract class Cpu {
   cr4 = 0;
   efer = 0;
   cpl = 0;
-  readonly segments: Segment[] = [];
+  readonly segments: readonly Segment[];
   readonly gdt: DescriptorTable = { baseLow: 0, baseHigh: 0, limit: 0 };
   readonly idt: DescriptorTable = { baseLow: 0, baseHigh: 0, limit: 0 };
   ldt: Segment = emptySegment();
@@ -97,7 +119,7 @@ export abstract class Cpu {
     this.u64 = new BigUint64Array(buffer);
     this.f64 = new Float64Array(buffer);
     this.view = new DataView(buffer);
-    for (let i = 0; i < 6; i++) this.segments.push(emptySegment());
+    this.segments = Array.from({ length: 6 }, (_, n) => new SegmentRegister(this.i32, (state + S.SELECTORS + 4 * n) >> 2));
     this.bus = host.bus;
     this.mmu = new Mmu(this, host.bus, ramSize);
   }

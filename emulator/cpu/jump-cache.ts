@@ -81,16 +81,22 @@ export class JumpCaches {
   /** As `Mmu.switchSpace`. */
   switchSpace(from: number, to: number, keep: boolean): void {
     const old = this.kept.take(from);
+    const { i32 } = this;
+    const store = old.reserve(4 * this.locals);
+    const most = store.length - 4;
+    let stored = 0;
     for (let i = 0; i < this.locals; i++) {
       const at = this.local[i]!;
-      if (at < SHARED && this.i32[at + 2] !== 0 && old.room(4)) {
-        old.words[old.length++] = at;
-        old.words[old.length++] = this.i32[at]!;
-        old.words[old.length++] = this.i32[at + 1]!;
-        old.words[old.length++] = this.i32[at + 2]!;
+      if (at < SHARED && i32[at + 2] !== 0 && stored <= most) {
+        store[stored] = at;
+        store[stored + 1] = i32[at]!;
+        store[stored + 2] = i32[at + 1]!;
+        store[stored + 3] = i32[at + 2]!;
+        stored += 4;
       }
       this.forget(at);
     }
+    old.length = stored;
     this.locals = 0;
     const kept = keep ? this.kept.find(to) : undefined;
     if (!kept) return;

@@ -67,7 +67,10 @@ export const S = {
   FAR_PART: 0x3f8,
   /** Free words for helpers' 64-bit results and operands. */
   TEMP: 0x300,
+  /** Bytes that are saved as they are. What follows is a copy of something else. */
   SIZE: 0x400,
+  /** Selectors of the segment registers, 4 bytes each, in the order of SEG_BASE (i32). */
+  SELECTORS: 0x400,
 } as const;
 
 export const GPR_NAMES = [

@@ -11,6 +11,7 @@
 import { CR0_PG, CR0_WP, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_NXE } from './bits.ts';
 import type { Bus, Width } from '../bus.ts';
 import { ABSENT, type Cpu } from './cpu.ts';
+import { DevicePages } from './device-pages.ts';
 import { KeptSpaces, type Kept } from './pcid.ts';
 import {
   DUMMY_PAGE,
@@ -29,6 +30,9 @@ const UNUSED_HIGH = 0x5eed_1e55 | 0;
 
 /** Page-fault error code bits (SDM vol. 3, 4.7). */
 export const PfError = { P: 1, W: 2, U: 4, RSVD: 8, I: 16 } as const;
+
+/** In `GuestMemory.touched`: there may be entries in the TLB by which the page is written. */
+const MAPPED = 2;
 
 /** Where the entries for spans of 1 GiB begin in `Mmu.large`. */
 const HUGE = 2048;
@@ -95,6 +99,7 @@ export class Mmu {
     list.count = 0;
   }
 
+  private readonly devices = new DevicePages();
   private readonly kept = new KeptSpaces();
   /** PCID of the current address space; 0 where CR4.PCIDE is 0. */
   private pcid = 0;
@@ -108,20 +113,27 @@ export class Mmu {
       if (!keep) this.flush(false);
       return;
     }
+    this.devices.forget();
     const old = this.kept.take(this.pcid);
+    const { u32 } = this;
     const { entries, count } = this.local;
+    const words = old.reserve(3 * count);
+    const most = words.length - 3;
+    let length = 0;
     for (let i = 0; i < count; i++) {
       const at = entries[i]!;
-      const high = this.u32[at + 1]!;
+      const high = u32[at + 1]!;
       if (high === UNUSED_HIGH >>> 0) continue;
       // An entry may have been taken over by a global page since: those of the upper half, which mostly are, are not kept.
-      if (high < 0x8000_0000 && old.room(3)) {
-        old.words[old.length++] = at;
-        old.words[old.length++] = this.u32[at]!;
-        old.words[old.length++] = high;
+      if (high < 0x8000_0000 && length <= most) {
+        words[length] = at;
+        words[length + 1] = u32[at]!;
+        words[length + 2] = high;
+        length += 3;
       }
       this.forgetEntry(at);
     }
+    old.length = length;
     this.local.count = 0;
     const from = this.pcid;
     this.pcid = pcid;
@@ -156,6 +168,7 @@ export class Mmu {
 
   /** Forgets translations; those of global pages, and of all address spaces, only if `globals`. */
   flush(globals: boolean): void {
+    this.devices.forget();
     this.drop(this.local);
     if (globals) {
       this.kept.forgetAll();
@@ -171,6 +184,7 @@ export class Mmu {
 
   /** INVLPG: forgets one page in all tables, also where it is a large one of which many 4 KiB are known. */
   flushPage(lo: number, hi: number): void {
+    this.devices.forget();
     // INVLPG concerns the current PCID, but global pages in all of them.
     if (this.lowGlobals) this.kept.forgetAll();
     if (this.fromLarge(HUGE + (lo >>> 30), hi)) {
@@ -213,6 +227,7 @@ export class Mmu {
 
   /** Drops the write entries that lead to a physical page, so that the next write is seen (translated code is there now). */
   protectPhysical(page: number): void {
+    if (!(this.cpu.memory.touched[page >>> 12]! & MAPPED)) return;
     const host = (RAM_BASE + page) >>> 0;
     for (const list of [this.local, this.globals])
       for (let i = 0; i < list.count; i++) {
@@ -286,6 +301,10 @@ export class Mmu {
   find(lo: number, hi: number, access: Access, user: boolean): number {
     const cpu = this.cpu;
     const write = access === 'write';
+    if (access !== 'fetch') {
+      const device = this.devices.find(lo, hi, write, user);
+      if (device >= 0) return device;
+    }
     this.global = false;
     if (!(cpu.cr0 & CR0_PG)) {
       const page = (lo & 0xfffff000) >>> 0;
@@ -407,14 +426,18 @@ export class Mmu {
 
   /**
    * Fills the tables of the privilege that asks, as far as the page's rights allow: pages are mostly the kernel's or a program's,
-   * and each entry costs a line of the host's cache, now and when it is forgotten. Nothing for pages outside RAM or under watch.
+   * and each entry costs a line of the host's cache, now and when it is forgotten. Nothing for pages under watch.
    */
   private cache(lo: number, hi: number, page: number, writable: boolean, user: boolean, global: boolean): void {
-    if (this.watching || page + 4096 > this.ramSize) return;
+    if (this.watching) return;
+    if (page + 4096 > this.ramSize) {
+      this.devices.remember(lo, hi, page, writable, user);
+      return;
+    }
     this.fill(user ? TLB_USER_READ : TLB_KERNEL_READ, lo, hi, page, global);
     // A page with translated code takes its writes one by one, so that the code can be dropped.
     if (!writable || this.cpu.hasCode(page)) return;
-    this.cpu.memory.touched[page >>> 12] = 1;
+    this.cpu.memory.touched[page >>> 12]! |= 1 | MAPPED;
     this.fill(user ? TLB_USER_WRITE : TLB_KERNEL_WRITE, lo, hi, page, global);
   }
 
@@ -428,7 +451,7 @@ export class Mmu {
   writePhysical32(address: number, value: number): void {
     if (address + 4 <= this.ramSize) {
       if (this.cpu.hasCode(address)) this.cpu.codeWritten(address, 4);
-      this.cpu.memory.touched[address >>> 12] = 1;
+      this.cpu.memory.touched[address >>> 12]! |= 1;
       this.view.setInt32(RAM_BASE + address, value, true);
     } else this.bus.writeMmio(address, 4, value >>> 0);
   }
@@ -451,7 +474,7 @@ export class Mmu {
   private writeBytes(from: number, physical: number, size: number): void {
     if (physical + size <= this.ramSize) {
       if (this.cpu.hasCode(physical)) this.cpu.codeWritten(physical, size);
-      this.cpu.memory.touched[physical >>> 12] = 1;
+      this.cpu.memory.touched[physical >>> 12]! |= 1;
       this.u8.copyWithin(RAM_BASE + physical, from, from + size);
       return;
     }

@@ -250,8 +250,35 @@ describe.each(['interp', 'jit'] as const)('%s', (tier) => {
       expect(m.fault().vector).toBe(6);
       m.user(code, { rcx: 0x7fff_1234_5678n });
       m.cpu.cr4 |= 0x10000;
+      m.cpu.modeChanged();
       expect(m.fault().vector).toBe(13); // HLT
       expect(m.cpu.big(2)).toBe(0x7fff_1234_5678n);
+    });
+
+    test('WRFSBASE of 32 bits clears the upper half, RDFSBASE reads as much as it is asked for', () => {
+      // wrfsbase ecx; rdfsbase rdx; wrfsbase rcx; rdfsbase esi
+      const code = [0xf3, 0x0f, 0xae, 0xd1, 0xf3, 0x48, 0x0f, 0xae, 0xc2, 0xf3, 0x48, 0x0f, 0xae, 0xd1].concat([
+        0xf3, 0x0f, 0xae, 0xc6,
+      ]);
+      m.user(code, { rcx: 0x7fff_8234_5678n, rdx: -1n, rsi: -1n });
+      m.cpu.cr4 |= 0x10000;
+      m.cpu.modeChanged();
+      expect(m.fault().vector).toBe(13); // HLT
+      expect([m.cpu.big(2), m.cpu.big(6)]).toEqual([0x8234_5678n, 0x8234_5678n]);
+      expect([m.cpu.baseLow(4), m.cpu.baseHigh(4)]).toEqual([0x8234_5678 | 0, 0x7fff]);
+    });
+
+    test('WRGSBASE of what is not canonical is #GP(0)', () => {
+      m.user([0xf3, 0x48, 0x0f, 0xae, 0xd9], { rcx: 0x8000_0000_0000n });
+      m.cpu.cr4 |= 0x10000;
+      m.cpu.modeChanged();
+      expect(fault()).toEqual({ vector: 13, code: 0 });
+      expect(m.cpu.baseHigh(5)).toBe(0);
+    });
+
+    test('there is no CR10, though its low bits are those of CR2', () => {
+      m.kernel([0x44, 0x0f, 0x20, 0xd1]); // mov rcx,cr10
+      expect(m.fault().vector).toBe(6);
     });
   });
 
