@@ -244,7 +244,10 @@ export class Mmu {
 
   private fill(table: number, lo: number, hi: number, page: number, global: boolean): void {
     const at = (table >>> 2) + ((lo >>> 12) << 1);
-    this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
+    const answer = ((lo & 0xfffff000) ^ (RAM_BASE + page)) >>> 0;
+    // It is there, and listed, where a page is read that takes its writes one by one.
+    if (this.u32[at] === answer && (this.u32[at + 1]! | 0) === hi) return;
+    this.u32[at] = answer;
     this.u32[at + 1] = hi;
     const list = global ? this.globals : this.local;
     if (global && hi >= 0) this.lowGlobals = true;
@@ -252,7 +255,7 @@ export class Mmu {
       // Rare: forget everything else and start the lists again with this entry.
       this.drop(this.local);
       this.drop(this.globals);
-      this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
+      this.u32[at] = answer;
       this.u32[at + 1] = hi;
     }
     list.entries[list.count++] = at;

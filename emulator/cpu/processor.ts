@@ -74,6 +74,9 @@ const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
 /** Whether an address whose upper half is `hi` is canonical. */
 const isCanonical = (hi: number): boolean => (hi << 15) >> 31 === hi >> 15;
 
+/** Bytes of a page with translated code that are written in one go before the rest is expected to follow. */
+const SWEEP = 256;
+
 /** Fetch translations kept between TLB flushes: direct-mapped by linear page. */
 const FETCH_ENTRIES = 1024;
 
@@ -155,6 +158,15 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           const physical = this.locate(lo!, hi!, size, true, record!);
           if (physical === FAULTED) return 0;
           if (info! & 0x200 && this.mayHoldCode(physical) && this.rewritesCode(lo!, hi!, size, record!)) return 0;
+          if (physical >= 0 && physical < this.ramSize && this.code.hasCode(physical) && this.sweeps(physical, size)) {
+            this.codeWritten(physical - (physical & 0xfff), 4096);
+            if (info! & 0x200) {
+              // As where it rewrites code: the region may be part of what has been dropped.
+              this.rewind(record!);
+              this.interpretOnce = true;
+              return 0;
+            }
+          }
           if (physical === ELSEWHERE) this.mmu.store(lo!, hi!, size);
           else this.mmu.storeAt(physical, size);
           return 1;
@@ -240,6 +252,23 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   /** Whether translated code may be where `locate` says. */
   private mayHoldCode(physical: number): boolean {
     return physical === ELSEWHERE || (physical < this.ramSize && this.code.hasCode(physical));
+  }
+
+  /** Where the last store into a page with translated code ended, and how many bytes before it were written one after the other. */
+  private sweepEnd = -1;
+  private swept = 0;
+
+  /**
+   * Whether a store into a page with translated code seems to be part of a sweep, going on where many before it ended: the page has
+   * been freed and is cleared, or something else is read into it. Then all of its code is dropped at once, for until the
+   * sweep comes to it each store takes the slow way.
+   */
+  private sweeps(physical: number, size: number): boolean {
+    this.swept = physical === this.sweepEnd ? this.swept + size : size;
+    this.sweepEnd = physical + size;
+    if (this.swept < SWEEP) return false;
+    this.sweepEnd = -1;
+    return true;
   }
 
   private catchFault(e: unknown, record: number): 0 {
