@@ -521,7 +521,7 @@ export class Mmu {
   accessAt(physical: number, lo: number, hi: number, size: number, write: boolean): number {
     if (physical + size <= this.ramSize && !(write && this.cpu.hasCode(physical))) {
       // Where it is watched there is no entry in the TLB that would have marked it.
-      if (write) this.cpu.memory.touched[physical >>> 12] = 1;
+      if (write) this.cpu.memory.touched[physical >>> 12]! |= 1;
       return RAM_BASE + physical;
     }
     this.readBytes(physical, size, this.scratch);

@@ -78,6 +78,19 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('code that
   });
 
   test.each([
+    ['a store', 'mov byte ptr [rax+0x800], 1', 'mov byte ptr [rax+1], 2'],
+    ['a read-modify-write', 'inc byte ptr [rax+0x800]', 'inc byte ptr [rax+1]'],
+    ['a load of a dirty page', 'mov byte ptr [rax+0x800], 1; invlpg [rax]; mov cl, [rax]', 'mov byte ptr [rax+1], 2'],
+  ])('in a page that was written to by %s before there was code', (_, before, after) => {
+    m.kernel(asm(`${before}; call rax; ${after}; call rax`).bytes, { rax: PAGE });
+    m.smallPages();
+    cpu.memory.write(PAGE, Uint8Array.of(0xb3, 1, 0xc3)); // mov bl,1; ret
+    cpu.code.flush();
+    m.run();
+    expect(cpu.low(3)).toBe(2);
+  });
+
+  test.each([
     ['REP STOSB', 'mov rdi, rax; mov ecx, 0x400; rep stosb'],
     ['single stores', 'mov ecx, 0x400; %%next: mov byte ptr [rax+rcx-1], 0; dec ecx; jnz %%next'],
     ['single stores upwards', 'xor ecx, ecx; %%next: mov [rax+rcx*8], rdx; inc ecx; cmp ecx, 0x80; jnz %%next'],
