@@ -565,7 +565,8 @@ export class Machine {
       for (let at = address; at < address + length; at += PAGE_SIZE) this.pager?.discard(at / PAGE_SIZE);
     const { touched } = memory;
     for (let at = address; at < address + length; at += PAGE_SIZE)
-      if (touched[at / PAGE_SIZE] && !isZero(this.words, at >>> 2, (at + PAGE_SIZE) >>> 2)) memory.writable(at, PAGE_SIZE).fill(0);
+      if (touched[at / PAGE_SIZE] && !isZero(this.words, at >>> 2, (at + PAGE_SIZE) >>> 2))
+        memory.writable(at, PAGE_SIZE).fill(0);
   }
 
   // State

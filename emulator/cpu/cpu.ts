@@ -119,7 +119,10 @@ export abstract class Cpu {
     this.u64 = new BigUint64Array(buffer);
     this.f64 = new Float64Array(buffer);
     this.view = new DataView(buffer);
-    this.segments = Array.from({ length: 6 }, (_, n) => new SegmentRegister(this.i32, (state + S.SELECTORS + 4 * n) >> 2));
+    this.segments = Array.from(
+      { length: 6 },
+      (_, n) => new SegmentRegister(this.i32, (state + S.SELECTORS + 4 * n) >> 2),
+    );
     this.bus = host.bus;
     this.mmu = new Mmu(this, host.bus, ramSize);
   }

@@ -29,8 +29,7 @@ function farIndirect(cpu: Cpu, insn: Insn, call: boolean): void {
 
 /** RDFSBASE and its kin: 4 or 8 bytes, #UD unless CR4.FSGSBASE. A switch of tasks has one of each. */
 function defineBases(): void {
-  const need = (c: Emit): void =>
-    c.raiseIf(i32.eqz(i32.and(c.state32(S.CR4), k32(CR4_FSGSBASE))), Vector.UD);
+  const need = (c: Emit): void => c.raiseIf(i32.eqz(i32.and(c.state32(S.CR4), k32(CR4_FSGSBASE))), Vector.UD);
   for (const [n, name, seg] of [
     [0, 'fs', FS],
     [1, 'gs', GS],
