@@ -183,8 +183,8 @@ export class Emulated {
       [FS, OUT.FS_BASE],
       [GS, OUT.GS_BASE],
     ] as const) {
-      record.setInt32(at, cpu.segments[n]!.baseLow, true);
-      record.setInt32(at + 4, cpu.segments[n]!.baseHigh, true);
+      record.setInt32(at, cpu.baseLow(n), true);
+      record.setInt32(at + 4, cpu.baseHigh(n), true);
     }
     const vector = (Number(cpu.rip) - KERNEL - HANDLERS) >> 4;
     if (reason === 'halted' && vector >= 0 && vector < 256) {
