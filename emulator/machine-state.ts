@@ -102,6 +102,7 @@ export function restoreMemory(memory: GuestMemory, state: MemoryState): void {
   if (state.size !== memory.size)
     throw new Error(`the saved machine has ${state.size} bytes of RAM, this one has ${memory.size}`);
   const words = wordsOf(memory);
+  const { touched } = memory;
   let next = 0;
   for (let page = 0; page < memory.size / PAGE_SIZE; page++) {
     const address = page * PAGE_SIZE;
@@ -112,7 +113,8 @@ export function restoreMemory(memory: GuestMemory, state: MemoryState): void {
         throw new Error('the saved machine is damaged: a page of RAM is missing');
       memory.write(address, block.subarray(at, at + PAGE_SIZE));
       next++;
-    } else if (!isZero(words, page * PAGE_WORDS, (page + 1) * PAGE_WORDS)) memory.writable(address, PAGE_SIZE).fill(0);
+    } else if (touched[page] && !isZero(words, page * PAGE_WORDS, (page + 1) * PAGE_WORDS))
+      memory.writable(address, PAGE_SIZE).fill(0);
   }
   if (next !== state.pages.length) throw new Error('the saved machine is damaged: its pages of RAM are out of order');
 }

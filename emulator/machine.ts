@@ -557,14 +557,16 @@ export class Machine {
 
   private words: Int32Array | undefined;
 
-  /** The guest does not use these pages. Only those that are not zero already are touched. */
+  /** The guest does not use these pages. Only those that have been written to are looked at, and only those that are not zero written to. */
   private release(address: number, length: number): void {
     const { memory } = this.processor;
     this.words ??= wordsOf(memory);
     if (memory.absent)
       for (let at = address; at < address + length; at += PAGE_SIZE) this.pager?.discard(at / PAGE_SIZE);
+    const { touched } = memory;
     for (let at = address; at < address + length; at += PAGE_SIZE)
-      if (!isZero(this.words, at >>> 2, (at + PAGE_SIZE) >>> 2)) memory.writable(at, PAGE_SIZE).fill(0);
+      if (touched[at / PAGE_SIZE] && !isZero(this.words, at >>> 2, (at + PAGE_SIZE) >>> 2))
+        memory.writable(at, PAGE_SIZE).fill(0);
   }
 
   // State

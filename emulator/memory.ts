@@ -17,6 +17,11 @@ export class GuestMemory {
   readonly view: DataView;
   /** By page of 4 KiB: 1 while its contents have not come. Undefined when all of RAM is here, which is the usual case. */
   absent: Uint8Array | undefined;
+  /**
+   * By page of 4 KiB: bit 0 is set once anything may have written to it (the others are zeros, and no host has had to give
+   * memory for them yet). The other bits are the processor's.
+   */
+  readonly touched: Uint8Array;
   /** Told of each page that was needed and was not here, by its number; any number of times. */
   onAbsent: (page: number) => void = () => undefined;
 
@@ -34,6 +39,14 @@ export class GuestMemory {
   ) {
     this.bytes = new Uint8Array(buffer, offset, size);
     this.view = new DataView(buffer, offset, size);
+    this.touched = new Uint8Array(Math.ceil(size / 2 ** PAGE_SHIFT));
+  }
+
+  /** Bytes of a range inside RAM are about to be written by a device. */
+  private touch(address: number, length: number): void {
+    const end = address + length;
+    for (let at = address - (address & 0xfff); at < end; at += 4096) this.touched[at >>> PAGE_SHIFT]! |= 1;
+    this.onWrite(address, length);
   }
 
   /** Whether [address, address + length) lies in RAM. */
@@ -70,14 +83,14 @@ export class GuestMemory {
   /** RAM that a device is about to fill: like `slice`, and translated code over it is dropped. */
   writable(address: number, length: number): Uint8Array {
     this.check(address, length);
-    this.onWrite(address, length);
+    this.touch(address, length);
     return this.bytes.subarray(address, address + length);
   }
 
   /** Copies `data` to RAM. @throws RangeError when any byte would fall outside RAM. */
   write(address: number, data: Uint8Array): void {
     this.check(address, data.length);
-    this.onWrite(address, data.length);
+    this.touch(address, data.length);
     this.bytes.set(data, address);
   }
 
@@ -103,12 +116,12 @@ export class GuestMemory {
   }
   write16(address: number, value: number): void {
     this.check(address, 2);
-    this.onWrite(address, 2);
+    this.touch(address, 2);
     this.view.setUint16(address, value, true);
   }
   write32(address: number, value: number): void {
     this.check(address, 4);
-    this.onWrite(address, 4);
+    this.touch(address, 4);
     this.view.setUint32(address, value, true);
   }
   write64(address: number, value: number): void {

@@ -85,7 +85,7 @@ export class Pager {
     if (first.bytes.length !== first.pages.length * PAGE_SIZE || first.pages.some((page) => page >= total))
       throw damaged();
     first.pages.forEach((page, i) =>
-      memory.bytes.set(first.bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE), page * PAGE_SIZE),
+      memory.write(page * PAGE_SIZE, first.bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE)),
     );
     const most = slots.length ? slots[slots.length - 1]! + 1 : 0;
     this.chunkCount = Math.ceil(most / chunkPages);
@@ -215,13 +215,14 @@ export class Pager {
 
   private place(chunk: number, bytes: Uint8Array): void {
     const { pages, slots, chunkPages } = this.table;
-    const ram = this.memory.bytes;
+    const { bytes: ram, touched } = this.memory;
     for (let i = this.starts[chunk]!; i < this.starts[chunk + 1]!; i++) {
       const page = pages[i]!;
       // What was given back or written meanwhile stays as it is. An absent page holds no translated code.
       if (this.absent[page] !== 1) continue;
       const at = (slots[i]! - chunk * chunkPages) * PAGE_SIZE;
       ram.set(bytes.subarray(at, at + PAGE_SIZE), page * PAGE_SIZE);
+      touched[page]! |= 1;
       this.absent[page] = 0;
     }
     this.state[chunk] = State.Present;

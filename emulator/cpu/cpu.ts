@@ -26,6 +26,28 @@ export interface Segment {
   usable: boolean;
 }
 
+/** One of the six that instructions name: emitted code reads its selector. */
+class SegmentRegister implements Segment {
+  baseLow = 0;
+  baseHigh = 0;
+  limit = 0;
+  attributes = 0;
+  usable = false;
+
+  /** @param at index of the selector in `words` */
+  constructor(
+    private readonly words: Int32Array,
+    private readonly at: number,
+  ) {}
+
+  get selector(): number {
+    return this.words[this.at]!;
+  }
+  set selector(value: number) {
+    this.words[this.at] = value;
+  }
+}
+
 /**
  * The vector of a fault that is no exception: a page of RAM is not here yet (`GuestMemory.absent`). It takes the way of a
  * page fault back to the run loop, with the instruction undone, and nothing is delivered.
@@ -64,7 +86,7 @@ export abstract class Cpu {
   cr4 = 0;
   efer = 0;
   cpl = 0;
-  readonly segments: Segment[] = [];
+  readonly segments: readonly Segment[];
   readonly gdt: DescriptorTable = { baseLow: 0, baseHigh: 0, limit: 0 };
   readonly idt: DescriptorTable = { baseLow: 0, baseHigh: 0, limit: 0 };
   ldt: Segment = emptySegment();
@@ -98,7 +120,10 @@ export abstract class Cpu {
     this.u64 = new BigUint64Array(buffer);
     this.f64 = new Float64Array(buffer);
     this.view = new DataView(buffer);
-    for (let i = 0; i < 6; i++) this.segments.push(emptySegment());
+    this.segments = Array.from(
+      { length: 6 },
+      (_, n) => new SegmentRegister(this.i32, (state + S.SELECTORS + 4 * n) >> 2),
+    );
     this.bus = host.bus;
     this.mmu = new Mmu(this, host.bus, ramSize);
   }
@@ -118,6 +143,8 @@ export abstract class Cpu {
   abstract spaceChanged(from: number, to: number, keep: boolean): void;
   /** CPL, CS.L/D, CR0, CR4 or EFER changed: recompute the code mode, TLB tables and jump cache. Call after any such change. */
   abstract modeChanged(): void;
+  /** The same in place of `modeChanged` after a change of CPL or CS that leads to 64-bit code, with all else as it was. */
+  abstract enterCode64(): void;
   /** Leave emitted code for the run loop as soon as the current instruction (a block's last one) is done. */
   abstract leave(): void;
   /** For a helper of an instruction that ends a block: what it has done stands, and this is raised at the RIP that it has set. */

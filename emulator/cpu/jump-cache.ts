@@ -53,6 +53,12 @@ export class JumpCaches {
     for (let i = 0; i < this.globals; i++) if (this.global[i]! >= SHARED) this.forget(this.global[i]!);
   }
 
+  /** The record for a linear address in the table at `table`, or 0. */
+  find(table: number, lo: number, hi: number): number {
+    const at = (table + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    return this.i32[at] === lo && this.i32[at + 1] === hi ? this.i32[at + 2]! : 0;
+  }
+
   remember(mode: Mode, lo: number, hi: number, record: number, global: boolean): void {
     if (this.locals === this.local.length || this.globals === this.global.length) this.clear();
     const at = (jumpCacheOf(mode) + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
@@ -75,16 +81,22 @@ export class JumpCaches {
   /** As `Mmu.switchSpace`. */
   switchSpace(from: number, to: number, keep: boolean): void {
     const old = this.kept.take(from);
+    const { i32 } = this;
+    const store = old.reserve(4 * this.locals);
+    const most = store.length - 4;
+    let stored = 0;
     for (let i = 0; i < this.locals; i++) {
       const at = this.local[i]!;
-      if (at < SHARED && this.i32[at + 2] !== 0 && old.room(4)) {
-        old.words[old.length++] = at;
-        old.words[old.length++] = this.i32[at]!;
-        old.words[old.length++] = this.i32[at + 1]!;
-        old.words[old.length++] = this.i32[at + 2]!;
+      if (at < SHARED && i32[at + 2] !== 0 && stored <= most) {
+        store[stored] = at;
+        store[stored + 1] = i32[at]!;
+        store[stored + 2] = i32[at + 1]!;
+        store[stored + 3] = i32[at + 2]!;
+        stored += 4;
       }
       this.forget(at);
     }
+    old.length = stored;
     this.locals = 0;
     const kept = keep ? this.kept.find(to) : undefined;
     if (!kept) return;

@@ -65,10 +65,13 @@ export const S = {
   KERNEL_GS_BASE: 0x3f0,
   /** Free words for helpers' 64-bit results and operands. */
   TEMP: 0x300,
+  /** Bytes that are saved as they are. What follows is a copy of something else. */
   SIZE: 0x400,
+  /** Selectors of the segment registers, 4 bytes each, in the order of SEG_BASE (i32). */
+  SELECTORS: 0x400,
   /**
-   * What the translations of code pages are now: another number (i32) once some may have changed, the same one again with the
-   * same address space (`pcid.ts`). One for user mode, one for the other privilege levels. (Behind what is saved.)
+   * What the translations of code pages are now: another number (i32) once some may have changed, the same one again with
+   * the same address space (`pcid.ts`). One for user mode, one for the other privilege levels.
    */
   USER_EPOCH: 0x420,
   KERNEL_EPOCH: 0x424,

@@ -11,6 +11,7 @@
 import { CR0_PG, CR0_WP, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PSE, EFER_LMA, EFER_NXE } from './bits.ts';
 import type { Bus, Width } from '../bus.ts';
 import { ABSENT, type Cpu } from './cpu.ts';
+import { DevicePages } from './device-pages.ts';
 import { KeptSpaces, type Kept } from './pcid.ts';
 import {
   DUMMY_PAGE,
@@ -29,6 +30,9 @@ const UNUSED_HIGH = 0x5eed_1e55 | 0;
 
 /** Page-fault error code bits (SDM vol. 3, 4.7). */
 export const PfError = { P: 1, W: 2, U: 4, RSVD: 8, I: 16 } as const;
+
+/** In `GuestMemory.touched`: there may be entries in the TLB by which the page is written. */
+const MAPPED = 2;
 
 /** Where the entries for spans of 1 GiB begin in `Mmu.large`. */
 const HUGE = 2048;
@@ -95,6 +99,7 @@ export class Mmu {
     list.count = 0;
   }
 
+  private readonly devices = new DevicePages();
   private readonly kept = new KeptSpaces();
   /** PCID of the current address space; 0 where CR4.PCIDE is 0. */
   private pcid = 0;
@@ -108,20 +113,27 @@ export class Mmu {
       if (!keep) this.flush(false);
       return;
     }
+    this.devices.forget();
     const old = this.kept.take(this.pcid);
+    const { u32 } = this;
     const { entries, count } = this.local;
+    const words = old.reserve(3 * count);
+    const most = words.length - 3;
+    let length = 0;
     for (let i = 0; i < count; i++) {
       const at = entries[i]!;
-      const high = this.u32[at + 1]!;
+      const high = u32[at + 1]!;
       if (high === UNUSED_HIGH >>> 0) continue;
       // An entry may have been taken over by a global page since: those of the upper half, which mostly are, are not kept.
-      if (high < 0x8000_0000 && old.room(3)) {
-        old.words[old.length++] = at;
-        old.words[old.length++] = this.u32[at]!;
-        old.words[old.length++] = high;
+      if (high < 0x8000_0000 && length <= most) {
+        words[length] = at;
+        words[length + 1] = u32[at]!;
+        words[length + 2] = high;
+        length += 3;
       }
       this.forgetEntry(at);
     }
+    old.length = length;
     this.local.count = 0;
     const from = this.pcid;
     this.pcid = pcid;
@@ -156,6 +168,7 @@ export class Mmu {
 
   /** Forgets translations; those of global pages, and of all address spaces, only if `globals`. */
   flush(globals: boolean): void {
+    this.devices.forget();
     this.drop(this.local);
     if (globals) {
       this.kept.forgetAll();
@@ -171,6 +184,7 @@ export class Mmu {
 
   /** INVLPG: forgets one page in all tables, also where it is a large one of which many 4 KiB are known. */
   flushPage(lo: number, hi: number): void {
+    this.devices.forget();
     // INVLPG concerns the current PCID, but global pages in all of them.
     if (this.lowGlobals) this.kept.forgetAll();
     if (this.fromLarge(HUGE + (lo >>> 30), hi)) {
@@ -213,6 +227,7 @@ export class Mmu {
 
   /** Drops the write entries that lead to a physical page, so that the next write is seen (translated code is there now). */
   protectPhysical(page: number): void {
+    if (!(this.cpu.memory.touched[page >>> 12]! & MAPPED)) return;
     const host = (RAM_BASE + page) >>> 0;
     for (const list of [this.local, this.globals])
       for (let i = 0; i < list.count; i++) {
@@ -229,7 +244,10 @@ export class Mmu {
 
   private fill(table: number, lo: number, hi: number, page: number, global: boolean): void {
     const at = (table >>> 2) + ((lo >>> 12) << 1);
-    this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
+    const answer = ((lo & 0xfffff000) ^ (RAM_BASE + page)) >>> 0;
+    // It is there, and listed, where a page is read that takes its writes one by one.
+    if (this.u32[at] === answer && (this.u32[at + 1]! | 0) === hi) return;
+    this.u32[at] = answer;
     this.u32[at + 1] = hi;
     const list = global ? this.globals : this.local;
     if (global && hi >= 0) this.lowGlobals = true;
@@ -237,7 +255,7 @@ export class Mmu {
       // Rare: forget everything else and start the lists again with this entry.
       this.drop(this.local);
       this.drop(this.globals);
-      this.u32[at] = (lo & 0xfffff000) ^ (RAM_BASE + page);
+      this.u32[at] = answer;
       this.u32[at + 1] = hi;
     }
     list.entries[list.count++] = at;
@@ -286,11 +304,15 @@ export class Mmu {
   find(lo: number, hi: number, access: Access, user: boolean): number {
     const cpu = this.cpu;
     const write = access === 'write';
+    if (access !== 'fetch') {
+      const device = this.devices.find(lo, hi, write, user);
+      if (device >= 0) return device;
+    }
     this.global = false;
     if (!(cpu.cr0 & CR0_PG)) {
       const page = (lo & 0xfffff000) >>> 0;
       this.need(page);
-      this.cache(lo, hi, page, true, true, true, false);
+      this.cache(lo, hi, page, true, user, false);
       return lo >>> 0;
     }
     let code = (write ? PfError.W : 0) | (user ? PfError.U : 0);
@@ -356,7 +378,7 @@ export class Mmu {
         if (large) this.noteLarge(level === 2 ? lo >>> 21 : HUGE + (lo >>> 30), hi);
         if (access !== 'fetch') {
           const page = physical - (lo & 0xfff);
-          this.cache(lo, hi, page, dirty && writable, dirty && (writable || !(cpu.cr0 & CR0_WP)), userOk, global);
+          this.cache(lo, hi, page, dirty && (writable || !(user || cpu.cr0 & CR0_WP)), user, global);
         }
         return physical;
       }
@@ -430,33 +452,28 @@ export class Mmu {
         lo,
         hi,
         physical - (lo & 0xfff),
-        dirty && writable,
-        dirty && (writable || !(cpu.cr0 & CR0_WP)),
-        userOk,
+        dirty && (writable || !(user || cpu.cr0 & CR0_WP)),
+        user,
         (pte & 0x100) !== 0 && (cpu.cr4 & CR4_PGE) !== 0,
       );
     return physical;
   }
 
-  /** Fills the tables that the page's rights allow; nothing for pages outside RAM or under watch. */
-  private cache(
-    lo: number,
-    hi: number,
-    page: number,
-    userWrite: boolean,
-    kernelWrite: boolean,
-    userOk: boolean,
-    global: boolean,
-  ): void {
-    if (this.watching || page + 4096 > this.ramSize) return;
-    // A page with translated code takes its writes one by one, so that the code can be dropped.
-    const plain = !this.cpu.hasCode(page);
-    this.fill(TLB_KERNEL_READ, lo, hi, page, global);
-    if (kernelWrite && plain) this.fill(TLB_KERNEL_WRITE, lo, hi, page, global);
-    if (userOk) {
-      this.fill(TLB_USER_READ, lo, hi, page, global);
-      if (userWrite && plain) this.fill(TLB_USER_WRITE, lo, hi, page, global);
+  /**
+   * Fills the tables of the privilege that asks, as far as the page's rights allow: pages are mostly the kernel's or a program's,
+   * and each entry costs a line of the host's cache, now and when it is forgotten. Nothing for pages under watch.
+   */
+  private cache(lo: number, hi: number, page: number, writable: boolean, user: boolean, global: boolean): void {
+    if (this.watching) return;
+    if (page + 4096 > this.ramSize) {
+      this.devices.remember(lo, hi, page, writable, user);
+      return;
     }
+    this.fill(user ? TLB_USER_READ : TLB_KERNEL_READ, lo, hi, page, global);
+    // A page with translated code takes its writes one by one, so that the code can be dropped.
+    if (!writable || this.cpu.hasCode(page)) return;
+    this.cpu.memory.touched[page >>> 12]! |= 1 | MAPPED;
+    this.fill(user ? TLB_USER_WRITE : TLB_KERNEL_WRITE, lo, hi, page, global);
   }
 
   // ---- physical memory ----
@@ -469,6 +486,7 @@ export class Mmu {
   writePhysical32(address: number, value: number): void {
     if (address + 4 <= this.ramSize) {
       if (this.cpu.hasCode(address)) this.cpu.codeWritten(address, 4);
+      this.cpu.memory.touched[address >>> 12]! |= 1;
       this.view.setInt32(RAM_BASE + address, value, true);
     } else this.bus.writeMmio(address, 4, value >>> 0);
   }
@@ -491,6 +509,7 @@ export class Mmu {
   private writeBytes(from: number, physical: number, size: number): void {
     if (physical + size <= this.ramSize) {
       if (this.cpu.hasCode(physical)) this.cpu.codeWritten(physical, size);
+      this.cpu.memory.touched[physical >>> 12]! |= 1;
       this.u8.copyWithin(RAM_BASE + physical, from, from + size);
       return;
     }
@@ -532,7 +551,11 @@ export class Mmu {
 
   /** `access` within a page, once it is translated. */
   accessAt(physical: number, lo: number, hi: number, size: number, write: boolean): number {
-    if (physical + size <= this.ramSize && !(write && this.cpu.hasCode(physical))) return RAM_BASE + physical;
+    if (physical + size <= this.ramSize && !(write && this.cpu.hasCode(physical))) {
+      // Where it is watched there is no entry in the TLB that would have marked it.
+      if (write) this.cpu.memory.touched[physical >>> 12]! |= 1;
+      return RAM_BASE + physical;
+    }
     this.readBytes(physical, size, this.scratch);
     return this.bounce(lo, hi, size, write);
   }
@@ -607,6 +630,15 @@ export class Mmu {
     } finally {
       this.cpu.cpl = cpl;
     }
+  }
+
+  /** Host address of `size` bytes at a linear address that can be used in place, if the TLB knows it and they end in its page; else −1. */
+  inPlace(lo: number, hi: number, size: number, write: boolean, system: boolean): number {
+    const user = !system && this.cpu.cpl === 3;
+    const table = write ? (user ? TLB_USER_WRITE : TLB_KERNEL_WRITE) : user ? TLB_USER_READ : TLB_KERNEL_READ;
+    const at = (table >>> 2) + ((lo >>> 12) << 1);
+    if ((this.u32[at + 1]! | 0) !== (hi | 0) || (lo & 0xfff) + size > 4096) return -1;
+    return (this.u32[at]! ^ lo) >>> 0;
   }
 
   read8(lo: number, hi: number, system = false): number {

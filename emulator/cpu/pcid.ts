@@ -13,14 +13,12 @@ export class Kept {
   /** What `generation` was when it was kept. */
   generation = 0;
 
-  /** Room for `n` more words at `length`. @returns whether there is; more than a bound is not kept */
-  room(n: number): boolean {
-    if (this.length + n <= this.words.length) return true;
-    if (this.length + n > MOST_WORDS) return false;
-    const bigger = new Int32Array(this.words.length * 2);
-    bigger.set(this.words);
-    this.words = bigger;
-    return true;
+  /** Makes room for `n` words; more than a bound is not kept. @returns `words` */
+  reserve(n: number): Int32Array {
+    let size = this.words.length;
+    while (size < n && size < MOST_WORDS) size *= 2;
+    if (size > this.words.length) this.words = new Int32Array(size);
+    return this.words;
   }
 }
 

@@ -73,10 +73,15 @@ const STACK_INSTRUCTIONS = /^(push|pop(?!cnt)|call|ret|enter|leave|iret)/;
 /** Whether an address whose upper half is `hi` is canonical. */
 const isCanonical = (hi: number): boolean => (hi << 15) >> 31 === hi >> 15;
 
+/** Bytes of a page with translated code that are written in one go before the rest is expected to follow. */
+const SWEEP = 256;
+
 /** Fetch translations kept between TLB flushes: direct-mapped by linear page. */
 const FETCH_ENTRIES = 1024;
 
 const PAGE_SHIFT = 16;
+const USER64_JUMPS = jumpCacheOf(Mode.User64);
+const KERNEL64_JUMPS = jumpCacheOf(Mode.Kernel64);
 
 /** Of `X86Processor.locate`; not FAULTED. */
 const ELSEWHERE = -2;
@@ -152,6 +157,15 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
           const physical = this.locate(lo!, hi!, size, true, record!);
           if (physical === FAULTED) return 0;
           if (info! & 0x200 && this.mayHoldCode(physical) && this.rewritesCode(lo!, hi!, size, record!)) return 0;
+          if (physical >= 0 && physical < this.ramSize && this.code.hasCode(physical) && this.sweeps(physical, size)) {
+            this.codeWritten(physical - (physical & 0xfff), 4096);
+            if (info! & 0x200) {
+              // As where it rewrites code: the region may be part of what has been dropped.
+              this.rewind(record!);
+              this.interpretOnce = true;
+              return 0;
+            }
+          }
           if (physical === ELSEWHERE) this.mmu.store(lo!, hi!, size);
           else this.mmu.storeAt(physical, size);
           return 1;
@@ -238,6 +252,23 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   /** Whether translated code may be where `locate` says. */
   private mayHoldCode(physical: number): boolean {
     return physical === ELSEWHERE || (physical < this.ramSize && this.code.hasCode(physical));
+  }
+
+  /** Where the last store into a page with translated code ended, and how many bytes before it were written one after the other. */
+  private sweepEnd = -1;
+  private swept = 0;
+
+  /**
+   * Whether a store into a page with translated code seems to be part of a sweep, going on where many before it ended: the page has
+   * been freed and is cleared, or something else is read into it. Then all of its code is dropped at once, for until the
+   * sweep comes to it each store takes the slow way.
+   */
+  private sweeps(physical: number, size: number): boolean {
+    this.swept = physical === this.sweepEnd ? this.swept + size : size;
+    this.sweepEnd = physical + size;
+    if (this.swept < SWEEP) return false;
+    this.sweepEnd = -1;
+    return true;
   }
 
   private catchFault(e: unknown, record: number): 0 {
@@ -521,6 +552,13 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     // Code that is cut at the end of a page does not know of its width: outside 64-bit mode 4 GiB is followed by 0.
     if (!this.code64 && this.ripHigh() !== 0) this.setRip(lo, 0);
     const hi = this.ripHigh();
+    const at = (this.state + S.VPC) >> 2;
+    const known = this.code.jumps.find(this.i32[(this.state + S.JUMP_CACHE) >> 2]!, lo, hi);
+    if (known) {
+      this.i32[at] = lo & ~0xfff;
+      this.i32[at + 1] = hi;
+      return known;
+    }
     try {
       const page = this.findPage(lo, hi);
       if (page === FAULTED) {
@@ -528,7 +566,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
         return 0;
       }
       if (page + 4096 > this.ramSize) throw this.fault(13, 0);
-      const at = (this.state + S.VPC) >> 2;
       this.i32[at] = lo & ~0xfff;
       this.i32[at + 1] = hi;
       const { mode } = this;
@@ -630,6 +667,20 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     }
     if (limited) return user ? Mode.LimitedUser16 : Mode.LimitedKernel16;
     return user ? Mode.User16 : Mode.Kernel16;
+  }
+
+  enterCode64(): void {
+    const user = this.cpl === 3;
+    if (user && needsAlignment(this)) {
+      this.modeChanged();
+      return;
+    }
+    const at = this.state >> 2;
+    this.i32[at + (S.MODE >> 2)] = user ? Mode.User64 : Mode.Kernel64;
+    this.i32[at + (S.CPL >> 2)] = this.cpl;
+    this.i32[at + (S.JUMP_CACHE >> 2)] = user ? USER64_JUMPS : KERNEL64_JUMPS;
+    this.i32[at + (S.TLB_READ >> 2)] = user ? TLB_USER_READ : TLB_KERNEL_READ;
+    this.i32[at + (S.TLB_WRITE >> 2)] = user ? TLB_USER_WRITE : TLB_KERNEL_WRITE;
   }
 
   modeChanged(): void {

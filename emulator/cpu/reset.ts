@@ -15,6 +15,15 @@ function flat(selector: number, attributes: number): Segment {
   return { selector, baseLow: 0, baseHigh: 0, limit: 0xffffffff, attributes, usable: true };
 }
 
+const copyOf = ({ selector, baseLow, baseHigh, limit, attributes, usable }: Segment): Segment => ({
+  selector,
+  baseLow,
+  baseHigh,
+  limit,
+  attributes,
+  usable,
+});
+
 /** Sets all registers for the first instruction of a kernel. */
 export function enterState(cpu: Cpu, entry: EntryState): void {
   const long = entry.mode === 'long';
@@ -37,7 +46,8 @@ export function enterState(cpu: Cpu, entry: EntryState): void {
   cpu.shutdown = false;
   cpu.shadow = undefined;
   for (let n = 0; n < 6; n++) {
-    cpu.segments[n] = n === CS ? flat(entry.gdt.cs, CODE | (long ? G_L : G_DB)) : flat(entry.gdt.ds, DATA | G_DB);
+    const { cs, ds } = entry.gdt;
+    Object.assign(cpu.segments[n]!, n === CS ? flat(cs, CODE | (long ? G_L : G_DB)) : flat(ds, DATA | G_DB));
     cpu.setSegmentBase(n, 0, 0);
   }
   Object.assign(cpu.gdt, { baseLow: entry.gdt.base | 0, baseHigh: 0, limit: entry.gdt.limit });
@@ -66,7 +76,7 @@ export function saveCpu(cpu: Cpu): ProcessorState {
     cr4: cpu.cr4,
     efer: cpu.efer,
     cpl: cpu.cpl,
-    segments: cpu.segments.map((s) => ({ ...s })),
+    segments: cpu.segments.map(copyOf),
     gdt: { ...cpu.gdt },
     idt: { ...cpu.idt },
     ldt: { ...cpu.ldt },
@@ -93,7 +103,7 @@ export function restoreCpu(cpu: Cpu, saved: ProcessorState): void {
   cpu.cr4 = Number(saved.cr4);
   cpu.efer = Number(saved.efer);
   cpu.cpl = Number(saved.cpl);
-  (saved.segments as Segment[]).forEach((s, n) => (cpu.segments[n] = { ...s }));
+  (saved.segments as Segment[]).forEach((s, n) => Object.assign(cpu.segments[n]!, copyOf(s)));
   Object.assign(cpu.gdt, saved.gdt);
   Object.assign(cpu.idt, saved.idt);
   cpu.ldt = { ...(saved.ldt as Segment) };

@@ -154,13 +154,12 @@ export class Emulated {
     cpu.shadow = undefined;
     cpu.cpl = 3;
     const flat = { baseLow: 0, baseHigh: 0, limit: 0xffffffff, usable: true };
-    cpu.segments[CS] =
-      bits === 64
-        ? { ...flat, selector: USER_CODE, attributes: 0xa0fb }
-        : { ...flat, selector: USER_CODE32, attributes: 0xc0fb };
-    cpu.segments[SS] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
-    for (const n of [ES, DS]) cpu.segments[n] = { ...flat, selector: USER_DATA, attributes: 0xc0f3 };
-    for (const n of [FS, GS]) cpu.segments[n] = { ...flat, selector: 0, attributes: 0xc0f3 };
+    const set = (n: number, selector: number, attributes: number): void =>
+      void Object.assign(cpu.segments[n]!, flat, { selector, attributes });
+    if (bits === 64) set(CS, USER_CODE, 0xa0fb);
+    else set(CS, USER_CODE32, 0xc0fb);
+    for (const n of [SS, ES, DS]) set(n, USER_DATA, 0xc0f3);
+    for (const n of [FS, GS]) set(n, 0, 0xc0f3);
     for (const n of [ES, DS, SS]) cpu.setSegmentBase(n, 0, 0);
     cpu.setSegmentBase(FS, FS_BASE, 0);
     cpu.setSegmentBase(GS, GS_BASE, 0);
@@ -184,8 +183,8 @@ export class Emulated {
       [FS, OUT.FS_BASE],
       [GS, OUT.GS_BASE],
     ] as const) {
-      record.setInt32(at, cpu.segments[n]!.baseLow, true);
-      record.setInt32(at + 4, cpu.segments[n]!.baseHigh, true);
+      record.setInt32(at, cpu.baseLow(n), true);
+      record.setInt32(at + 4, cpu.baseHigh(n), true);
     }
     const vector = (Number(cpu.rip) - KERNEL - HANDLERS) >> 4;
     if (reason === 'halted' && vector >= 0 && vector < 256) {

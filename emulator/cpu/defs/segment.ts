@@ -1,10 +1,11 @@
 /** Segment registers and the instructions that look at descriptors. */
 import type { Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
-import { ARITH, defHelper, type DefOptions, type Insn, ZF } from '../insn.ts';
-import { CS, DS, ES, FS, GS, SS } from '../layout.ts';
+import { ARITH, def, defHelper, type DefOptions, type Insn, ZF } from '../insn.ts';
+import { CS, DS, ES, FS, GS, S, SS } from '../layout.ts';
 import { accessRights, isProtected, loadLdt, loadSegment, loadTask, segmentLimit, verify } from '../system/segments.ts';
 import { moveStack, peek, poke } from '../system/stack.ts';
+import { i64 } from '../wasm/expr.ts';
 import { readOperand16, regOf, writeOperand } from './system.ts';
 
 const ONLY_ZF: DefOptions = { reads: ARITH, faults: true };
@@ -46,10 +47,10 @@ function loadFar(cpu: Cpu, insn: Insn, n: number): void {
 }
 
 /** A selector to a register of any size, or to 16 bits of memory whatever the operand size. */
-function store(opcode: string, source: string, selector: (cpu: Cpu, insn: Insn) => number): void {
+function store(opcode: string, selector: (cpu: Cpu) => number): void {
   for (const to of ['Rv', 'Mw'])
-    defHelper(`${opcode} ${to}${source}`, { access: 'w', faults: true }, (cpu, insn) => {
-      writeOperand(cpu, insn, 0, selector(cpu, insn), 0, 2);
+    defHelper(`${opcode} ${to}`, { access: 'w', faults: true }, (cpu, insn) => {
+      writeOperand(cpu, insn, 0, selector(cpu), 0, 2);
     });
 }
 
@@ -57,7 +58,14 @@ function defineMoves(): void {
   defHelper('mov 8e Sw,Ew', { access: 'w', faults: true, ends: true }, (cpu, insn) => {
     load(cpu, regOf(insn, 0), readOperand16(cpu, insn, 1));
   });
-  store('mov 8c', ',Sw', (cpu, insn) => cpu.segments[regOf(insn, 1)]!.selector);
+  for (let n = ES; n <= GS; n++)
+    def(`mov 8c/${n} Rv,Sw`, { access: 'w', faults: true }, (c) => {
+      const selector = c.state32(S.SELECTORS + 4 * n);
+      c.set(0, c.size === 8 ? i64.extend_u(selector) : selector);
+    });
+  defHelper('mov 8c Mw,Sw', { access: 'w', faults: true }, (cpu, insn) => {
+    writeOperand(cpu, insn, 0, cpu.segments[regOf(insn, 1)]!.selector, 0, 2);
+  });
   const stack = (name: string, n: number, push: string, pop: string | undefined, only: 32 | undefined): void => {
     const options: DefOptions = { defaultSize: 'd64', faults: true, ...(only ? { only } : {}) };
     defHelper(`push ${push}`, options, (cpu, insn) => {
@@ -92,11 +100,11 @@ function defineMoves(): void {
 }
 
 function defineTables(): void {
-  store('sldt 0f 00/0', '', (cpu) => {
+  store('sldt 0f 00/0', (cpu) => {
     needProtected(cpu);
     return cpu.ldt.selector;
   });
-  store('str 0f 00/1', '', (cpu) => {
+  store('str 0f 00/1', (cpu) => {
     needProtected(cpu);
     return cpu.tr.selector;
   });

@@ -1,13 +1,13 @@
 /** Interrupt instructions, far transfers, and the fast system calls. */
 import { CR4_FSGSBASE } from '../bits.ts';
-import { Vector } from '../emit.ts';
+import { Vector, type Emit } from '../emit.ts';
 import type { Cpu } from '../cpu.ts';
 import { def, defHelper, OF, type DefOptions, type Insn } from '../insn.ts';
 import { FS, GS, S } from '../layout.ts';
 import { farReturn, farTransfer, iret } from '../system/far.ts';
 import { icebp, softwareInterrupt } from '../system/interrupts.ts';
 import { syscall, sysenter, sysexit, sysret } from '../system/syscall.ts';
-import { regOf } from './system.ts';
+import { i32, i64, k32 } from '../wasm/expr.ts';
 
 const FLOW: DefOptions = { ends: true, faults: true };
 
@@ -27,25 +27,23 @@ function farIndirect(cpu: Cpu, insn: Insn, call: boolean): void {
   farTransfer(cpu, mmu.read16(l, h), lo, hi, size, call);
 }
 
-/** RDFSBASE and its kin: 4 or 8 bytes. @throws #UD unless CR4.FSGSBASE */
+/** RDFSBASE and its kin: 4 or 8 bytes, #UD unless CR4.FSGSBASE. A switch of tasks has one of each. */
 function defineBases(): void {
-  const need = (cpu: Cpu): void => {
-    if (!(cpu.cr4 & CR4_FSGSBASE)) throw cpu.fault(Vector.UD);
-  };
+  const need = (c: Emit): void => c.raiseIf(i32.eqz(i32.and(c.state32(S.CR4), k32(CR4_FSGSBASE))), Vector.UD);
   for (const [n, name, seg] of [
     [0, 'fs', FS],
     [1, 'gs', GS],
   ] as const) {
-    defHelper(`rd${name}base f3 0f ae/${n} Ry`, { only: 64, access: 'w', faults: true }, (cpu, insn) => {
-      need(cpu);
-      cpu.setPair(regOf(insn, 0), cpu.baseLow(seg), insn.size === 8 ? cpu.baseHigh(seg) : 0);
+    const base = S.SEG_BASE + seg * 8;
+    def(`rd${name}base f3 0f ae/${n} Ry`, { only: 64, access: 'w', faults: true }, (c) => {
+      need(c);
+      c.set(0, c.size === 8 ? c.state64(base) : c.state32(base));
     });
-    defHelper(`wr${name}base f3 0f ae/${n + 2} Ry`, { only: 64, access: 'r', faults: true }, (cpu, insn) => {
-      need(cpu);
-      const r = regOf(insn, 0);
-      const hi = insn.size === 8 ? cpu.high(r) : 0;
-      if ((hi << 15) >> 31 !== hi >> 15) throw cpu.fault(Vector.GP, 0);
-      cpu.setSegmentBase(seg, cpu.low(r), hi);
+    def(`wr${name}base f3 0f ae/${n + 2} Ry`, { only: 64, access: 'r', faults: true }, (c) => {
+      need(c);
+      const value = c.get(0);
+      if (c.size === 8) c.raiseIf(c.notCanonical(value), Vector.GP, 0);
+      c.setState(base, 8, c.size === 8 ? value : i64.extend_u(value));
     });
   }
 }

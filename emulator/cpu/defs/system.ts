@@ -90,6 +90,8 @@ function needTsc(cpu: Cpu): void {
 
 function defineControl(): void {
   const write: DefOptions = { privileged: true, ends: true, access: 'w' };
+  // CR2 by itself: each page fault reads it.
+  def('mov 0f 20/2 Rq,Cq', { only: 64, privileged: true, access: 'w' }, (c) => c.set(0, c.state64(S.CR2)));
   defHelper('mov 0f 20 Rq,Cq', { privileged: true, access: 'w' }, (cpu, insn) => {
     const lo = readControl(cpu, regOf(insn, 1));
     if (insn.bits === 64) cpu.setPair(regOf(insn, 0), lo, cpu.eaHigh);

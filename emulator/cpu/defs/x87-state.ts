@@ -31,6 +31,7 @@ export function fpuOf(cpu: Cpu): Fpu {
 /** A block of guest memory that a helper reads or builds; larger than any of the formats here. */
 const block = new DataView(new ArrayBuffer(FXSAVE_BYTES));
 const bytes = new Uint8Array(block.buffer);
+const words = new Int32Array(block.buffer);
 
 /** Calls `f` with the host address (or −1) of each stretch of [lo, hi + size) that lies in one page. */
 function readBlock(cpu: Cpu, lo: number, hi: number, size: number): void {
@@ -204,62 +205,91 @@ function alignedBlock(cpu: Cpu, insn: Insn): number {
 const registersSaved = (cpu: Cpu): number => (cpu.code64 ? 16 : 8);
 const OSFXSR = 1 << 9;
 
-function fxsave(cpu: Cpu, insn: Insn): void {
+/** The words of FXSAVE's image, from `at` of `to` on, but for those that it leaves as they are. */
+function putImage(cpu: Cpu, insn: Insn, to: Int32Array, at: number): void {
   const fpu = fpuOf(cpu);
+  const { i32 } = cpu;
+  const wide = insn.size === 8 ? -1 : 0xffff;
+  to[at] = (fpu.fcw & 0xffff) | (fpu.status << 16);
+  to[at + 1] = (fpu.tags & 0xffff) | (state32(cpu, S.FOP) << 16);
+  to[at + 2] = state32(cpu, S.FIP);
+  to[at + 3] = state32(cpu, S.FIP + 4) & wide;
+  to[at + 4] = state32(cpu, S.FDP);
+  to[at + 5] = state32(cpu, S.FDP + 4) & wide;
+  to[at + 6] = state32(cpu, S.MXCSR);
+  to[at + 7] = MXCSR_MASK;
+  const { top } = fpu;
+  for (let i = 0; i < 8; i++) {
+    const from = fpu.registerAddress((top + i) & 7) >> 2;
+    const k = at + 8 + 4 * i;
+    to[k] = i32[from]!;
+    to[k + 1] = i32[from + 1]!;
+    to[k + 2] = i32[from + 2]! & 0xffff;
+    to[k + 3] = 0;
+  }
+  if (cpu.cr4 & OSFXSR) {
+    const from = (cpu.state + S.XMM) >> 2;
+    const n = 4 * registersSaved(cpu);
+    for (let k = 0; k < n; k++) to[at + XMM_AT / 4 + k] = i32[from + k]!;
+  }
+}
+
+/** What FXRSTOR loads, from `at` of `from` on. @throws #GP(0) for a reserved bit of MXCSR */
+function takeImage(cpu: Cpu, insn: Insn, from: Int32Array, at: number): void {
+  const mxcsr = from[at + 6]!;
+  if (mxcsr & ~MXCSR_MASK) throw cpu.fault(Vector.GP, 0);
+  const fpu = fpuOf(cpu);
+  const { i32 } = cpu;
+  const wide = insn.size === 8 ? -1 : 0xffff;
+  fpu.tags = from[at + 1]! & 0xff;
+  fpu.control = from[at]! & 0xffff;
+  fpu.status = from[at]! >>> 16;
+  setState32(cpu, S.FOP, (from[at + 1]! >>> 16) & 0x7ff);
+  setState32(cpu, S.FIP, from[at + 2]!);
+  setState32(cpu, S.FIP + 4, from[at + 3]! & wide);
+  setState32(cpu, S.FDP, from[at + 4]!);
+  setState32(cpu, S.FDP + 4, from[at + 5]! & wide);
+  const { top } = fpu;
+  for (let i = 0; i < 8; i++) {
+    const to = fpu.registerAddress((top + i) & 7) >> 2;
+    const k = at + 8 + 4 * i;
+    i32[to] = from[k]!;
+    i32[to + 1] = from[k + 1]!;
+    i32[to + 2] = (i32[to + 2]! & ~0xffff) | (from[k + 2]! & 0xffff);
+  }
+  if (cpu.cr4 & OSFXSR) {
+    setState32(cpu, S.MXCSR, mxcsr);
+    const to = (cpu.state + S.XMM) >> 2;
+    const n = 4 * registersSaved(cpu);
+    for (let k = 0; k < n; k++) i32[to + k] = from[at + XMM_AT / 4 + k]!;
+  }
+}
+
+function fxsave(cpu: Cpu, insn: Insn): void {
   const lo = alignedBlock(cpu, insn);
   const hi = cpu.eaHigh;
+  const host = cpu.mmu.inPlace(lo, hi, FXSAVE_BYTES, true, false);
+  if (host >= 0) {
+    putImage(cpu, insn, cpu.i32, host >> 2);
+    return;
+  }
   probeWrite(cpu, lo, hi, FXSAVE_BYTES);
   // Bytes that FXSAVE does not write keep what memory has.
   readBlock(cpu, lo, hi, FXSAVE_BYTES);
-  block.setUint16(0, fpu.fcw, true);
-  block.setUint16(2, fpu.status, true);
-  block.setUint16(4, fpu.tags, true);
-  block.setUint16(6, state32(cpu, S.FOP), true);
-  for (const [at, from] of [
-    [8, S.FIP],
-    [16, S.FDP],
-  ] as const) {
-    block.setInt32(at, state32(cpu, from), true);
-    const high = state32(cpu, from + 4);
-    block.setInt32(at + 4, insn.size === 8 ? high : high & 0xffff, true);
-  }
-  block.setInt32(24, state32(cpu, S.MXCSR), true);
-  block.setInt32(28, MXCSR_MASK, true);
-  for (let i = 0; i < 8; i++) {
-    const at = fpu.registerAddress((fpu.top + i) & 7);
-    bytes.set(cpu.u8.subarray(at, at + 10), 32 + 16 * i);
-    bytes.fill(0, 42 + 16 * i, 48 + 16 * i);
-  }
-  if (cpu.cr4 & OSFXSR) {
-    const xmm = cpu.state + S.XMM;
-    bytes.set(cpu.u8.subarray(xmm, xmm + 16 * registersSaved(cpu)), XMM_AT);
-  }
+  putImage(cpu, insn, words, 0);
   writeBlock(cpu, lo, hi, FXSAVE_BYTES);
 }
 
 function fxrstor(cpu: Cpu, insn: Insn): void {
-  const fpu = fpuOf(cpu);
   const lo = alignedBlock(cpu, insn);
-  readBlock(cpu, lo, cpu.eaHigh, FXSAVE_BYTES);
-  const mxcsr = block.getInt32(24, true);
-  if (mxcsr & ~MXCSR_MASK) throw cpu.fault(Vector.GP, 0);
-  fpu.tags = bytes[4]!;
-  fpu.control = block.getUint16(0, true);
-  fpu.status = block.getUint16(2, true);
-  setState32(cpu, S.FOP, block.getUint16(6, true) & 0x7ff);
-  for (const [at, to] of [
-    [8, S.FIP],
-    [16, S.FDP],
-  ] as const) {
-    setState32(cpu, to, block.getInt32(at, true));
-    setState32(cpu, to + 4, insn.size === 8 ? block.getInt32(at + 4, true) : block.getUint16(at + 4, true));
+  const hi = cpu.eaHigh;
+  const host = cpu.mmu.inPlace(lo, hi, FXSAVE_BYTES, false, false);
+  if (host >= 0) {
+    takeImage(cpu, insn, cpu.i32, host >> 2);
+    return;
   }
-  for (let i = 0; i < 8; i++)
-    cpu.u8.set(bytes.subarray(32 + 16 * i, 42 + 16 * i), fpu.registerAddress((fpu.top + i) & 7));
-  if (cpu.cr4 & OSFXSR) {
-    setState32(cpu, S.MXCSR, mxcsr);
-    cpu.u8.set(bytes.subarray(XMM_AT, XMM_AT + 16 * registersSaved(cpu)), cpu.state + S.XMM);
-  }
+  readBlock(cpu, lo, hi, FXSAVE_BYTES);
+  takeImage(cpu, insn, words, 0);
 }
 
 export function defineX87State(): void {

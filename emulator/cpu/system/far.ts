@@ -130,10 +130,13 @@ export function iret(cpu: Cpu, size: number): void {
     noticeFlags(cpu);
     return;
   }
-  const lo = peek(cpu, 0, size);
-  const hi = cpu.mmu.high;
-  const selector = peek(cpu, size, size) & 0xffff;
-  const flags = peek(cpu, 2 * size, size);
+  // Nearly all frames are of 64-bit code and in one page that the TLB knows.
+  const host = size === 8 && cpu.code64 ? cpu.mmu.inPlace(cpu.low(RSP), cpu.high(RSP), 40, false, false) : -1;
+  const at = host >= 0 && (host & 3) === 0 ? host >> 2 : -1;
+  const lo = at >= 0 ? cpu.i32[at]! : peek(cpu, 0, size);
+  const hi = at >= 0 ? cpu.i32[at + 1]! : cpu.mmu.high;
+  const selector = (at >= 0 ? cpu.i32[at + 2]! : peek(cpu, size, size)) & 0xffff;
+  const flags = at >= 0 ? cpu.i32[at + 4]! : peek(cpu, 2 * size, size);
   if (flags & VM && !cpu.longMode && cpu.cpl === 0 && size === 4) {
     enterVirtual(cpu, lo, selector, flags);
     return;
@@ -143,16 +146,17 @@ export function iret(cpu: Cpu, size: number): void {
   const { descriptorLow, descriptorHigh } = cpu.sys;
   const cpl = cpu.cpl;
   if (cpu.code64 || (selector & 3) !== cpl) {
-    frame.low = peek(cpu, 3 * size, size);
-    frame.high = cpu.mmu.high;
-    frame.selector = peek(cpu, 4 * size, size) & 0xffff;
+    frame.low = at >= 0 ? cpu.i32[at + 6]! : peek(cpu, 3 * size, size);
+    frame.high = at >= 0 ? cpu.i32[at + 7]! : cpu.mmu.high;
+    frame.selector = (at >= 0 ? cpu.i32[at + 8]! : peek(cpu, 4 * size, size)) & 0xffff;
     finishReturn(cpu, lo, hi, selector, descriptorLow, descriptorHigh, frame);
   } else {
     moveStack(cpu, 3 * size);
     finishReturn(cpu, lo, hi, selector, descriptorLow, descriptorHigh, undefined);
   }
   cpu.rflags = loadedFlags(cpu, flags, cpl, size);
-  cpu.modeChanged();
+  if (cpu.code64) cpu.enterCode64();
+  else cpu.modeChanged();
   noticeFlags(cpu);
 }
 

@@ -166,27 +166,40 @@ function deliver64(cpu: Cpu, vector: number, code: number, source: Source): void
   const system = cpl !== 3;
   const cs = cpu.segments[CS]!;
   const compat = !(cs.attributes & ATTR.L);
-  let at = lo;
-  if (code >= 0) {
-    mmu.write64(at, hi, code, 0, system);
-    at += 8;
+  const ripLow = compat ? (cpu.ripLow() - cs.baseLow) | 0 : cpu.ripLow();
+  const ripHigh = compat ? 0 : cpu.ripHigh();
+  const flags = pushedFlags(cpu, vector, source);
+  const ss = cpu.segments[SS]!.selector;
+  const host = mmu.inPlace(lo, hi, words * 8, true, system);
+  if (host >= 0) {
+    // The usual case; the pointer is a multiple of 8.
+    const { i32 } = cpu;
+    let w = host >> 2;
+    if (code >= 0) {
+      i32[w] = code;
+      i32[w + 1] = 0;
+      w += 2;
+    }
+    i32[w] = ripLow;
+    i32[w + 1] = ripHigh;
+    i32[w + 2] = cs.selector;
+    i32[w + 3] = 0;
+    i32[w + 4] = flags;
+    i32[w + 5] = 0;
+    i32[w + 6] = cpu.low(RSP);
+    i32[w + 7] = cpu.high(RSP);
+    i32[w + 8] = ss;
+    i32[w + 9] = 0;
+  } else {
+    frame.lo = lo;
+    frame.hi = hi;
+    if (code >= 0) pushUp(cpu, code, 0, system);
+    pushUp(cpu, ripLow, ripHigh, system);
+    pushUp(cpu, cs.selector, 0, system);
+    pushUp(cpu, flags, 0, system);
+    pushUp(cpu, cpu.low(RSP), cpu.high(RSP), system);
+    pushUp(cpu, ss, 0, system);
   }
-  const upper = (x: number): number => (x >>> 0 < lo >>> 0 ? (hi + 1) | 0 : hi);
-  mmu.write64(
-    at | 0,
-    upper(at | 0),
-    compat ? cpu.ripLow() - cs.baseLow : cpu.ripLow(),
-    compat ? 0 : cpu.ripHigh(),
-    system,
-  );
-  at = (at + 8) | 0;
-  mmu.write64(at, upper(at), cs.selector, 0, system);
-  at = (at + 8) | 0;
-  mmu.write64(at, upper(at), pushedFlags(cpu, vector, source), 0, system);
-  at = (at + 8) | 0;
-  mmu.write64(at, upper(at), cpu.low(RSP), cpu.high(RSP), system);
-  at = (at + 8) | 0;
-  mmu.write64(at, upper(at), cpu.segments[SS]!.selector, 0, system);
   // Everything is checked and written: commit.
   const changes = cpl !== cpu.cpl;
   setCode(cpu, selector, cpl);
@@ -194,7 +207,17 @@ function deliver64(cpu: Cpu, vector: number, code: number, source: Source): void
   cpu.setPair(RSP, lo, hi);
   clearFlags(cpu, type === 0xe);
   cpu.setRip(target, targetHigh);
-  cpu.modeChanged();
+  cpu.enterCode64();
+}
+
+/** Where `pushUp` writes next. */
+const frame = { lo: 0, hi: 0 };
+
+/** Writes a word of the frame of a 64-bit delivery, from the lowest to the highest. @throws page faults */
+function pushUp(cpu: Cpu, valueLow: number, valueHigh: number, system: boolean): void {
+  cpu.mmu.write64(frame.lo, frame.hi, valueLow, valueHigh, system);
+  frame.lo = (frame.lo + 8) | 0;
+  if (frame.lo === 0) frame.hi = (frame.hi + 1) | 0;
 }
 
 /** Pushes onto a 32- or 16-bit stack without moving ESP until `commit`. */

@@ -15,10 +15,18 @@ const R11 = 11;
 const CODE64 = 0xa09b;
 const CODE32 = 0xc09b;
 const DATA = 0xc093;
+const WHOLE = 0xffffffff;
 const user = (attributes: number): number => attributes | 0x60;
 
 function setFlat(cpu: Cpu, n: number, selector: number, attributes: number): void {
-  setCache(cpu, n, selector & 0xffff, 0, 0xffffffff, attributes, true);
+  const s = cpu.segments[n]!;
+  // Mostly it is flat already; a number of 32 bits is dear to store in an object.
+  if (s.limit !== WHOLE || !s.usable || (s.baseLow | s.baseHigh) !== 0)
+    setCache(cpu, n, selector & 0xffff, 0, WHOLE, attributes, true);
+  else {
+    s.selector = selector & 0xffff;
+    s.attributes = attributes;
+  }
 }
 
 /** SYSCALL in 64-bit code; cpu.rip is the next instruction's. @throws #UD when EFER.SCE is 0 */
@@ -34,7 +42,7 @@ export function syscall(cpu: Cpu): void {
   cpu.rflags = flags & ~sys.sfmask;
   setCpl(cpu, 0);
   cpu.setRip(sys.lstarLow, sys.lstarHigh);
-  cpu.modeChanged();
+  cpu.enterCode64();
 }
 
 /** SYSRET at CPL 0. @param wide REX.W: to 64-bit code @throws #UD, #GP(0) */
@@ -50,7 +58,8 @@ export function sysret(cpu: Cpu, wide: boolean): void {
   cpu.rflags = loadedFlags(cpu, cpu.low(R11) & SYSRET_FLAGS, 0, 4);
   setCpl(cpu, 3);
   cpu.setRip(lo, wide ? hi : 0);
-  cpu.modeChanged();
+  if (wide) cpu.enterCode64();
+  else cpu.modeChanged();
   noticeFlags(cpu);
 }
 

@@ -50,3 +50,16 @@ test('an address space that comes back brings its records, but none of the share
   expect(records(i32, Mode.User64)).toEqual([1]);
   expect(records(i32, Mode.Kernel16)).toEqual([]);
 });
+
+test('a record is found by its whole address, in the table that is asked', () => {
+  const { jumps } = caches();
+  jumps.remember(Mode.User64, 0x1000, 1, 7, false);
+  const table = jumpCacheOf(Mode.User64);
+  expect(jumps.find(table, 0x1000, 1)).toBe(7);
+  expect(jumps.find(table, 0x1000, 2)).toBe(0);
+  expect(jumps.find(table, 0x1008, 1)).toBe(0);
+  expect(jumps.find(jumpCacheOf(Mode.Kernel64), 0x1000, 1)).toBe(0);
+  jumps.clear();
+  expect(jumps.find(table, 0x1000, 1)).toBe(0);
+  expect(jumps.find(table, 0, 0)).toBe(0);
+});

@@ -1,5 +1,5 @@
 /** Code that changes while it runs, and LOCK on every form. */
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { decode } from '../../../emulator/cpu/decoder.ts';
 import { defineAll } from '../../../emulator/cpu/defs/index.ts';
 import { DEFS, type Def } from '../../../emulator/cpu/insn.ts';
@@ -11,6 +11,17 @@ const PAGE = SMALL + 0x5000;
 describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('code that changes itself (%s)', (tier) => {
   const m = new SystemMachine(tier);
   const { cpu } = m;
+  /** How often the code of all of a page was dropped at once. */
+  let dropped = 0;
+  const { code: cache } = cpu;
+  const written = cache.written.bind(cache);
+  cache.written = (physical, size) => {
+    if (size === 4096) dropped++;
+    return written(physical, size);
+  };
+  beforeEach(() => {
+    dropped = 0;
+  });
 
   /** The code ends in MOV BL, 1; `%%patch` is its immediate. Each way of writing 2 there must be seen at once. */
   test.each<[string, Code]>([
@@ -64,6 +75,40 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('code that
     m.kernel(code.bytes);
     m.run();
     expect([cpu.low(3), Number(cpu.rip)]).toEqual([0, CODE + 0xf5]);
+  });
+
+  test.each([
+    ['a store', 'mov byte ptr [rax+0x800], 1', 'mov byte ptr [rax+1], 2'],
+    ['a read-modify-write', 'inc byte ptr [rax+0x800]', 'inc byte ptr [rax+1]'],
+    ['a load of a dirty page', 'mov byte ptr [rax+0x800], 1; invlpg [rax]; mov cl, [rax]', 'mov byte ptr [rax+1], 2'],
+  ])('in a page that was written to by %s before there was code', (_, before, after) => {
+    m.kernel(asm(`${before}; call rax; ${after}; call rax`).bytes, { rax: PAGE });
+    m.smallPages();
+    cpu.memory.write(PAGE, Uint8Array.of(0xb3, 1, 0xc3)); // mov bl,1; ret
+    cpu.code.flush();
+    m.run();
+    expect(cpu.low(3)).toBe(2);
+  });
+
+  test.each([
+    ['REP STOSB', 'mov rdi, rax; mov ecx, 0x400; rep stosb'],
+    ['single stores', 'mov ecx, 0x400; %%next: mov byte ptr [rax+rcx-1], 0; dec ecx; jnz %%next'],
+    ['single stores upwards', 'xor ecx, ecx; %%next: mov [rax+rcx*8], rdx; inc ecx; cmp ecx, 0x80; jnz %%next'],
+  ])('a page that is cleared from its start loses its code before that is reached: %s', (how, code) => {
+    const offset = 0xf00;
+    m.kernel(asm(`mov r8, rax; call r9; mov rax, r8; ${code}; call r9`).bytes, {
+      rax: PAGE,
+      rdx: 0,
+      r9: PAGE + offset,
+    });
+    m.smallPages();
+    cpu.memory.write(PAGE + offset, Uint8Array.of(0xff, 0xc3, 0xb0, 0, 0xc3)); // inc ebx; mov al,0; ret
+    cpu.code.flush();
+    m.run();
+    // The code is as it was, whether it was dropped meanwhile or not.
+    expect(cpu.low(3)).toBe(2);
+    expect(m.read(PAGE + 0x3f8)).toBe(0n);
+    expect(dropped).toBe(how === 'single stores' ? 0 : 1);
   });
 
   test('through another linear address', () => {

@@ -1,9 +1,11 @@
 import { describe, expect, test } from 'vitest';
+import { S } from '../../../emulator/cpu/layout.ts';
 import { cpuidLeaf } from '../../../emulator/cpu/system/cpuid.ts';
 import {
   ABSENT,
   CODE,
   DATA,
+  FREE,
   GDT,
   HOLE,
   KCODE32,
@@ -159,6 +161,50 @@ describe.each(['interp', 'jit'] as const)('%s', (tier) => {
       expect(m.fault().stack[0]).toBe(BigInt(CODE + 4));
     });
 
+    test('MOV from segment registers gives the selector in as many bits as are asked for', () => {
+      const code = [0x8e, 0xd8, 0x8e, 0xe0]; // mov ds,eax; mov fs,eax
+      code.push(0x48, 0x8c, 0xcb, 0x8c, 0xde, 0x66, 0x8c, 0xe7); // mov rbx,cs; mov esi,ds; mov di,fs
+      code.push(0x8c, 0xd2, 0x41, 0x8c, 0xc0, 0x41, 0x8c, 0xe9); // mov edx,ss; mov r8d,es; mov r9d,gs
+      m.kernel(code, { rax: UDATA, rbx: -1n, rsi: -1n, rdi: -1n, rdx: -1n, r8: -1n, r9: -1n });
+      m.cpu.segments[5]!.selector = FREE;
+      m.run();
+      expect([3, 6, 2, 8, 9].map((n) => m.cpu.big(n))).toEqual([KCODE64, UDATA, KDATA, KDATA, FREE].map(BigInt));
+      expect(m.cpu.big(7)).toBe(BigInt.asUintN(64, (-1n << 16n) | BigInt(UDATA)));
+    });
+
+    test('a restored state brings the selectors', () => {
+      m.kernel([0x8e, 0xe8], { rax: UDATA }); // mov gs,eax
+      m.run();
+      const state = structuredClone(m.cpu.save());
+      m.kernel([0x90]);
+      m.run();
+      m.cpu.restore(state);
+      m.cpu.memory.write(CODE, Uint8Array.of(0x8c, 0xe9, 0xf4)); // mov ecx,gs
+      m.cpu.setRip(CODE, 0);
+      m.cpu.halted = false;
+      m.run();
+      expect(m.cpu.low(1)).toBe(UDATA);
+    });
+
+    test('FXSAVE and FXRSTOR are the same in one page and across two', () => {
+      const at = 0x40_0000;
+      // fxsave64 [rdi]; fxsave64 [rsi]; fxrstor64 [rsi]; fxsave64 [rdx]
+      const code = [0x48, 0x0f, 0xae, 0x07, 0x48, 0x0f, 0xae, 0x06, 0x48, 0x0f, 0xae, 0x0e, 0x48, 0x0f, 0xae, 0x02];
+      // The first time the TLB knows none of the pages, the second time all.
+      for (let round = 0; round < 2; round++) {
+        m.kernel(code.concat(code), { rdi: at + 0x400, rsi: at + 0xf00, rdx: at + 0x1400 });
+        m.cpu.cr4 |= 0x200;
+        m.cpu.modeChanged();
+        for (let k = 0; k < 32; k++)
+          m.cpu.u64[((m.cpu.state + S.XMM) >> 3) + k] = 0x0101_0101_0101_0101n * BigInt(k + 1);
+        m.run();
+        const image = (from: number): Uint8Array => m.cpu.memory.slice(from, 416);
+        expect(image(at + 0xf00)).toEqual(image(at + 0x400));
+        expect(image(at + 0x1400)).toEqual(image(at + 0x400));
+        expect(image(at + 0x400).slice(24, 32)).toEqual(Uint8Array.of(0x80, 0x1f, 0, 0, 0xff, 0xff, 0, 0));
+      }
+    });
+
     test('PUSH FS and POP GS move a quadword', () => {
       m.kernel([0x0f, 0xa0, 0x0f, 0xa9]);
       m.cpu.segments[4]!.selector = UDATA;
@@ -250,8 +296,35 @@ describe.each(['interp', 'jit'] as const)('%s', (tier) => {
       expect(m.fault().vector).toBe(6);
       m.user(code, { rcx: 0x7fff_1234_5678n });
       m.cpu.cr4 |= 0x10000;
+      m.cpu.modeChanged();
       expect(m.fault().vector).toBe(13); // HLT
       expect(m.cpu.big(2)).toBe(0x7fff_1234_5678n);
+    });
+
+    test('WRFSBASE of 32 bits clears the upper half, RDFSBASE reads as much as it is asked for', () => {
+      // wrfsbase ecx; rdfsbase rdx; wrfsbase rcx; rdfsbase esi
+      const code = [0xf3, 0x0f, 0xae, 0xd1, 0xf3, 0x48, 0x0f, 0xae, 0xc2, 0xf3, 0x48, 0x0f, 0xae, 0xd1].concat([
+        0xf3, 0x0f, 0xae, 0xc6,
+      ]);
+      m.user(code, { rcx: 0x7fff_8234_5678n, rdx: -1n, rsi: -1n });
+      m.cpu.cr4 |= 0x10000;
+      m.cpu.modeChanged();
+      expect(m.fault().vector).toBe(13); // HLT
+      expect([m.cpu.big(2), m.cpu.big(6)]).toEqual([0x8234_5678n, 0x8234_5678n]);
+      expect([m.cpu.baseLow(4), m.cpu.baseHigh(4)]).toEqual([0x8234_5678 | 0, 0x7fff]);
+    });
+
+    test('WRGSBASE of what is not canonical is #GP(0)', () => {
+      m.user([0xf3, 0x48, 0x0f, 0xae, 0xd9], { rcx: 0x8000_0000_0000n });
+      m.cpu.cr4 |= 0x10000;
+      m.cpu.modeChanged();
+      expect(fault()).toEqual({ vector: 13, code: 0 });
+      expect(m.cpu.baseHigh(5)).toBe(0);
+    });
+
+    test('there is no CR10, though its low bits are those of CR2', () => {
+      m.kernel([0x44, 0x0f, 0x20, 0xd1]); // mov rcx,cr10
+      expect(m.fault().vector).toBe(6);
     });
   });
 

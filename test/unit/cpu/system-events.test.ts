@@ -6,6 +6,7 @@ import {
   DATA,
   FREE,
   GDT,
+  HANDLERS,
   HOLE,
   IDT,
   IST1,
@@ -50,6 +51,25 @@ describe.each(['interp', 'jit'] as const)('%s', (tier) => {
       expect(m.cpu.segments[2]!.selector).toBe(0);
       expect(m.interruptsOn).toBe(false);
     });
+
+    test.each([8, 16, 24, 40, 48])(
+      'a frame of which %i bytes lie in another page is the same, and IRET takes it',
+      (over) => {
+        const top = 0x40_0000 + Math.ceil(over / 16) * 16;
+        m.user([0x8b, 0x00, 0x90], { rax: HOLE + 5 }); // mov eax,[rax]; nop
+        m.quad(TSS + 4, top);
+        // add rsp,8; add qword [rsp],2; iretq
+        m.cpu.memory.write(
+          HANDLERS + 14 * 16,
+          Uint8Array.from([0x48, 0x83, 0xc4, 8, 0x48, 0x83, 4, 0x24, 2, 0x48, 0xcf]),
+        );
+        const { vector, stack } = m.fault(); // HLT in user mode
+        expect(vector).toBe(13);
+        expect(stack).toEqual(big(0, CODE + 3, UCODE64, 0x10202, USER_STACK, UDATA));
+        expect(m.cpu.big(4)).toBe(BigInt(top - 48));
+        expect([m.read(top - 40), m.read(top - 8)]).toEqual(big(CODE + 3, UDATA));
+      },
+    );
 
     test('a trap gate leaves IF', () => {
       m.user([0xcd, 0x81]);

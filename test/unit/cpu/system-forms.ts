@@ -110,7 +110,7 @@ const trap = (form: string, code: readonly number[], expected: unknown): KernelF
 
 export const KERNEL_FORMS: readonly KernelForm[] = [
   {
-    forms: ['mov 0f 22 Cq,Rq', 'mov 0f 20 Rq,Cq'],
+    forms: ['mov 0f 22 Cq,Rq', 'mov 0f 20/2 Rq,Cq'],
     code: [0x0f, 0x22, 0xd3, 0x0f, 0x20, 0xd1], // mov cr2,rbx; mov rcx,cr2
     run: (m, code) => {
       m.kernel(code, { rbx: VALUE, rcx: 1 });
@@ -118,6 +118,16 @@ export const KERNEL_FORMS: readonly KernelForm[] = [
       return m.cpu.big(RCX);
     },
     expected: VALUE,
+  },
+  {
+    forms: ['mov 0f 22 Cq,Rq', 'mov 0f 20 Rq,Cq'],
+    code: [0x44, 0x0f, 0x22, 0xc3, 0x44, 0x0f, 0x20, 0xc1], // mov cr8,rbx; mov rcx,cr8
+    run: (m, code) => {
+      m.kernel(code, { rbx: 5n, rcx: VALUE });
+      m.run();
+      return m.cpu.big(RCX);
+    },
+    expected: 5n,
   },
   {
     forms: ['mov 0f 23 Dq,Rq', 'mov 0f 21 Rq,Dq'],

@@ -250,6 +250,7 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
       const again = (after: string): number => {
         prepare(code('mov ebx, [rax]', after));
         cpu.cr4 |= 0x80;
+        cpu.modeChanged();
         m.page(PAGE, PAGE, 0x107);
         m.run();
         return cpu.low(2);

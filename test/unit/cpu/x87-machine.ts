@@ -91,6 +91,7 @@ export class X87Machine {
           host.view.setInt32(lo + 4, b, true);
         },
         hostPage: (lo: number) => lo,
+        inPlace: (lo: number) => lo,
       },
     });
     this.cpu = cpu;
