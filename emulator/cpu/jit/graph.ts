@@ -7,17 +7,22 @@
  * with a selector of their own.
  */
 import type { Block } from '../block.ts';
+import type { Run } from './runs.ts';
 
 export interface Node {
-  /** `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop. */
-  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect';
+  /**
+   * `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop; `run`: between
+   * these two, where a loop is written twice (runs.ts).
+   */
+  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect' | 'run';
   readonly block: Block | undefined;
   /** Edges within the region, in no order. */
   successors: Node[];
   /** start, dispatch: where selector value k goes; `last` resets the selector. */
   routes: { selector: number; to: Node; last: boolean }[];
-  /** dispatch: the loop header that it stands in front of. */
+  /** dispatch, run: what it stands in front of. */
   header: Node | undefined;
+  run: Run | undefined;
   // Results of the analysis:
   order: number;
   dominator: Node | undefined;
@@ -36,6 +41,7 @@ function node(kind: Node['kind'], block?: Block): Node {
     successors: [],
     routes: [],
     header: undefined,
+    run: undefined,
     order: -1,
     dominator: undefined,
     children: [],
@@ -134,6 +140,7 @@ function dominates(a: Node, b: Node): boolean {
  * @param entries blocks that are entered from outside, by selector value (index); the first is the main entry
  * @param jumps blocks that end in an indirect jump or return
  * @param targets where such jumps may go within the region
+ * @param plan whether an innermost loop is to have runs
  */
 export function buildGraph(
   blocks: readonly Block[],
@@ -142,6 +149,7 @@ export function buildGraph(
   entries: readonly Block[],
   jumps: ReadonlySet<Block>,
   targets: readonly Block[],
+  plan: (header: Block, body: ReadonlySet<Block>) => Run | undefined,
 ): Graph {
   const nodes = new Map<Block, Node>();
   for (const b of blocks) nodes.set(b, node('block', b));
@@ -176,6 +184,17 @@ export function buildGraph(
           for (const p of x.predecessors) stack.push(p);
         }
       }
+  const runs = new Map<Node, Node>();
+  for (const [h, body] of bodies) {
+    const parts = [...body];
+    if (parts.some((n) => n.kind !== 'block' || (n !== h && bodies.has(n)))) continue;
+    const run = plan(h.block!, new Set(parts.map((n) => n.block!)));
+    if (!run) continue;
+    const r = node('run', h.block);
+    r.header = h;
+    r.run = run;
+    runs.set(h, r);
+  }
   const around = (x: Node): Node[] => {
     const out: Node[] = [];
     for (const [h, body] of bodies) if (h !== x && body.has(x)) out.push(h);
@@ -192,13 +211,13 @@ export function buildGraph(
     // Dispatch nodes for loops that are entered in the middle.
     const dispatch = new Map<Node, Node>();
     const start = node('start');
-    const entryOf = (n: Node): Node => dispatch.get(n) ?? n;
+    const entryOf = (n: Node): Node => dispatch.get(n) ?? runs.get(n) ?? n;
     const ways = [...selected.keys()].map((x) => ({ x, loops: around(x) }));
     for (const { loops } of ways)
       for (const h of loops)
         if (!dispatch.has(h)) {
           const d = node('dispatch');
-          d.header = h;
+          d.header = runs.get(h) ?? h;
           dispatch.set(h, d);
         }
     ways.forEach(({ x, loops }, selector) => {
@@ -213,6 +232,7 @@ export function buildGraph(
       n.successors = headers.get(n)!.map(entryOf);
       if (indirect && jumps.has(n.block!)) n.successors.push(entryOf(indirect));
     }
+    for (const [h, r] of runs) r.successors = [h, ...[...r.run!.exits].map((b) => entryOf(nodes.get(b)!))];
     if (indirect) indirect.successors = targets.map((b) => entryOf(nodes.get(b)!));
     // Cut irreducible edges until none is left.
     const cut = new Map<Node, Set<Node>>();
@@ -235,7 +255,7 @@ export function buildGraph(
           }
       if (!irreducible) break;
     }
-    const own = (n: Node): Node => n.header ?? n;
+    const own = (n: Node): Node => (n.header ? own(n.header) : n);
     const before = selected.size;
     for (const c of cut.values()) for (const s of c) if (!selected.has(own(s))) selected.set(own(s), selected.size);
     // What is led to from the start may need dispatch nodes of its own.

@@ -18,7 +18,7 @@ import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset, type Linkage } from '../interp.ts';
-import { R, RECORDS, S, SELECTORS } from '../layout.ts';
+import { modeBits, R, RECORDS, S, SELECTORS } from '../layout.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
 import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
@@ -27,6 +27,7 @@ import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Re
 import { buildGraph } from './graph.ts';
 import { flagLiveness } from './liveness.ts';
 import { registersOf } from './registers.ts';
+import { planRun, type Run } from './runs.ts';
 import { Structure } from './structure.ts';
 import { planX87 } from './x87-plan.ts';
 import { X87Stack } from './x87.ts';
@@ -79,8 +80,16 @@ export function emitRegion(
   const jumps = new Set(blocks.filter(jumpsIndirectly));
   const sites = new Set(blocks.flatMap(returns));
   const targets = blocks.filter((b) => sites.has(b) || b.jumpedTo).slice(0, MAX_TARGETS);
-  const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets);
   const live = flagLiveness(blocks, near);
+  const x87 =
+    region.light || blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
+  const plan = (header: Block, body: ReadonlySet<Block>): Run | undefined => {
+    if (region.light || x87 || modeBits(mode) !== 64) return undefined;
+    const run = planRun(header, body, region, live, state, mode, link);
+    if (run) found.runs++;
+    return run;
+  };
+  const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets, plan);
   const insns = blocks.flatMap((b) => b.insns);
   const registers = region.light ? undefined : registersOf(insns, state, mode, link);
   const c = newContext(f, state, mode, link, registers, false);
@@ -102,8 +111,7 @@ export function emitRegion(
     code.setWord(at + 4, again.leavings);
     f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
   } else {
-    const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
-    if (plan) c.x87 = new X87Stack(c, plan);
+    if (x87) c.x87 = new X87Stack(c, x87);
     if (insns.some(usesMxcsr)) {
       c.mxcsr = f.local(I32);
       new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
