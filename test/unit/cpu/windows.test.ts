@@ -48,9 +48,10 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
 
   test('an index that changes by constants, and one register as both', () => {
     run(
-      'mov ebx, [rax+rcx*4]; add rcx, 2; mov edx, [rax+rcx*4-6]; dec rcx; mov esi, [rax+rcx*4]; mov [rax+rcx*4-8], ecx;' +
+      // Both pages are to be in the TLB.
+      'mov ebx, [rax]; mov ebx, [rdi]; mov ebx, [rax+rcx*4]; add rcx, 2; mov edx, [rax+rcx*4-6]; dec rcx; mov esi, [rax+rcx*4]; mov [rax+rcx*4-8], ecx;' +
         'inc rcx; mov edi, [rax+rcx*4]; mov r8, rdi; mov rdi, [rbp+rbp]; add rbp, 8; mov r9d, [rbp+rbp-16]; mov r10d, [rbp+rbp]; xor ecx, ecx; mov r11d, [rax+rcx*4]',
-      { rax: NEXT - 8, rcx: 0, rbp: NEXT / 2 - 4 },
+      { rax: NEXT - 8, rcx: 0, rbp: NEXT / 2 - 4, rdi: NEXT },
     );
     expect([3, 6, 8, 9, 10, 11].map((n) => cpu.low(n))).toEqual([
       NEXT - 8,
