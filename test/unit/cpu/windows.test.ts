@@ -50,7 +50,7 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
     run(
       // Both pages are to be in the TLB.
       'mov ebx, [rax]; mov ebx, [rdi]; mov ebx, [rax+rcx*4]; add rcx, 2; mov edx, [rax+rcx*4-6]; dec rcx; mov esi, [rax+rcx*4]; mov [rax+rcx*4-8], ecx;' +
-        'inc rcx; mov edi, [rax+rcx*4]; mov r8, rdi; mov rdi, [rbp+rbp]; add rbp, 8; mov r9d, [rbp+rbp-16]; mov r10d, [rbp+rbp]; xor ecx, ecx; mov r11d, [rax+rcx*4]',
+        'inc rcx; mov edi, [rax+rcx*4]; mov r8, rdi; mov rdi, [rbp+rbp]; add rbp, 8; mov r9d, [rbp+rbp-16]; mov r10d, [rbp+rbp]; xor ecx, ecx; mov r11d, [rax+rcx*4-8]',
       { rax: NEXT - 8, rcx: 0, rbp: NEXT / 2 - 4, rdi: NEXT },
     );
     expect([3, 6, 8, 9, 10, 11].map((n) => cpu.low(n))).toEqual([
@@ -59,7 +59,7 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
       NEXT,
       NEXT - 8,
       NEXT + 8,
-      NEXT - 8,
+      NEXT - 16,
     ]);
     expect(cpu.low(2)).toBe(m.view.getInt32(NEXT - 6, true));
     expect(m.view.getUint32(NEXT - 12, true)).toBe(1);
