@@ -17,7 +17,7 @@ import {
 } from '../layout.ts';
 import { RUNTIME } from '../runtime.ts';
 import type { Trial } from './groups.ts';
-import type { RunAccess } from './runs.ts';
+import type { StrideAccess } from './strides.ts';
 import { INVALID, type Place, RIP, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
@@ -89,8 +89,8 @@ export interface RegionContext {
   /** Of a light region: where it counts its rounds, and from what it counts down; the same for leaving it for want of room. */
   heat:
     { readonly at: number; readonly rounds: number; readonly leavingAt: number; readonly leavings: number } | undefined;
-  /** The run that is being written. */
-  run: RunAccess | undefined;
+  /** The stride that is being written. */
+  stride: StrideAccess | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
   readonly lanes: Uint8Array;
 }
@@ -158,7 +158,7 @@ export function newContext(
     mxcsrUsual: false,
     trial: undefined,
     heat: undefined,
-    run: undefined,
+    stride: undefined,
     lanes: new Uint8Array(16),
   };
 }
@@ -197,8 +197,8 @@ export function tlbOf(mode: Mode, write: boolean): number {
 
 /** Takes a block's instructions off the fuel, which stays in memory: devices read the clock by it. */
 export function takeFuel(c: RegionContext, instructions: number): void {
-  if (c.run) {
-    c.run.done += instructions;
+  if (c.stride) {
+    c.stride.done += instructions;
     return;
   }
   const at = c.state + S.FUEL;
@@ -447,20 +447,20 @@ export class JitEmit extends Emit {
   }
 
   override load(address: Expr, size: number): Expr {
-    if (!this.c.run) return super.load(address, size);
-    const { host, distance } = this.c.run.access(this.place(address), size, false);
+    if (!this.c.stride) return super.load(address, size);
+    const { host, distance } = this.c.stride.access(this.place(address), size, false);
     return this.let(this.loadHost(host.get, size, distance));
   }
 
   override checkAligned(size = 16): void {
-    if (size === 16 && this.c.run?.aligned(this.place(this.address()))) return;
+    if (size === 16 && this.c.stride?.aligned(this.place(this.address()))) return;
     super.checkAligned(size);
   }
 
   override access(address: Expr, size: number, write: boolean): Expr {
     const place = this.place(address);
-    if (this.c.run) {
-      const { host, distance } = this.c.run.access(place, size, write);
+    if (this.c.stride) {
+      const { host, distance } = this.c.stride.access(place, size, write);
       return i32.add(host.get, distance);
     }
     if (!place) return super.access(address, size, write);
@@ -521,8 +521,8 @@ export class JitEmit extends Emit {
 
   override store(address: Expr, size: number, value: Expr): void {
     const place = this.place(address);
-    if (this.c.run) {
-      const { host, distance } = this.c.run.access(place, size, true);
+    if (this.c.stride) {
+      const { host, distance } = this.c.stride.access(place, size, true);
       this.f.store(size, host.get, value, distance);
       return;
     }

@@ -7,22 +7,22 @@
  * with a selector of their own.
  */
 import type { Block } from '../block.ts';
-import type { Run } from './runs.ts';
+import type { Stride } from './strides.ts';
 
 export interface Node {
   /**
-   * `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop; `run`: between
-   * these two, where a loop is written twice (runs.ts).
+   * `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop; `stride`: between
+   * these two, where a loop is written twice (strides.ts).
    */
-  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect' | 'run';
+  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect' | 'stride';
   readonly block: Block | undefined;
   /** Edges within the region, in no order. */
   successors: Node[];
   /** start, dispatch: where selector value k goes; `last` resets the selector. */
   routes: { selector: number; to: Node; last: boolean }[];
-  /** dispatch, run: what it stands in front of. */
+  /** dispatch, stride: what it stands in front of. */
   header: Node | undefined;
-  run: Run | undefined;
+  stride: Stride | undefined;
   // Results of the analysis:
   order: number;
   dominator: Node | undefined;
@@ -41,7 +41,7 @@ function node(kind: Node['kind'], block?: Block): Node {
     successors: [],
     routes: [],
     header: undefined,
-    run: undefined,
+    stride: undefined,
     order: -1,
     dominator: undefined,
     children: [],
@@ -140,7 +140,7 @@ function dominates(a: Node, b: Node): boolean {
  * @param entries blocks that are entered from outside, by selector value (index); the first is the main entry
  * @param jumps blocks that end in an indirect jump or return
  * @param targets where such jumps may go within the region
- * @param plan whether an innermost loop is to have runs
+ * @param plan whether an innermost loop is to have strides
  */
 export function buildGraph(
   blocks: readonly Block[],
@@ -149,7 +149,7 @@ export function buildGraph(
   entries: readonly Block[],
   jumps: ReadonlySet<Block>,
   targets: readonly Block[],
-  plan: (header: Block, body: ReadonlySet<Block>) => Run | undefined,
+  plan: (header: Block, body: ReadonlySet<Block>) => Stride | undefined,
 ): Graph {
   const nodes = new Map<Block, Node>();
   for (const b of blocks) nodes.set(b, node('block', b));
@@ -184,16 +184,16 @@ export function buildGraph(
           for (const p of x.predecessors) stack.push(p);
         }
       }
-  const runs = new Map<Node, Node>();
+  const strides = new Map<Node, Node>();
   for (const [h, body] of bodies) {
     const parts = [...body];
     if (parts.some((n) => n.kind !== 'block' || (n !== h && bodies.has(n)))) continue;
-    const run = plan(h.block!, new Set(parts.map((n) => n.block!)));
-    if (!run) continue;
-    const r = node('run', h.block);
+    const stride = plan(h.block!, new Set(parts.map((n) => n.block!)));
+    if (!stride) continue;
+    const r = node('stride', h.block);
     r.header = h;
-    r.run = run;
-    runs.set(h, r);
+    r.stride = stride;
+    strides.set(h, r);
   }
   const around = (x: Node): Node[] => {
     const out: Node[] = [];
@@ -211,13 +211,13 @@ export function buildGraph(
     // Dispatch nodes for loops that are entered in the middle.
     const dispatch = new Map<Node, Node>();
     const start = node('start');
-    const entryOf = (n: Node): Node => dispatch.get(n) ?? runs.get(n) ?? n;
+    const entryOf = (n: Node): Node => dispatch.get(n) ?? strides.get(n) ?? n;
     const ways = [...selected.keys()].map((x) => ({ x, loops: around(x) }));
     for (const { loops } of ways)
       for (const h of loops)
         if (!dispatch.has(h)) {
           const d = node('dispatch');
-          d.header = runs.get(h) ?? h;
+          d.header = strides.get(h) ?? h;
           dispatch.set(h, d);
         }
     ways.forEach(({ x, loops }, selector) => {
@@ -232,7 +232,7 @@ export function buildGraph(
       n.successors = headers.get(n)!.map(entryOf);
       if (indirect && jumps.has(n.block!)) n.successors.push(entryOf(indirect));
     }
-    for (const [h, r] of runs) r.successors = [h, ...[...r.run!.exits].map((b) => entryOf(nodes.get(b)!))];
+    for (const [h, r] of strides) r.successors = [h, ...[...r.stride!.exits].map((b) => entryOf(nodes.get(b)!))];
     if (indirect) indirect.successors = targets.map((b) => entryOf(nodes.get(b)!));
     // Cut irreducible edges until none is left.
     const cut = new Map<Node, Set<Node>>();

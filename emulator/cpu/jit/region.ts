@@ -27,7 +27,7 @@ import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Re
 import { buildGraph } from './graph.ts';
 import { flagLiveness } from './liveness.ts';
 import { registersOf } from './registers.ts';
-import { planRun, type Run } from './runs.ts';
+import { planStride, type Stride } from './strides.ts';
 import { Structure } from './structure.ts';
 import { planX87 } from './x87-plan.ts';
 import { X87Stack } from './x87.ts';
@@ -83,11 +83,11 @@ export function emitRegion(
   const live = flagLiveness(blocks, near);
   const x87 =
     region.light || blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
-  const plan = (header: Block, body: ReadonlySet<Block>): Run | undefined => {
+  const plan = (header: Block, body: ReadonlySet<Block>): Stride | undefined => {
     if (region.light || x87 || modeBits(mode) !== 64) return undefined;
-    const run = planRun(header, body, region, live, state, mode, link);
-    if (run) found.runs++;
-    return run;
+    const stride = planStride(header, body, region, live, state, mode, link);
+    if (stride) found.strides++;
+    return stride;
   };
   const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets, plan);
   const insns = blocks.flatMap((b) => b.insns);

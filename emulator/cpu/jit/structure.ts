@@ -17,13 +17,13 @@ import {
   FIRST_ROUNDS,
   flagsAfter,
   MORE_ROUNDS,
-  RunLocals,
+  StrideLocals,
   settleFuel,
   Ways,
   windowsOf,
   writeLook,
-  type Run,
-} from './runs.ts';
+  type Stride,
+} from './strides.ts';
 import { keepingSteps } from './windows.ts';
 
 /** From this many routes on, a table of jumps is quicker than a test for each. */
@@ -48,7 +48,7 @@ export class Structure {
     private readonly targets: readonly Block[],
   ) {
     this.evidence = new Evidence(c.f);
-    this.runLocals = new RunLocals(c.f);
+    this.strideLocals = new StrideLocals(c.f);
     if (!graph.indirect) return;
     for (const b of targets) this.targetsLive |= live.before.get(b) ?? 0;
     this.jumpIndex = c.f.local(I32);
@@ -60,7 +60,7 @@ export class Structure {
   }
 
   private readonly evidence: Evidence;
-  private readonly runLocals: RunLocals;
+  private readonly strideLocals: StrideLocals;
   private readonly table: number = 0;
   private tableMask = 0;
   private readonly targetsLive: number = 0;
@@ -125,7 +125,7 @@ export class Structure {
     if (n.kind === 'block') return this.block(n, n.block!);
     if (x87) x87.state = undefined;
     if (n.kind === 'indirect') return this.indirect(n);
-    if (n.kind === 'run') return this.run(n, n.run!);
+    if (n.kind === 'stride') return this.stride(n, n.stride!);
     const route = (r: Node['routes'][number]): void => {
       if (r.last) f.set(this.selector, k32(-1));
       this.branch(n, r.to);
@@ -183,10 +183,10 @@ export class Structure {
     }
     const to = selector === undefined ? target : this.graph.start;
     // A loop begins.
-    const run = (target.kind === 'dispatch' ? target.header! : target).run;
+    const stride = (target.kind === 'dispatch' ? target.header! : target).stride;
     const again =
-      from.kind === 'block' ? run?.body.has(from.block!) : from.kind === 'dispatch' && from.header === target;
-    if (run && !again) this.c.f.set(this.runLocals.wait, k32(FIRST_ROUNDS));
+      from.kind === 'block' ? stride?.body.has(from.block!) : from.kind === 'dispatch' && from.header === target;
+    if (stride && !again) this.c.f.set(this.strideLocals.wait, k32(FIRST_ROUNDS));
     // What was written before this belongs to other paths.
     if (from.kind !== 'block') this.c.pending = undefined;
     const state = x87?.state;
@@ -405,14 +405,14 @@ export class Structure {
   }
 
   /** In front of a loop that is written twice: the rounds whose accesses stay within their pages, in its second writing. */
-  private run(n: Node, run: Run): void {
-    const { c, runLocals: locals } = this;
+  private stride(n: Node, stride: Stride): void {
+    const { c, strideLocals: locals } = this;
     const { f, windows } = c;
     const { fault, back } = c;
     const { wait, rounds, saved } = locals;
-    const hosts = locals.hosts(run.streams.length);
-    const access = accessOf(c, run, hosts);
-    const ways = new Ways(this.region, run.header, run.body);
+    const hosts = locals.hosts(stride.streams.length);
+    const access = accessOf(c, stride, hosts);
+    const ways = new Ways(this.region, stride.header, stride.body);
     ways.start();
     f.block((first) => {
       f.if(i32.gt_s(wait.get, 0), () => {
@@ -420,23 +420,23 @@ export class Structure {
         f.br(first);
       });
       f.block((poor) => {
-        writeLook(c, run, locals, hosts, poor);
+        writeLook(c, stride, locals, hosts, poor);
         f.loop((again) => {
           const round = (): void => {
-            run.streams.forEach(({ step }, k) => {
+            stride.streams.forEach(({ step }, k) => {
               if (step) f.set(hosts[k]!, i32.add(hosts[k]!.get, step));
             });
-            const less = run.longest - access.done;
+            const less = stride.longest - access.done;
             if (less) f.set(saved, i32.add(saved.get, less));
             f.set(rounds, i32.sub(rounds.get, 1));
             f.brIf(rounds.get, again);
-            settleFuel(c, run, locals, 0);
+            settleFuel(c, stride, locals, 0);
             f.br(first);
           };
           const leaving = (write: () => void): void => {
-            settleFuel(c, run, locals, access.done);
-            const labels = { run: c.run, fault: c.fault, back: c.back };
-            Object.assign(c, { run: undefined, fault, back });
+            settleFuel(c, stride, locals, access.done);
+            const labels = { stride: c.stride, fault: c.fault, back: c.back };
+            Object.assign(c, { stride: undefined, fault, back });
             write();
             Object.assign(c, labels);
           };
@@ -448,7 +448,7 @@ export class Structure {
             const way = ways.next(to);
             if (way === 'out') leaving(() => this.edge(n, to));
             else {
-              const next = way === 'round' ? run.header : way.on;
+              const next = way === 'round' ? stride.header : way.on;
               if (this.live.before.get(next)) this.settle();
               if (way === 'round') round();
               else block(next);
@@ -459,7 +459,7 @@ export class Structure {
             access.done = done;
           };
           const restart = (): void => {
-            settleFuel(c, run, locals, 0);
+            settleFuel(c, stride, locals, 0);
             f.set(wait, k32(MORE_ROUNDS));
             f.br(first);
           };
@@ -469,20 +469,20 @@ export class Structure {
             f.block((faultHere) => {
               f.block((backHere) => {
                 Object.assign(c, { fault: faultHere, back: backHere });
-                this.instructions(n, b, edge, b === run.header ? restart : undefined);
+                this.instructions(n, b, edge, b === stride.header ? restart : undefined);
                 Object.assign(c, labels);
               });
-              settleFuel(c, run, locals, done);
+              settleFuel(c, stride, locals, done);
               f.br(back);
             });
-            settleFuel(c, run, locals, done);
+            settleFuel(c, stride, locals, done);
             f.br(fault);
           };
-          windows.restore(windowsOf(run, hosts));
+          windows.restore(windowsOf(stride, hosts));
           c.lanes.fill(0);
-          Object.assign(c, { run: access, mxcsrUsual: run.usual && c.mxcsr !== undefined });
-          block(run.header);
-          Object.assign(c, { run: undefined, mxcsrUsual: false });
+          Object.assign(c, { stride: access, mxcsrUsual: stride.usual && c.mxcsr !== undefined });
+          block(stride.header);
+          Object.assign(c, { stride: undefined, mxcsrUsual: false });
           windows.clear();
         });
         f.unreachable();

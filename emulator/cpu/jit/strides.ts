@@ -1,5 +1,5 @@
 /**
- * Runs: rounds of an inner loop whose accesses all stay within their pages.
+ * Strides: rounds of an inner loop whose accesses all stay within their pages.
  *
  * A loop over arrays spends more on looking its addresses up, and on the fuel, than on its work. Where all addresses of a loop are
  * registers that a round changes by constants, a region has the loop twice. In front of it stands how many rounds can be done
@@ -10,7 +10,7 @@
  * What comes up in the second writing besides (blocks that have run little, ways out of the loop) leads back to the first one, or
  * out of it, at the ends of blocks, where all state is exact in both.
  *
- * That an address was in the TLB holds while nothing can change translations: no helper is called in a run.
+ * That an address was in the TLB holds while nothing can change translations: no helper is called in a stride.
  */
 import type { Block } from '../block.ts';
 import { flagsWritten, type Insn } from '../insn.ts';
@@ -34,7 +34,7 @@ const MOST_STEP = 512;
 
 /** With fewer rounds it is not worth it. */
 const FEW_ROUNDS = 6;
-/** Rounds that the first writing does of a loop that begins; and where a run was not worth it. */
+/** Rounds that the first writing does of a loop that begins; and where a stride was not worth it. */
 export const FIRST_ROUNDS = 3;
 export const MORE_ROUNDS = 8;
 
@@ -49,11 +49,11 @@ export interface Stream extends Place {
   readonly aligned: boolean;
 }
 
-export interface Run {
+export interface Stride {
   readonly header: Block;
   readonly body: ReadonlySet<Block>;
   readonly streams: readonly Stream[];
-  /** Blocks of the region that the run leads to, but for its own header. */
+  /** Blocks of the region that the stride leads to, but for its own header. */
   readonly exits: ReadonlySet<Block>;
   /** Instructions of the longest round. */
   readonly longest: number;
@@ -61,9 +61,9 @@ export interface Run {
   readonly usual: boolean;
 }
 
-/** How a run's accesses are written. */
-export interface RunAccess {
-  /** Instructions of the round's blocks so far: what is taken off the fuel is known wherever the run ends. */
+/** How a stride's accesses are written. */
+export interface StrideAccess {
+  /** Instructions of the round's blocks so far: what is taken off the fuel is known wherever the stride ends. */
   done: number;
   /** @param place undefined for an address that is not just registers and a displacement */
   access(place: Place | undefined, size: number, write: boolean): { readonly host: Local; readonly distance: number };
@@ -71,10 +71,10 @@ export interface RunAccess {
   aligned(place: Place | undefined): boolean;
 }
 
-/** Where an edge of a run leads. */
+/** Where an edge of a stride leads. */
 export type Way = { readonly on: Block } | 'round' | 'out';
 
-const fitsRun = (b: Block): boolean => {
+const fitsStride = (b: Block): boolean => {
   if (!b.insns.every((insn) => insn.def.emit !== undefined && insn.def.unit !== 'x87')) return false;
   const last = b.insns.at(-1)!;
   return b.branches ? isRel(last) && !isCall(last) : !last.def.ends;
@@ -101,7 +101,7 @@ export class Ways {
     const { region, body, base, insns } = this;
     if (!body.has(b) || region.rare.has(b) || region.bases.get(b) !== base || insns + b.count > MOST_INSNS)
       return false;
-    if (!fitsRun(b)) return false;
+    if (!fitsStride(b)) return false;
     this.insns += b.count;
     return true;
   }
@@ -136,11 +136,11 @@ interface Found extends Place {
 }
 
 /**
- * Sees whether a loop can have runs, by writing it for nobody.
+ * Sees whether a loop can have strides, by writing it for nobody.
  *
  * @param body blocks of the loop, an innermost one
  */
-export function planRun(
+export function planStride(
   header: Block,
   body: ReadonlySet<Block>,
   region: Region,
@@ -148,7 +148,7 @@ export function planRun(
   state: number,
   mode: Mode,
   link: Linkage,
-): Run | undefined {
+): Stride | undefined {
   const ways = new Ways(region, header, body);
   if (!ways.start()) return undefined;
   const base = region.bases.get(header)!;
@@ -190,7 +190,7 @@ export function planRun(
   };
   c.windows.restore(marks);
   c.mxcsrUsual = true;
-  const trace: RunAccess = {
+  const trace: StrideAccess = {
     done: 0,
     access(place, size, write) {
       note(place, size, write, false);
@@ -201,7 +201,7 @@ export function planRun(
       return true;
     },
   };
-  c.run = trace;
+  c.stride = trace;
   const round = (): void => {
     rounds++;
     longest = Math.max(longest, trace.done);
@@ -299,14 +299,14 @@ function streamsOf(found: readonly Found[], steps: readonly (number | undefined)
   return uneven || streams.some((s) => s.bytes === 0) ? undefined : streams;
 }
 
-/** Locals of the run that is being written: no two are under way at once. */
-export class RunLocals {
+/** Locals of the stride that is being written: no two are under way at once. */
+export class StrideLocals {
   /** Rounds that are left, with the one that is under way; and at the start. */
   readonly rounds: Local;
   readonly most: Local;
   /** Instructions by which rounds were shorter than the longest one. */
   readonly saved: Local;
-  /** Rounds that the first writing is to do before a run is looked for. */
+  /** Rounds that the first writing is to do before a stride is looked for. */
   readonly wait: Local;
   private readonly pool: Local[] = [];
 
@@ -324,15 +324,21 @@ export class RunLocals {
 }
 
 /** Looks for the rounds that can be done from here on, and for the host addresses; goes to `poor` where it is not worth it. */
-export function writeLook(c: RegionContext, run: Run, locals: RunLocals, hosts: readonly Local[], poor: Label): void {
+export function writeLook(
+  c: RegionContext,
+  stride: Stride,
+  locals: StrideLocals,
+  hosts: readonly Local[],
+  poor: Label,
+): void {
   const { f } = c;
   const { rounds } = locals;
-  if (c.mxcsr && run.usual) f.brIf(c.mxcsr.get, poor, 0);
+  if (c.mxcsr && stride.usual) f.brIf(c.mxcsr.get, poor, 0);
   // The first writing does the round after which the fuel is used up.
   const fuel = f.let(i32.sub(i32.load(k32(c.state + S.FUEL)), 1));
-  f.brIf(i32.lt_s(fuel, FEW_ROUNDS * run.longest), poor, 0);
-  f.set(rounds, i32.div_u(fuel, k32(run.longest)));
-  run.streams.forEach((s, k) => {
+  f.brIf(i32.lt_s(fuel, FEW_ROUNDS * stride.longest), poor, 0);
+  f.set(rounds, i32.div_u(fuel, k32(stride.longest)));
+  stride.streams.forEach((s, k) => {
     const value = (n: number): Expr => (n === RIP ? c.vpc : c.gpr[n]!).get;
     let address = k64(s.displacement);
     if (s.base >= 0) address = i64.add(value(s.base), address);
@@ -357,25 +363,30 @@ export function writeLook(c: RegionContext, run: Run, locals: RunLocals, hosts: 
   f.set(locals.saved, k32(0));
 }
 
-/** Takes off the fuel what a run has done, of its last round `done` instructions. */
-export function settleFuel(c: RegionContext, run: Run, { rounds, most, saved }: RunLocals, done: number): void {
+/** Takes off the fuel what a stride has done, of its last round `done` instructions. */
+export function settleFuel(
+  c: RegionContext,
+  stride: Stride,
+  { rounds, most, saved }: StrideLocals,
+  done: number,
+): void {
   const at = c.state + S.FUEL;
-  const whole = i32.mul(i32.sub(most.get, rounds.get), k32(run.longest));
+  const whole = i32.mul(i32.sub(most.get, rounds.get), k32(stride.longest));
   const spent = i32.sub(i32.add(whole, k32(done)), saved.get);
   c.f.store(4, at, i32.sub(i32.load(k32(at)), spent));
 }
 
-/** How the accesses of a run are written, given its windows. */
-export function accessOf(c: RegionContext, run: Run, hosts: readonly Local[]): RunAccess {
+/** How the accesses of a stride are written, given its windows. */
+export function accessOf(c: RegionContext, stride: Stride, hosts: readonly Local[]): StrideAccess {
   /** The windows say what has become of the registers since the round began. */
   const find = (place: Place | undefined, size: number, write: boolean): { stream: Stream; window: Window } => {
     for (const window of c.windows.save()) {
-      const stream = run.streams[hosts.indexOf(window.host)];
+      const stream = stride.streams[hosts.indexOf(window.host)];
       if (!place || !stream || (write && !stream.write) || !sameRegisters(stream, place)) continue;
       const distance = place.displacement - window.displacement;
       if (distance >= 0 && distance + size <= stream.bytes) return { stream, window };
     }
-    throw new Error('a run has an access that was not foreseen');
+    throw new Error('a stride has an access that was not foreseen');
   };
   return {
     done: 0,
@@ -388,8 +399,8 @@ export function accessOf(c: RegionContext, run: Run, hosts: readonly Local[]): R
 }
 
 /** What is known of pages at the start of a round. */
-export const windowsOf = (run: Run, hosts: readonly Local[]): Window[] =>
-  run.streams.map(({ base, index, scale, displacement, write }, k) => {
+export const windowsOf = (stride: Stride, hosts: readonly Local[]): Window[] =>
+  stride.streams.map(({ base, index, scale, displacement, write }, k) => {
     const host = hosts[k]!;
     return { base, index, scale, displacement, write, host, offset: host };
   });

@@ -1,4 +1,4 @@
-/** Loops that regions have twice (jit/runs.ts): whatever the interpreter makes of them, registers, memory, faults, fuel, they make. */
+/** Loops that regions have twice (jit/strides.ts): whatever the interpreter makes of them, registers, memory, faults, fuel, they make. */
 import { describe, expect, test } from 'vitest';
 import { S } from '../../../emulator/cpu/layout.ts';
 import type { StopReason } from '../../../emulator/processor.ts';
@@ -78,15 +78,18 @@ function execute(m: CodeMachine, code: readonly number[], setting: Setting): Res
 }
 
 /** Loops of the machine's regions that are written twice. */
-const runsOf = (m: CodeMachine): number =>
-  [...(Reflect.get(m.cpu.jit, 'owners') as Map<unknown, { runs: number }>).values()].reduce((n, r) => n + r.runs, 0);
+const stridesOf = (m: CodeMachine): number =>
+  [...(Reflect.get(m.cpu.jit, 'owners') as Map<unknown, { strides: number }>).values()].reduce(
+    (n, r) => n + r.strides,
+    0,
+  );
 
 /**
  * Runs the code until its regions are made, and then as often again, each time as the interpreter does.
  *
- * @param runs whether regions are to have runs
+ * @param strides whether regions are to have strides
  */
-function check(code: Code, settings: readonly Setting[], runs: boolean | undefined = true): void {
+function check(code: Code, settings: readonly Setting[], strides: boolean | undefined = true): void {
   const interp = new CodeMachine('interp');
   const wanted = settings.map((s) => execute(interp, code.bytes, s));
   const m = new CodeMachine('auto', 40);
@@ -94,19 +97,19 @@ function check(code: Code, settings: readonly Setting[], runs: boolean | undefin
   for (let k = 0; k < 3; k++)
     settings.forEach((s, i) => {
       const { memory, ...rest } = execute(m, code.bytes, s);
-      most = Math.max(most, runsOf(m));
+      most = Math.max(most, stridesOf(m));
       const { memory: wantedMemory, ...wantedRest } = wanted[i]!;
       expect(rest, `time ${k}, setting ${i}`).toEqual(wantedRest);
       expect(Buffer.compare(memory, wantedMemory), `memory, time ${k}, setting ${i}`).toBe(0);
     });
-  if (runs !== undefined) expect(most > 0).toBe(runs);
+  if (strides !== undefined) expect(most > 0).toBe(strides);
 }
 
 const numbers = (view: DataView): void => {
   for (let i = 0; i < BYTES; i += 8) view.setFloat64(i, 1 + ((i * 7) % 1000) / 8, true);
 };
 
-describe.skipIf(!assembles)('runs', () => {
+describe.skipIf(!assembles)('strides', () => {
   test.each([
     ['a sum', 'mov ecx, 1500; 1: add rbx, [rsi]; add rsi, 8; dec ecx; jnz 1b', 4],
     ['an index', 'mov ecx, 900; 1: mov rbx, [rsi+rax*8]; mov [rdi+rax*8], rbx; inc rax; dec ecx; jnz 1b', 8],
