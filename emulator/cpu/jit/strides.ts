@@ -32,11 +32,15 @@ const SPAN = 512;
 /** A round that goes on by more leaves too few rounds in a page. */
 const MOST_STEP = 512;
 
-/** With fewer rounds it is not worth it. */
-const FEW_ROUNDS = 6;
-/** Rounds that the first writing does of a loop that begins; and where a stride was not worth it. */
-export const FIRST_ROUNDS = 3;
+/** Rounds that the first writing does where an address was not in the TLB, before the next one is looked for. */
 export const MORE_ROUNDS = 8;
+
+/**
+ * Rounds of the second writing that are worth a look for them: in host instructions, what the look costs over what a round saves.
+ *
+ * @param accesses of a round
+ */
+const worth = (streams: number, accesses: number): number => Math.ceil((15 + 18 * streams) / (6 + 7 * accesses));
 
 /** Accesses that go through memory side by side, by the registers as they are at the start of a round. */
 export interface Stream extends Place {
@@ -59,6 +63,10 @@ export interface Stride {
   readonly longest: number;
   /** MXCSR, once in its usual state, stays so. */
   readonly usual: boolean;
+  /** Rounds that the first writing does of a loop that begins: many loops are short. */
+  readonly first: number;
+  /** With fewer rounds in reach it is not worth it. */
+  readonly least: number;
 }
 
 /** How a stride's accesses are written. */
@@ -149,15 +157,15 @@ export function planStride(
   mode: Mode,
   link: Linkage,
 ): Stride | undefined {
-  const ways = new Ways(region, header, body);
-  if (!ways.start()) return undefined;
+  const paths = new Ways(region, header, body);
+  if (!paths.start()) return undefined;
   const base = region.bases.get(header)!;
   const f = new FunctionBuilder(HANDLER);
   const c = newContext(f, state, mode, link, { gpr: 0, gprWritten: 0, xmm: 0, xmmWritten: 0 }, true);
   const found: Found[] = [];
   const exits = new Set<Block>();
   let failed = false;
-  let rounds = 0;
+  let ways = 0;
   let longest = 0;
   let usual = true;
   /** By register: what a round changes it by; undefined: by no constant. */
@@ -203,7 +211,7 @@ export function planStride(
   };
   c.stride = trace;
   const round = (): void => {
-    rounds++;
+    ways++;
     longest = Math.max(longest, trace.done);
     if (!c.mxcsrUsual) usual = false;
     // A helper was called.
@@ -217,7 +225,7 @@ export function planStride(
       const windows = c.windows.save();
       const { pending, mxcsrUsual } = c;
       const { done } = trace;
-      const way = ways.next(to);
+      const way = paths.next(to);
       if (way === 'round') round();
       else if (way === 'out') {
         const out = blockAt(region, to);
@@ -245,9 +253,11 @@ export function planStride(
     c.exit = c.fault = c.back = leave;
     block(header);
   });
-  if (failed || !rounds || !found.length) return undefined;
+  if (failed || !ways || !found.length) return undefined;
   const streams = streamsOf(found, steps);
-  return streams && { header, body, streams, exits, longest, usual };
+  if (!streams) return undefined;
+  const rounds = worth(streams.length, found.filter(({ size }) => size).length / ways);
+  return { header, body, streams, exits, longest, usual, first: Math.min(rounds, 3), least: rounds + 1 };
 }
 
 /** Flags that are live after each of a block's instructions. */
@@ -323,20 +333,26 @@ export class StrideLocals {
   }
 }
 
-/** Looks for the rounds that can be done from here on, and for the host addresses; goes to `poor` where it is not worth it. */
+/**
+ * Looks for the rounds that can be done from here on, and for the host addresses.
+ *
+ * @param poor where there are none
+ * @param few where there are too few
+ */
 export function writeLook(
   c: RegionContext,
   stride: Stride,
   locals: StrideLocals,
   hosts: readonly Local[],
   poor: Label,
+  few: Label,
 ): void {
   const { f } = c;
   const { rounds } = locals;
   if (c.mxcsr && stride.usual) f.brIf(c.mxcsr.get, poor, 0);
   // The first writing does the round after which the fuel is used up.
   const fuel = f.let(i32.sub(i32.load(k32(c.state + S.FUEL)), 1));
-  f.brIf(i32.lt_s(fuel, FEW_ROUNDS * stride.longest), poor, 0);
+  f.brIf(i32.lt_s(fuel, stride.least * stride.longest), poor, 0);
   f.set(rounds, i32.div_u(fuel, k32(stride.longest)));
   stride.streams.forEach((s, k) => {
     const value = (n: number): Expr => (n === RIP ? c.vpc : c.gpr[n]!).get;
@@ -358,7 +374,16 @@ export function writeLook(
     }
     f.release(mark);
   });
-  f.brIf(i32.lt_u(rounds.get, FEW_ROUNDS), poor, 0);
+  f.if(
+    i32.lt_u(rounds.get, stride.least),
+    () => {
+      // Until the page ends.
+      f.set(locals.wait, rounds.get);
+      f.br(few);
+    },
+    undefined,
+    0,
+  );
   f.set(locals.most, rounds.get);
   f.set(locals.saved, k32(0));
 }

@@ -14,7 +14,6 @@ import type { FlagLiveness } from './liveness.ts';
 import {
   accessOf,
   areFlagsDead,
-  FIRST_ROUNDS,
   flagsAfter,
   MORE_ROUNDS,
   StrideLocals,
@@ -186,7 +185,7 @@ export class Structure {
     const stride = (target.kind === 'dispatch' ? target.header! : target).stride;
     const again =
       from.kind === 'block' ? stride?.body.has(from.block!) : from.kind === 'dispatch' && from.header === target;
-    if (stride && !again) this.c.f.set(this.strideLocals.wait, k32(FIRST_ROUNDS));
+    if (stride && !again) this.c.f.set(this.strideLocals.wait, k32(stride.first));
     // What was written before this belongs to other paths.
     if (from.kind !== 'block') this.c.pending = undefined;
     const state = x87?.state;
@@ -420,7 +419,7 @@ export class Structure {
         f.br(first);
       });
       f.block((poor) => {
-        writeLook(c, stride, locals, hosts, poor);
+        writeLook(c, stride, locals, hosts, poor, first);
         f.loop((again) => {
           const round = (): void => {
             stride.streams.forEach(({ step }, k) => {
