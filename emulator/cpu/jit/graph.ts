@@ -134,6 +134,36 @@ function dominates(a: Node, b: Node): boolean {
 }
 
 /**
+ * Loops of direct edges, by header: what else leads into them does not matter to who only goes on from the header.
+ *
+ * @param order reverse postorder
+ */
+function simpleLoops(order: readonly Node[], direct: (n: Node) => readonly Node[]): Map<Node, Set<Node>> {
+  const predecessors = new Map<Node, Node[]>();
+  const back: [from: Node, header: Node][] = [];
+  for (const n of order)
+    for (const s of direct(n)) {
+      if (s.order <= n.order) back.push([n, s]);
+      const list = predecessors.get(s);
+      if (list) list.push(n);
+      else predecessors.set(s, [n]);
+    }
+  const loops = new Map<Node, Set<Node>>();
+  for (const [from, header] of back) {
+    const body = loops.get(header) ?? new Set([header]);
+    loops.set(header, body);
+    const stack = [from];
+    while (stack.length) {
+      const x = stack.pop()!;
+      if (body.has(x) || x.order < header.order) continue;
+      body.add(x);
+      stack.push(...(predecessors.get(x) ?? []));
+    }
+  }
+  return loops;
+}
+
+/**
  * @param blocks blocks of the region; the first is the main entry
  * @param edges direct successors of a block within the region
  * @param returns where a block's call comes back to, within the region
@@ -185,10 +215,10 @@ export function buildGraph(
         }
       }
   const strides = new Map<Node, Node>();
-  for (const [h, body] of bodies) {
-    const parts = [...body];
-    if (parts.some((n) => n.kind !== 'block' || (n !== h && bodies.has(n)))) continue;
-    const stride = plan(h.block!, new Set(parts.map((n) => n.block!)));
+  const simple = simpleLoops(order, (n) => (n.block ? edges(n.block).map((b) => nodes.get(b)!) : []));
+  for (const [h, body] of simple) {
+    if ([...body].some((n) => n !== h && simple.has(n))) continue;
+    const stride = plan(h.block!, new Set([...body].map((n) => n.block!)));
     if (!stride) continue;
     const r = node('stride', h.block);
     r.header = h;

@@ -12,7 +12,7 @@
  * instructions from one entry to the next exit, and gains most by this. An access that is not in the TLB is handed to the
  * interpreter with the rest of its block, so that there are no calls that registers would have to be saved for. A light
  * region that turns out to loop is written anew with its registers and flags in locals, loaded at the entry and stored
- * at the exit.
+ * at the exit; its inner loops over arrays are written twice (strides.ts).
  */
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
