@@ -4,6 +4,7 @@
  * compiled regions import them. Each returns exactly one value; addresses are host addresses (i32).
  */
 import { SSE_RUNTIME } from './defs/sse-runtime.ts';
+import { STRING_RUNTIME } from './defs/string.ts';
 import { DIVIDE } from './divide.ts';
 import { SETTLE_RUNTIME } from './jit/settle.ts';
 import { SLOW_RUNTIME } from './slow.ts';
@@ -26,6 +27,7 @@ export interface RuntimeFunction {
 export const RUNTIME: readonly RuntimeFunction[] = [
   ...DIVIDE,
   ...SSE_RUNTIME,
+  ...STRING_RUNTIME,
   ...X87_ROUND,
   ...X87_ARITHMETIC,
   ...X87_CONVERT,

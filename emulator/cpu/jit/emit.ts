@@ -18,7 +18,8 @@ import {
 import { RUNTIME } from '../runtime.ts';
 import type { Trial } from './groups.ts';
 import { type Placed, writeRecheck } from './pages.ts';
-import { INVALID, type Window, Windows } from './windows.ts';
+import type { StrideAccess } from './strides.ts';
+import { INVALID, type Place, RIP, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, I64, i64, k32, k64, localTee, V128, v128, type Expr } from '../wasm/expr.ts';
@@ -92,6 +93,8 @@ export interface RegionContext {
   /** Of a region that spans pages: which are in their places, and where an edge goes that finds its page is not. */
   placed: Placed | undefined;
   missed: Label;
+  /** The stride that is being written. */
+  stride: StrideAccess | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
   readonly lanes: Uint8Array;
 }
@@ -161,6 +164,7 @@ export function newContext(
     heat: undefined,
     placed: undefined,
     missed: { depth: 0 },
+    stride: undefined,
     lanes: new Uint8Array(16),
   };
 }
@@ -191,8 +195,18 @@ export function reload(c: RegionContext): void {
   f.set(c.fx, i32.load(k32(state + S.FX)));
 }
 
+/** Address of the TLB table that a region looks up. */
+export function tlbOf(mode: Mode, write: boolean): number {
+  if (modeIsUser(mode)) return write ? TLB_USER_WRITE : TLB_USER_READ;
+  return write ? TLB_KERNEL_WRITE : TLB_KERNEL_READ;
+}
+
 /** Takes a block's instructions off the fuel, which stays in memory: devices read the clock by it. */
 export function takeFuel(c: RegionContext, instructions: number): void {
+  if (c.stride) {
+    c.stride.done += instructions;
+    return;
+  }
   const at = c.state + S.FUEL;
   c.f.store(4, at, i32.sub(i32.load(k32(at)), k32(instructions)));
 }
@@ -423,27 +437,42 @@ export class JitEmit extends Emit {
   private stackPlace: Expr | undefined;
   private stackDisplacement = 0;
 
-  /** An address as a register and a displacement from it, where it is just that. */
-  private place(address: Expr): { register: number; displacement: number } | undefined {
+  /** An address as registers and a displacement, where it is just that. */
+  private place(address: Expr): Place | undefined {
     if (this.insn.bits !== 64 || this.compact) return undefined;
-    if (address === this.stackPlace) return { register: RSP, displacement: this.stackDisplacement };
+    if (address === this.stackPlace) return { base: RSP, index: -1, scale: 0, displacement: this.stackDisplacement };
     const m = this.insn.mem;
-    if (!m || address !== this.linear) return undefined;
-    if (m.base < 0 || m.base > 15 || m.index >= 0 || m.addressSize !== 8 || usesSegment(this.insn)) return undefined;
-    return { register: m.base, displacement: m.disp };
+    if (!m || address !== this.linear || m.addressSize !== 8 || usesSegment(this.insn)) return undefined;
+    if (m.base < 0 && m.index < 0) return undefined;
+    const displacement = m.base === RIP ? this.offset + this.insn.len + m.disp : m.disp;
+    return { base: m.base, index: m.index, scale: m.index < 0 ? 0 : m.scale, displacement };
   }
 
-  private open(register: number, displacement: number, write: boolean): Window | undefined {
-    return this.f.nesting === this.nesting ? this.c.windows.open(register, displacement, write) : undefined;
+  private open(place: Place, write: boolean): Window | undefined {
+    return this.f.nesting === this.nesting ? this.c.windows.open(place, write) : undefined;
+  }
+
+  override load(address: Expr, size: number): Expr {
+    if (!this.c.stride) return super.load(address, size);
+    const { host, distance } = this.c.stride.access(this.place(address), size, false);
+    return this.let(this.loadHost(host.get, size, distance));
+  }
+
+  override checkAligned(size = 16): void {
+    if (size === 16 && this.c.stride?.aligned(this.place(this.address()))) return;
+    super.checkAligned(size);
   }
 
   override access(address: Expr, size: number, write: boolean): Expr {
     const place = this.place(address);
+    if (this.c.stride) {
+      const { host, distance } = this.c.stride.access(place, size, write);
+      return i32.add(host.get, distance);
+    }
     if (!place) return super.access(address, size, write);
     const { f } = this;
-    const { register, displacement } = place;
-    const { windows } = this.c;
-    const near = windows.find(register, displacement, write);
+    const { displacement } = place;
+    const near = this.c.windows.find(place, write);
     const { handOver } = this;
     if (handOver) {
       if (near) {
@@ -453,7 +482,7 @@ export class JitEmit extends Emit {
       }
       const x = this.lookupTlb(address, write);
       f.if(this.miss(x, size), handOver, undefined, 0);
-      const opened = this.open(register, displacement, write);
+      const opened = this.open(place, write);
       if (!opened) return this.let(i32.wrap(x));
       f.set(opened.host, i32.wrap(x));
       f.set(opened.offset, i32.and(opened.host.get, 0xfff));
@@ -477,7 +506,7 @@ export class JitEmit extends Emit {
       return host.get;
     }
     const x = this.lookupTlb(address, write);
-    const opened = this.open(register, displacement, write);
+    const opened = this.open(place, write);
     f.if(
       this.miss(x, size),
       () => {
@@ -498,10 +527,14 @@ export class JitEmit extends Emit {
 
   override store(address: Expr, size: number, value: Expr): void {
     const place = this.place(address);
+    if (this.c.stride) {
+      const { host, distance } = this.c.stride.access(place, size, true);
+      this.f.store(size, host.get, value, distance);
+      return;
+    }
     if (!place || WRITE_TYPES[size] !== value.type) return super.store(address, size, value);
     const { f } = this;
-    const { register, displacement } = place;
-    const { windows } = this.c;
+    const { displacement } = place;
     const v = this.let(value);
     const slow = (): void => {
       if (this.handOver) {
@@ -511,7 +544,7 @@ export class JitEmit extends Emit {
       this.beforeFault();
       this.leaveUnless(this.callRuntime(`write${size}`, address, v, k32(size | this.slowInfo), this.record()));
     };
-    const near = windows.find(register, displacement, true);
+    const near = this.c.windows.find(place, true);
     if (near) {
       const distance = displacement - near.displacement;
       f.if(
@@ -523,7 +556,7 @@ export class JitEmit extends Emit {
       return;
     }
     const x = this.lookupTlb(address, true);
-    const opened = this.open(register, displacement, true);
+    const opened = this.open(place, true);
     f.if(
       this.miss(x, size),
       () => {
@@ -650,9 +683,7 @@ export class JitEmit extends Emit {
   }
 
   protected tlb(write: boolean): Expr {
-    return k32(
-      modeIsUser(this.c.mode) ? (write ? TLB_USER_WRITE : TLB_USER_READ) : write ? TLB_KERNEL_WRITE : TLB_KERNEL_READ,
-    );
+    return k32(tlbOf(this.c.mode, write));
   }
 
   protected flagPair(): { fr: Expr; fx: Expr } {

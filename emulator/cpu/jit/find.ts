@@ -58,6 +58,8 @@ export interface Region {
   /** Its function's slot in the table once it is written. */
   slot: number | undefined;
   dropped: boolean;
+  /** Loops that it has twice (strides.ts). */
+  strides: number;
   /** What its pages call when their translations are dropped. */
   onDrop: () => void;
   /** Instructions that the processor had executed when it was installed, or when it last asked to be a wide region. */
@@ -194,6 +196,7 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
     entries,
     slot: undefined,
     dropped: false,
+    strides: 0,
     askedAt: 0,
     installed: false,
     number: 0,

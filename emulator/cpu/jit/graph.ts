@@ -7,17 +7,22 @@
  * with a selector of their own.
  */
 import type { Block } from '../block.ts';
+import type { Stride } from './strides.ts';
 
 export interface Node {
-  /** `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop. */
-  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect';
+  /**
+   * `indirect`: where indirect jumps and returns within the region come together; `dispatch`: in front of a loop; `stride`: between
+   * these two, where a loop is written twice (strides.ts).
+   */
+  readonly kind: 'start' | 'block' | 'dispatch' | 'indirect' | 'stride';
   readonly block: Block | undefined;
   /** Edges within the region, in no order. */
   successors: Node[];
   /** start, dispatch: where selector value k goes; `last` resets the selector. */
   routes: { selector: number; to: Node; last: boolean }[];
-  /** dispatch: the loop header that it stands in front of. */
+  /** dispatch, stride: what it stands in front of. */
   header: Node | undefined;
+  stride: Stride | undefined;
   // Results of the analysis:
   order: number;
   dominator: Node | undefined;
@@ -36,6 +41,7 @@ function node(kind: Node['kind'], block?: Block): Node {
     successors: [],
     routes: [],
     header: undefined,
+    stride: undefined,
     order: -1,
     dominator: undefined,
     children: [],
@@ -128,12 +134,43 @@ function dominates(a: Node, b: Node): boolean {
 }
 
 /**
+ * Loops of direct edges, by header: what else leads into them does not matter to who only goes on from the header.
+ *
+ * @param order reverse postorder
+ */
+function simpleLoops(order: readonly Node[], direct: (n: Node) => readonly Node[]): Map<Node, Set<Node>> {
+  const predecessors = new Map<Node, Node[]>();
+  const back: [from: Node, header: Node][] = [];
+  for (const n of order)
+    for (const s of direct(n)) {
+      if (s.order <= n.order) back.push([n, s]);
+      const list = predecessors.get(s);
+      if (list) list.push(n);
+      else predecessors.set(s, [n]);
+    }
+  const loops = new Map<Node, Set<Node>>();
+  for (const [from, header] of back) {
+    const body = loops.get(header) ?? new Set([header]);
+    loops.set(header, body);
+    const stack = [from];
+    while (stack.length) {
+      const x = stack.pop()!;
+      if (body.has(x) || x.order < header.order) continue;
+      body.add(x);
+      stack.push(...(predecessors.get(x) ?? []));
+    }
+  }
+  return loops;
+}
+
+/**
  * @param blocks blocks of the region; the first is the main entry
  * @param edges direct successors of a block within the region
  * @param returns where a block's call comes back to, within the region
  * @param entries blocks that are entered from outside, by selector value (index); the first is the main entry
  * @param jumps blocks that end in an indirect jump or return
  * @param targets where such jumps may go within the region
+ * @param plan whether an innermost loop is to have strides
  */
 export function buildGraph(
   blocks: readonly Block[],
@@ -142,6 +179,7 @@ export function buildGraph(
   entries: readonly Block[],
   jumps: ReadonlySet<Block>,
   targets: readonly Block[],
+  plan: (header: Block, body: ReadonlySet<Block>) => Stride | undefined,
 ): Graph {
   const nodes = new Map<Block, Node>();
   for (const b of blocks) nodes.set(b, node('block', b));
@@ -176,6 +214,17 @@ export function buildGraph(
           for (const p of x.predecessors) stack.push(p);
         }
       }
+  const strides = new Map<Node, Node>();
+  const simple = simpleLoops(order, (n) => (n.block ? edges(n.block).map((b) => nodes.get(b)!) : []));
+  for (const [h, body] of simple) {
+    if ([...body].some((n) => n !== h && simple.has(n))) continue;
+    const stride = plan(h.block!, new Set([...body].map((n) => n.block!)));
+    if (!stride) continue;
+    const r = node('stride', h.block);
+    r.header = h;
+    r.stride = stride;
+    strides.set(h, r);
+  }
   const around = (x: Node): Node[] => {
     const out: Node[] = [];
     for (const [h, body] of bodies) if (h !== x && body.has(x)) out.push(h);
@@ -192,13 +241,13 @@ export function buildGraph(
     // Dispatch nodes for loops that are entered in the middle.
     const dispatch = new Map<Node, Node>();
     const start = node('start');
-    const entryOf = (n: Node): Node => dispatch.get(n) ?? n;
+    const entryOf = (n: Node): Node => dispatch.get(n) ?? strides.get(n) ?? n;
     const ways = [...selected.keys()].map((x) => ({ x, loops: around(x) }));
     for (const { loops } of ways)
       for (const h of loops)
         if (!dispatch.has(h)) {
           const d = node('dispatch');
-          d.header = h;
+          d.header = strides.get(h) ?? h;
           dispatch.set(h, d);
         }
     ways.forEach(({ x, loops }, selector) => {
@@ -213,6 +262,7 @@ export function buildGraph(
       n.successors = headers.get(n)!.map(entryOf);
       if (indirect && jumps.has(n.block!)) n.successors.push(entryOf(indirect));
     }
+    for (const [h, r] of strides) r.successors = [h, ...[...r.stride!.exits].map((b) => entryOf(nodes.get(b)!))];
     if (indirect) indirect.successors = targets.map((b) => entryOf(nodes.get(b)!));
     // Cut irreducible edges until none is left.
     const cut = new Map<Node, Set<Node>>();
@@ -235,7 +285,7 @@ export function buildGraph(
           }
       if (!irreducible) break;
     }
-    const own = (n: Node): Node => n.header ?? n;
+    const own = (n: Node): Node => (n.header ? own(n.header) : n);
     const before = selected.size;
     for (const c of cut.values()) for (const s of c) if (!selected.has(own(s))) selected.set(own(s), selected.size);
     // What is led to from the start may need dispatch nodes of its own.

@@ -58,6 +58,16 @@ export function groupsOf(b: Block, after: readonly number[]): Group[] {
   return out;
 }
 
+/** A group from the block's first instruction on, be it of one operation: for who can do the block again from its start. */
+export function groupAtStart(b: Block, after: readonly number[]): Group | undefined {
+  let end = 0;
+  b.insns.slice(0, MOST).every((insn, k) => {
+    if (computes(insn)) end = k + 1;
+    return end === k + 1 || joins(insn, after[k]!);
+  });
+  return end ? { start: 0, end } : undefined;
+}
+
 /** Registers that a group's instructions write: masks of numbers. */
 export function writtenBy(insns: readonly Insn[]): { gpr: number; xmm: number } {
   const written = { gpr: 0, xmm: 0 };

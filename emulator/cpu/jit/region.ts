@@ -10,13 +10,13 @@
  * instructions from one entry to the next exit, and gains most by this. An access that is not in the TLB is handed to the
  * interpreter with the rest of its block, so that there are no calls that registers would have to be saved for. A light
  * region that turns out to loop is written anew with its registers and flags in locals, loaded at the entry and stored
- * at the exit.
+ * at the exit; its inner loops over arrays are written twice (strides.ts).
  */
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { NO_INSN, type Insn } from '../insn.ts';
 import { jumpCacheOffset, type Linkage } from '../interp.ts';
-import { S } from '../layout.ts';
+import { modeBits, S } from '../layout.ts';
 import { handlerOf, HEADER_SIZE, meta, metaOffset } from '../record.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
@@ -27,6 +27,7 @@ import { buildGraph } from './graph.ts';
 import { flagLiveness } from './liveness.ts';
 import { FIRST_MISSES, Kept, writeEntry, writeMiss } from './pages.ts';
 import { registersOf } from './registers.ts';
+import { planStride, type Stride } from './strides.ts';
 import { Structure } from './structure.ts';
 import { planX87 } from './x87-plan.ts';
 import { X87Stack } from './x87.ts';
@@ -81,8 +82,16 @@ export function emitRegion(
   const jumps = new Set(blocks.filter(jumpsIndirectly));
   const sites = new Set(blocks.flatMap(returns));
   const targets = blocks.filter((b) => sites.has(b) || b.jumpedTo).slice(0, MAX_TARGETS);
-  const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets);
   const live = flagLiveness(blocks, near);
+  const x87 =
+    region.light || blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
+  const plan = (header: Block, body: ReadonlySet<Block>): Stride | undefined => {
+    if (region.light || x87 || modeBits(mode) !== 64) return undefined;
+    const stride = planStride(header, body, region, live, state, mode, link);
+    if (stride) found.strides++;
+    return stride;
+  };
+  const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets, plan);
   const insns = blocks.flatMap((b) => b.insns);
   const registers = region.light ? undefined : registersOf(insns, state, mode, link);
   const c = newContext(f, state, mode, link, registers, false);
@@ -111,8 +120,7 @@ export function emitRegion(
     code.setWord(at + 4, again.leavings);
     f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
   } else {
-    const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
-    if (plan) c.x87 = new X87Stack(c, plan);
+    if (x87) c.x87 = new X87Stack(c, x87);
     if (insns.some(usesMxcsr)) {
       c.mxcsr = f.local(I32);
       new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();

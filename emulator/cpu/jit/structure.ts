@@ -1,16 +1,29 @@
 /** A region's control flow as structured WebAssembly: edges, loops, jumps to computed addresses, and the ways out. */
 import type { Block } from '../block.ts';
 import type { CodeCache } from '../code.ts';
-import { flagsWritten, NO_INSN, type Insn } from '../insn.ts';
+import { NO_INSN } from '../insn.ts';
 import { jumpCacheOffset, recordsOf } from '../interp.ts';
 import { jumpCacheOf, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
 import { ASKS_WIDE, blockAt, isJmp, Kind, type Region } from './find.ts';
-import { Evidence, groupsOf, writtenBy, type Group } from './groups.ts';
+import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
-import { liveBefore, type FlagLiveness } from './liveness.ts';
+import type { FlagLiveness } from './liveness.ts';
+import {
+  accessOf,
+  areFlagsDead,
+  flagsAfter,
+  MORE_ROUNDS,
+  StrideLocals,
+  settleFuel,
+  Ways,
+  windowsOf,
+  writeLook,
+  type Stride,
+} from './strides.ts';
+import { keepingSteps } from './windows.ts';
 
 /** From this many routes on, a table of jumps is quicker than a test for each. */
 const MOST_TESTS = 3;
@@ -18,25 +31,6 @@ const MOST_TESTS = 3;
 /** Address of the jump cache's entry for a linear address, in the tables of `mode`. */
 const jumpCacheEntry = (mode: RegionContext['mode'], target: Expr): Expr =>
   i32.add(jumpCacheOffset(target), k32(jumpCacheOf(mode)));
-
-/** A register that an instruction changes by a constant, changing nothing else. */
-function constantStep(insn: Insn): { register: number; by: number } | undefined {
-  const [to, from] = insn.operands;
-  if (insn.size !== 8 || to?.kind !== 'reg' || to.cls !== 'gpr') return undefined;
-  switch (insn.def.name) {
-    case 'add':
-    case 'sub':
-      if (from?.kind !== 'imm') return undefined;
-      return { register: to.reg, by: insn.def.name === 'add' ? insn.imm : -insn.imm };
-    case 'lea': {
-      const m = insn.mem!;
-      if (m.base !== to.reg || m.index >= 0 || m.addressSize !== 8) return undefined;
-      return { register: to.reg, by: m.disp };
-    }
-    default:
-      return undefined;
-  }
-}
 
 /** Structured control flow from the dominator tree (after Ramsey, "Beyond Relooper", 2022). */
 export class Structure {
@@ -53,6 +47,7 @@ export class Structure {
     private readonly targets: readonly Block[],
   ) {
     this.evidence = new Evidence(c.f);
+    this.strideLocals = new StrideLocals(c.f);
     if (!graph.indirect) return;
     for (const b of targets) this.targetsLive |= live.before.get(b) ?? 0;
     this.jumpIndex = c.f.local(I32);
@@ -64,6 +59,7 @@ export class Structure {
   }
 
   private readonly evidence: Evidence;
+  private readonly strideLocals: StrideLocals;
   private readonly table: number = 0;
   private tableMask = 0;
   private readonly targetsLive: number = 0;
@@ -128,6 +124,7 @@ export class Structure {
     if (n.kind === 'block') return this.block(n, n.block!);
     if (x87) x87.state = undefined;
     if (n.kind === 'indirect') return this.indirect(n);
+    if (n.kind === 'stride') return this.stride(n, n.stride!);
     const route = (r: Node['routes'][number]): void => {
       if (r.last) f.set(this.selector, k32(-1));
       this.branch(n, r.to);
@@ -184,6 +181,11 @@ export class Structure {
       this.c.f.set(this.selector, k32(selector));
     }
     const to = selector === undefined ? target : this.graph.start;
+    // A loop begins.
+    const stride = (target.kind === 'dispatch' ? target.header! : target).stride;
+    const again =
+      from.kind === 'block' ? stride?.body.has(from.block!) : from.kind === 'dispatch' && from.header === target;
+    if (stride && !again) this.c.f.set(this.strideLocals.wait, k32(stride.first));
     // What was written before this belongs to other paths.
     if (from.kind !== 'block') this.c.pending = undefined;
     const state = x87?.state;
@@ -343,18 +345,20 @@ export class Structure {
     f.br(fault);
   }
 
-  private instructions(n: Node, b: Block): void {
+  /**
+   * @param edge writes an edge to an offset from the start of the region's first page
+   * @param restart leaves the block, which has done nothing, to be done otherwise
+   */
+  private instructions(
+    n: Node,
+    b: Block,
+    edge = (to: number): void => this.edge(n, to),
+    restart: (() => void) | undefined = undefined,
+  ): void {
     const { c } = this;
     const { f } = c;
     c.pending = undefined;
-    // Liveness after each instruction, for dead flag results.
-    const after = new Array<number>(b.count);
-    let live = this.live.after.get(b)!;
-    for (let k = b.insns.length - 1; k >= 0; k--) {
-      after[k] = live;
-      const insn = b.insns[k]!;
-      live = liveBefore(insn, live);
-    }
+    const after = flagsAfter(b, this.live);
     const offsets = new Array<number>(b.count);
     let end = this.region.bases.get(b)! + b.offset;
     b.insns.forEach((insn, k) => {
@@ -367,28 +371,23 @@ export class Structure {
     const write = (k: number): boolean => {
       const insn = b.insns[k]!;
       const e = new JitEmit(c, insn, offsets[k]!, records[k]!, b.count);
-      const written = flagsWritten(insn);
       if (k === 0) e.firstHandler = b.handler;
       e.compact = this.region.rare.has(b);
-      e.flagsDead = written !== 0 && (after[k]! & written) === 0;
+      e.flagsDead = areFlagsDead(insn, after[k]!);
       e.mayRetreat = retreats;
       const mark = f.mark();
-      const step = constantStep(insn);
-      const windows = step && c.windows.save();
-      if (!c.x87?.emit(e, b, k)) {
+      keepingSteps(c.windows, insn, () => {
+        if (c.x87?.emit(e, b, k)) return;
         if (insn.def.emit) insn.def.emit(e);
         else e.runHelper();
-      }
-      if (windows) {
-        c.windows.restore(windows);
-        c.windows.changed(step.register, step.by);
-      }
+      });
       f.release(mark);
       return e.done;
     };
     c.x87?.enter(b);
-    const groups = c.mxcsr && retreats && !this.region.rare.has(b) ? groupsOf(b, after) : [];
-    const edge = (to: number): void => this.edge(n, to);
+    let groups = c.mxcsr && retreats && !this.region.rare.has(b) ? groupsOf(b, after) : [];
+    const atStart = restart && c.mxcsr && retreats ? groupAtStart(b, after) : undefined;
+    if (atStart) groups = [atStart, ...groups.filter(({ start }) => start >= atStart.end)];
     const jump = (target: Expr, check: () => void): void => this.jump(n, target, check);
     for (let k = 0; k < b.count; k++) {
       // The next blocks' code may have taken these over.
@@ -396,17 +395,105 @@ export class Structure {
       c.jump = jump;
       if (groups[0]?.start === k) {
         const group = groups.shift()!;
-        this.group(b, group, write);
+        this.group(b, group, write, group === atStart ? restart : undefined);
         k = group.end - 1;
       } else if (write(k)) return;
     }
     // Cut, not ended by a branch.
     takeFuel(c, b.count);
-    this.edge(n, end);
+    edge(end);
   }
 
-  /** Writes a group of SSE arithmetic: on trial, and as it is done again. */
-  private group(b: Block, { start, end }: Group, write: (k: number) => boolean): void {
+  /** In front of a loop that is written twice: the rounds whose accesses stay within their pages, in its second writing. */
+  private stride(n: Node, stride: Stride): void {
+    const { c, strideLocals: locals } = this;
+    const { f, windows } = c;
+    const { fault, back } = c;
+    const { wait, rounds, saved } = locals;
+    const hosts = locals.hosts(stride.streams.length);
+    const access = accessOf(c, stride, hosts);
+    const ways = new Ways(this.region, stride.header, stride.body);
+    ways.start();
+    f.block((first) => {
+      f.if(i32.gt_s(wait.get, 0), () => {
+        f.set(wait, i32.sub(wait.get, 1));
+        f.br(first);
+      });
+      f.block((poor) => {
+        writeLook(c, stride, locals, hosts, poor, first);
+        f.loop((again) => {
+          const round = (): void => {
+            stride.streams.forEach(({ step }, k) => {
+              if (step) f.set(hosts[k]!, i32.add(hosts[k]!.get, step));
+            });
+            const less = stride.longest - access.done;
+            if (less) f.set(saved, i32.add(saved.get, less));
+            f.set(rounds, i32.sub(rounds.get, 1));
+            f.brIf(rounds.get, again);
+            settleFuel(c, stride, locals, 0);
+            f.br(first);
+          };
+          const leaving = (write: () => void): void => {
+            settleFuel(c, stride, locals, access.done);
+            const labels = { stride: c.stride, fault: c.fault, back: c.back };
+            Object.assign(c, { stride: undefined, fault, back });
+            write();
+            Object.assign(c, labels);
+          };
+          const edge = (to: number): void => {
+            const known = windows.save();
+            const lanes = c.lanes.slice();
+            const { pending, mxcsrUsual } = c;
+            const { done } = access;
+            const way = ways.next(to);
+            if (way === 'out') leaving(() => this.edge(n, to));
+            else {
+              const next = way === 'round' ? stride.header : way.on;
+              if (this.live.before.get(next)) this.settle();
+              if (way === 'round') round();
+              else block(next);
+            }
+            windows.restore(known);
+            c.lanes.set(lanes);
+            Object.assign(c, { pending, mxcsrUsual, edge });
+            access.done = done;
+          };
+          const restart = (): void => {
+            settleFuel(c, stride, locals, 0);
+            f.set(wait, k32(MORE_ROUNDS));
+            f.br(first);
+          };
+          const block = (b: Block): void => {
+            const labels = { fault: c.fault, back: c.back };
+            const { done } = access;
+            f.block((faultHere) => {
+              f.block((backHere) => {
+                Object.assign(c, { fault: faultHere, back: backHere });
+                this.instructions(n, b, edge, b === stride.header ? restart : undefined);
+                Object.assign(c, labels);
+              });
+              settleFuel(c, stride, locals, done);
+              f.br(back);
+            });
+            settleFuel(c, stride, locals, done);
+            f.br(fault);
+          };
+          windows.restore(windowsOf(stride, hosts));
+          c.lanes.fill(0);
+          Object.assign(c, { stride: access, mxcsrUsual: stride.usual && c.mxcsr !== undefined });
+          block(stride.header);
+          Object.assign(c, { stride: undefined, mxcsrUsual: false });
+          windows.clear();
+        });
+        f.unreachable();
+      });
+      f.set(wait, k32(MORE_ROUNDS));
+    });
+    this.branch(n, n.header!);
+  }
+
+  /** Writes a group of SSE arithmetic: on trial, and as it is done again; if `restart` is given, by that. */
+  private group(b: Block, { start, end }: Group, write: (k: number) => boolean, restart?: () => void): void {
     const { c } = this;
     const { f } = c;
     const mark = f.mark();
@@ -441,12 +528,17 @@ export class Structure {
         known = c.lanes.slice();
       });
       for (const [register, old] of saved) f.set(register, old);
+      if (restart) return restart();
       c.windows.restore(windows);
       c.lanes.set(lanes);
       c.mxcsrUsual = usual;
       all();
     });
     c.windows.release();
+    if (restart) {
+      f.release(mark);
+      return;
+    }
     // What both ways know.
     if (!c.windows.equal(onTrial)) c.windows.clear();
     known.forEach((mask, r) => (c.lanes[r]! &= mask));

@@ -302,6 +302,21 @@ for (const tier of ['interp', 'jit', 'light'] as const) {
         );
       }
     });
+    test.each([
+      ['aa', 1],
+      ['66 ab', 2],
+      ['ab', 4],
+      ['48 ab', 8],
+    ])('REP STOS %s writes what it should and nothing else, whatever the count', (code, size) => {
+      for (const value of [0x3333333333333333n, BIG])
+        for (let count = 0; count < 100; count++) {
+          m.bytes.fill(0x77, DATA, DATA + 1024);
+          run(`f3 ${code}`, { rdi: BigInt(DATA + 61), rcx: BigInt(count), rax: value });
+          const want = new Uint8Array(1024).fill(0x77);
+          for (let i = 0; i < count * size; i++) want[61 + i] = Number((value >> BigInt(8 * (i % size))) & 0xffn);
+          expect(m.bytes.subarray(DATA, DATA + 1024), `${count}`).toEqual(want);
+        }
+    });
     test('a fault in the middle leaves the registers at the element that faulted', () => {
       fill();
       const r = m.runFault(hex('f3 a5'), { rsi: BigInt(DATA), rdi: BigInt(HOLE - 18), rcx: 100n });

@@ -46,6 +46,25 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
     expect([3, 1, 2, 6, 5].map((n) => cpu.low(n))).toEqual([PAGE, PAGE + 20, PAGE - 16, PAGE - 8, NEXT + 20]);
   });
 
+  test('an index that changes by constants, and one register as both', () => {
+    run(
+      // Both pages are to be in the TLB.
+      'mov ebx, [rax]; mov ebx, [rdi]; mov ebx, [rax+rcx*4]; add rcx, 2; mov edx, [rax+rcx*4-6]; dec rcx; mov esi, [rax+rcx*4]; mov [rax+rcx*4-8], ecx;' +
+        'inc rcx; mov edi, [rax+rcx*4]; mov r8, rdi; mov rdi, [rbp+rbp]; add rbp, 8; mov r9d, [rbp+rbp-16]; mov r10d, [rbp+rbp]; xor ecx, ecx; mov r11d, [rax+rcx*4-8]',
+      { rax: NEXT - 8, rcx: 0, rbp: NEXT / 2 - 4, rdi: NEXT },
+    );
+    expect([3, 6, 8, 9, 10, 11].map((n) => cpu.low(n))).toEqual([
+      NEXT - 8,
+      NEXT - 4,
+      NEXT,
+      NEXT - 8,
+      NEXT + 8,
+      NEXT - 16,
+    ]);
+    expect(cpu.low(2)).toBe(m.view.getInt32(NEXT - 6, true));
+    expect(m.view.getUint32(NEXT - 12, true)).toBe(1);
+  });
+
   test('a stack that goes from page to page', () => {
     run(
       'mov rsp, rax; push 1; push 2; push 3; sub rsp, 16; mov qword ptr [rsp+8], 4; mov rbx, [rsp+16]; mov rcx, [rsp+32];' +
