@@ -375,12 +375,9 @@ function compares(): void {
           const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
           const y = formSource(c, form);
           const v = comparable(c, form, reg(c, 0), y, k32(signalling), known);
-          const s = form.format ? f64 : f32;
-          const lowest = form.format ? lowF64 : lowF32;
-          const a = c.let(lowest(v.a));
-          const b = c.let(lowest(v.b));
-          // Unordered sets all three.
-          c.flagsCompare(i32.eqz(i32.or(s.lt(a, b), s.gt(a, b))), i32.or(s.ne(a, a), s.ne(b, b)), i32.eqz(s.ge(a, b)));
+          // A single is the same number as a double.
+          const double = (x: Expr): Expr => c.let(form.format ? lowF64(x) : f64.promote(lowF32(x)));
+          c.flagsOfDoubles(double(v.a), double(v.b));
         },
       );
 }
