@@ -103,7 +103,7 @@ export function emitRegion(
     f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
   } else {
     const plan = blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
-    if (plan) c.x87 = new X87Stack(c, plan);
+    if (plan) c.x87 = new X87Stack(c, plan, code);
     if (insns.some(usesMxcsr)) {
       c.mxcsr = f.local(I32);
       new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
