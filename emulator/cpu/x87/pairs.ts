@@ -375,7 +375,18 @@ export function product(
   }
   const low = f.let(bin(sub, cross, left));
   finish(f, out, status, p, low, true, (r) => {
-    if (!thorough) return again(r, []);
+    if (!thorough) {
+      if (!y.plain) return again(r, []);
+      // By a power of two.
+      const exponent = i64.eqz(i64.shl(bitsOf(y.high), 12));
+      const inside = v128.andnot(bin(lt, v128.un(abs, p), powers(LARGEST)), bin(lt, v128.un(abs, p), powers(LEAST)));
+      f.if(
+        i32.and(exponent, holds(inside)),
+        () => putExact(f, out, status, p, first),
+        () => again(r, []),
+      );
+      return;
+    }
     // By a number of few bits it may be exact.
     const exact = [isZero(without(f, status, x.low, y.high, first)), bin(eq, bin(sub, cross, low), left)];
     exact.push(bin(eq, bin(add, low, left), cross));
@@ -407,7 +418,14 @@ export function quotient(
     const taken = status.fused ? minusProduct(q, b.low, rest) : bin(sub, rest, bin(mul, q, b.low));
     left = bin(add, left, taken);
   } else if (!a.plain) left = bin(add, left, a.low);
-  finish(f, out, status, q, f.let(bin(mul, left, inverse)), true, rare);
+  const rest = f.let(left);
+  finish(f, out, status, q, f.let(bin(mul, rest, inverse)), true, () => {
+    // Nothing is left of a double: the quotient is one.
+    const small = bin(lt, v128.un(abs, q), powers(LEAST));
+    const doubles = [a, b].filter((x) => !x.plain).map((x) => isZero(x.low));
+    const exact = v128.andnot(every(isZero(rest), ...doubles), v128.andnot(small, isZero(a.high)));
+    f.if(i32.and(holds(exact), isBounded(q)), () => putExact(f, out, status, q, ZERO_VECTOR), rare);
+  });
 }
 
 /** out = √a. */
@@ -421,7 +439,11 @@ export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, 
     left = bin(add, bin(sub, a.high, p), without(f, status, h, h, p));
   }
   if (!a.plain) left = bin(add, left, a.low);
-  finish(f, out, status, h, f.let(bin(mul, left, inverse)), false, rare);
+  const rest = f.let(left);
+  finish(f, out, status, h, f.let(bin(mul, rest, inverse)), false, () => {
+    const exact = a.plain ? isZero(rest) : v128.and(isZero(rest), isZero(a.low));
+    f.if(holds(exact), () => putExact(f, out, status, h, ZERO_VECTOR), rare);
+  });
 }
 
 /** A double (f64) that is to zero as a is to b. */
