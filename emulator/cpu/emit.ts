@@ -21,6 +21,7 @@ import {
   V128,
   W32,
   W64,
+  f64,
   i32,
   i64,
   k32,
@@ -55,13 +56,28 @@ export const Vector = {
 
 /** A flag result that has not been turned into the canonical pair yet. All parts are locals or constants. */
 export interface PendingFlags {
-  kind: 'add' | 'sub' | 'logic';
+  kind: 'add' | 'sub' | 'logic' | 'compare';
   /** Operand size in bytes. */
   size: number;
-  /** Operands, zero-extended i32 for sizes to 4, i64 for 8. For `logic` the result, twice. */
+  /** Operands, zero-extended i32 for sizes to 4, i64 for 8. For `logic` the result, twice; for `compare` the bits of doubles. */
   a: Expr;
   b: Expr;
+  /** For `compare`: the doubles. */
+  doubles?: readonly [Expr, Expr];
 }
+
+/** ZF, PF and CF of two doubles compared (SDM vol. 2, UCOMISD). */
+export const comparison = (a: Expr, b: Expr): { zf: Expr; pf: Expr; cf: Expr } => ({
+  zf: i32.eqz(i32.or(f64.lt(a, b), f64.gt(a, b))),
+  pf: i32.or(f64.ne(a, a), f64.ne(b, b)),
+  cf: i32.eqz(f64.ge(a, b)),
+});
+/** The canonical pair of flags ZF, PF and CF (0 or 1, i32), the others 0. `zf` is evaluated. */
+export const comparisonPair = (zf: Expr, pf: Expr, cf: Expr): { fr: Expr; fx: Expr } => ({
+  // fr is 0 (even parity) or 1 (odd parity): the parity delta makes up for what PF differs from ZF.
+  fr: i64.extend_u(i32.xor(zf, k32(1))),
+  fx: i32.or(i32.mul(cf, k32(0xc0000000)), i32.shl(i32.xor(pf, zf), 8)),
+});
 
 /** Functions that emitted code may call, by their names as imports and as exports of the interpreter module. */
 export type Import =
@@ -536,6 +552,11 @@ export abstract class Emit {
 
   /** The canonical pair of a pending result. */
   protected materialise(p: PendingFlags): void {
+    if (p.doubles) {
+      const { zf, pf, cf } = comparison(...p.doubles);
+      this.setComparison(zf, pf, cf);
+      return;
+    }
     if (p.kind === 'logic') this.setFlagPair(this.signExtend64(p.a, p.size), k32(0));
     else this.carryVector(p.kind === 'add', p.a, p.b, this.let(pendingResult(this, p)), p.size);
   }
@@ -605,13 +626,16 @@ export abstract class Emit {
 
   /** ZF, PF and CF as given (0 or 1, i32); OF, SF, AF = 0: comparisons of floating-point numbers. */
   flagsCompare(zf: Expr, pf: Expr, cf: Expr): void {
-    if (this.flagsDead) return;
-    const z = this.let(zf);
-    // fr is 0 (even parity) or 1 (odd parity): the parity delta makes up for what PF differs from ZF.
-    this.setFlagPair(
-      i64.extend_u(i32.xor(z, k32(1))),
-      i32.or(i32.mul(cf, k32(0xc0000000)), i32.shl(i32.xor(pf, z), 8)),
-    );
+    if (!this.flagsDead) this.setComparison(zf, pf, cf);
+  }
+  private setComparison(zf: Expr, pf: Expr, cf: Expr): void {
+    const { fr, fx } = comparisonPair(this.let(zf), pf, cf);
+    this.setFlagPair(fr, fx);
+  }
+  /** The same of two doubles (f64, evaluated). */
+  flagsOfDoubles(a: Expr, b: Expr): void {
+    const { zf, pf, cf } = comparison(a, b);
+    this.flagsCompare(zf, pf, cf);
   }
 
   /** The six flags at their RFLAGS places (i32). */
@@ -747,8 +771,27 @@ function pendingResult(c: Emit, p: PendingFlags): Expr {
   return p.kind === 'logic' ? p.a : p.kind === 'add' ? w.add(p.a, p.b) : w.sub(p.a, p.b);
 }
 
+/** The same of two doubles compared: OF and SF are 0. */
+function comparedCondition(cc: number, a: Expr, b: Expr): Expr {
+  const { zf, pf, cf } = comparison(a, b);
+  switch (cc >> 1) {
+    case 1:
+      return cc & 1 ? f64.ge(a, b) : cf;
+    case 2:
+    case 7:
+      return cc & 1 ? i32.eqz(zf) : zf;
+    case 3:
+      return cc & 1 ? f64.gt(a, b) : i32.eqz(f64.gt(a, b));
+    case 5:
+      return cc & 1 ? i32.eqz(pf) : pf;
+    default:
+      return k32(cc & 1);
+  }
+}
+
 /** A condition straight from the operands of the instruction that set the flags, or undefined. */
 function pendingCondition(c: Emit, cc: number, p: PendingFlags): Expr | undefined {
+  if (p.doubles) return comparedCondition(cc, ...p.doubles);
   const w = c.ops(p.size);
   const negate = (x: Expr): Expr => (cc & 1 ? i32.eqz(x) : x);
   const narrow = p.size < 4;

@@ -4,7 +4,7 @@ import { FloatFormat, FloatKind, floatOp } from '../float/exact.ts';
 import { MXCSR } from '../float/mxcsr.ts';
 import { ARITH, def } from '../insn.ts';
 import { ANY_TRUE, F32X4, F64X2, I32X4, I64X2, type FloatLanes } from '../wasm/simd.ts';
-import { V128, choose, f32, f64, i32, i64, k32, kf32, v128, type Expr } from '../wasm/expr.ts';
+import { V128, choose, f64, i32, i64, k32, kf32, v128, type Expr } from '../wasm/expr.ts';
 import {
   IOTA,
   exact,
@@ -191,15 +191,10 @@ function arithmetic(name: 'add' | 'sub' | 'mul' | 'div' | 'sqrt', opcode: string
       const b = formSource(c, form);
       const a = reg(c, 0);
       const l = form.lanes;
-      let r: Expr;
-      if (form.packed) r = name === 'sqrt' ? v128.un(l.sqrt, b) : v128.bin(l[name], a, b);
-      else if (form.format) {
-        const v = name === 'sqrt' ? f64.sqrt(lowF64(b)) : f64[name](lowF64(a), lowF64(b));
-        r = v128.replace(l.replace, a, 0, v);
-      } else {
-        const v = name === 'sqrt' ? f32.sqrt(lowF32(b)) : f32[name](lowF32(a), lowF32(b));
-        r = v128.replace(l.replace, a, 0, v);
-      }
+      // Of a scalar form, too, all lanes are computed: to keep the others of the result is one step, to take the lowest ones out first
+      // and put the result back are three.
+      const all = name === 'sqrt' ? v128.un(l.sqrt, b) : v128.bin(l[name], a, b);
+      const r = form.packed ? all : mergeLow(form, all, a);
       // Without a way to leave, an operand that is not ordinary stays so.
       if (c.mayRetreat && !c.isMem(1)) c.noteLanes(1, known[1] | lanesOf(form));
       checked(c, form, kind, rule, a, b, c.let(r), known);
@@ -375,12 +370,9 @@ function compares(): void {
           const known = [c.lanesKnown(0), c.lanesKnown(1)] as const;
           const y = formSource(c, form);
           const v = comparable(c, form, reg(c, 0), y, k32(signalling), known);
-          const s = form.format ? f64 : f32;
-          const lowest = form.format ? lowF64 : lowF32;
-          const a = c.let(lowest(v.a));
-          const b = c.let(lowest(v.b));
-          // Unordered sets all three.
-          c.flagsCompare(i32.eqz(i32.or(s.lt(a, b), s.gt(a, b))), i32.or(s.ne(a, a), s.ne(b, b)), i32.eqz(s.ge(a, b)));
+          // A single is the same number as a double.
+          const double = (x: Expr): Expr => c.let(form.format ? lowF64(x) : f64.promote(lowF32(x)));
+          c.flagsOfDoubles(double(v.a), double(v.b));
         },
       );
 }

@@ -22,7 +22,7 @@ import type { StrideAccess } from './strides.ts';
 import { INVALID, type Place, RIP, type Window, Windows } from './windows.ts';
 import type { X87Stack } from './x87.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { callExpr, I32, i32, I64, i64, k32, k64, localTee, V128, v128, type Expr } from '../wasm/expr.ts';
+import { callExpr, F64, I32, i32, I64, i64, k32, k64, localTee, V128, v128, type Expr } from '../wasm/expr.ts';
 
 const RUNTIME_RESULT = new Map(RUNTIME.map((r) => [r.name, r.signature.results[0]!]));
 
@@ -56,6 +56,8 @@ export interface RegionContext {
   /** Operands of the last flag-setting instruction, by type. */
   readonly pending32: readonly Local[];
   readonly pending64: readonly Local[];
+  /** And those of a comparison of doubles; made when one comes. */
+  compared: readonly [Local, Local] | undefined;
   readonly registers: Registers;
   /** While registers are only being discovered. */
   readonly discover: boolean;
@@ -112,7 +114,7 @@ const NO_REGISTERS: Registers = { gpr: 0, gprWritten: 0, xmm: 0, xmmWritten: 0 }
 
 /** What `settle` of the runtime library is told of a pending result: 1 + kind × 4 + log2 of the size. */
 export function flagKind(p: PendingFlags): number {
-  const kind = p.kind === 'add' ? 0 : p.kind === 'sub' ? 1 : 2;
+  const kind = ['add', 'sub', 'logic', 'compare'].indexOf(p.kind);
   return 1 + kind * 4 + (p.size === 8 ? 3 : p.size === 4 ? 2 : p.size === 2 ? 1 : 0);
 }
 
@@ -143,6 +145,7 @@ export function newContext(
     exitTarget: f.local(I64),
     pending32: locals(I32, 2),
     pending64: locals(I64, 2),
+    compared: undefined,
     registers: registers ?? NO_REGISTERS,
     discover,
     pending: undefined,
@@ -714,7 +717,15 @@ export class JitEmit extends Emit {
     // Both are evaluated before either is overwritten: operands may not be pending locals themselves.
     const logic = p.kind === 'logic';
     const a = copy(p.a, keep[0]!);
-    this.c.pending = { kind: p.kind, size: p.size, a, b: logic ? a : copy(p.b, keep[1]!) };
+    this.c.pending = { ...p, a, b: logic ? a : copy(p.b, keep[1]!) };
+  }
+  override flagsOfDoubles(a: Expr, b: Expr): void {
+    if (this.flagsDead) return;
+    const [x, y] = (this.c.compared ??= [this.f.local(F64), this.f.local(F64)]);
+    this.f.set(x, a);
+    this.f.set(y, b);
+    const [left, right] = [i64.reinterpret(x.get), i64.reinterpret(y.get)];
+    this.setPending({ kind: 'compare', size: 8, a: left, b: right, doubles: [x.get, y.get] });
   }
   settleFlags(): void {
     const p = this.c.pending;

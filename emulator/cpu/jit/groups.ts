@@ -8,7 +8,7 @@ import type { Block } from '../block.ts';
 import { flagsWritten, type Insn } from '../insn.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { i32, k32, V128, v128, type Expr } from '../wasm/expr.ts';
-import { ANY_TRUE, I32X4 } from '../wasm/simd.ts';
+import { I32X4 } from '../wasm/simd.ts';
 
 /** The last instruction is not part of it. */
 export interface Group {
@@ -168,7 +168,7 @@ export class Evidence {
   odd(): Expr | undefined {
     const any = (x: Expr, limit: number): Expr => {
       const bound = v128.splat(I32X4.splat, k32(limit | 0));
-      return v128.test(ANY_TRUE, v128.bin(I32X4.ge_u, x, bound));
+      return v128.test(I32X4.bitmask, v128.bin(I32X4.ge_u, x, bound));
     };
     const [one, two, singles, single] = [this.one.get(), this.two.get(), this.singles.get(), this.single.get()];
     let doubles = this.doubles.get();

@@ -120,7 +120,7 @@ export function emitRegion(
     code.setWord(at + 4, again.leavings);
     f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
   } else {
-    if (x87) c.x87 = new X87Stack(c, x87);
+    if (x87) c.x87 = new X87Stack(c, x87, code);
     if (insns.some(usesMxcsr)) {
       c.mxcsr = f.local(I32);
       new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();

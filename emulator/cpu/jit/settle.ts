@@ -1,8 +1,12 @@
 /** The runtime function that turns a region's pending flag result into the canonical pair when an instruction faults. */
 import { S, STATE_BASE } from '../layout.ts';
+import { comparison, comparisonPair } from '../emit.ts';
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
-import { I32, i32, I64, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
+import { f64, I32, i32, I64, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
+
+/** The kind of a comparison of doubles, whose bits are the operands. */
+const COMPARED = 1 + 3 * 4 + 3;
 
 /** settle(kind, a32, b32, a64, b64): stores FR and FX; `kind` is that of `flagKind`. */
 export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
@@ -10,6 +14,14 @@ export const SETTLE_RUNTIME: readonly RuntimeFunction[] = [
     name: 'settle',
     signature: { params: [I32, I32, I32, I64, I64], results: [I32] },
     build(f: FunctionBuilder): void {
+      f.if(i32.eq(f.param(0), COMPARED), () => {
+        const [x, y] = [f.param(3), f.param(4)].map((bits) => f.let(f64.reinterpret(bits))) as [Expr, Expr];
+        const { zf, pf, cf } = comparison(x, y);
+        const { fr, fx } = comparisonPair(f.let(zf), pf, cf);
+        f.store(8, STATE_BASE + S.FR, fr);
+        f.store(4, STATE_BASE + S.FX, fx);
+        f.return(k32(0));
+      });
       const kind = f.let(i32.shr_u(i32.sub(f.param(0), 1), 2));
       const log = f.let(i32.and(i32.sub(f.param(0), 1), 3));
       const wide = i32.eq(log, 3);

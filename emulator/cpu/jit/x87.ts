@@ -4,25 +4,46 @@
  * the stack is loaded, the instruction is left to the interpreter (`JitEmit.retreat`).
  */
 import type { Block } from '../block.ts';
+import type { CodeCache } from '../code.ts';
 import { S } from '../layout.ts';
 import type { Local } from '../wasm/builder.ts';
-import { I32, I64, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
-import { Fsw, MAX_EXPONENT, RESULT, SIGN } from '../x87/common.ts';
-import { exponentOf, signExponentOf, VALUE, ZERO, ZERO_EXPONENT, type Value } from '../x87/values.ts';
-import type { JitEmit, RegionContext } from './emit.ts';
+import { callExpr, f64, I32, i32, i64, k32, select, V128, v128, type Expr } from '../wasm/expr.ts';
+import { multiplyAdd } from '../wasm/fused.ts';
+import { F64X2 } from '../wasm/simd.ts';
+import { Fsw, RESULT } from '../x87/common.ts';
 import {
-  compare,
+  constantPair,
+  constantsAt,
+  CONSTANTS,
+  difference,
   fromInteger,
-  narrow,
+  fromVector,
+  fromWord,
+  isBad,
+  isInexact,
+  isUp,
+  narrow32,
+  narrow64,
+  negated,
   product,
+  putExact,
   quotient,
+  second,
   squareRoot,
   sum,
-  valueOf,
-  widen,
+  twice,
+  widen32,
+  widen64,
+  withoutSign,
+  ZERO,
+  ZERO_VECTOR,
+  type Constants,
+  type Pair,
+  type PairLocals,
   type Status,
-  type ValueLocals,
-} from './x87-arithmetic.ts';
+} from '../x87/pairs.ts';
+import { Operation, VALUE } from '../x87/values.ts';
+import type { JitEmit, RegionContext } from './emit.ts';
 import { effectOf, x87Op, type Demand, type Effect, type MemoryFormat, type X87Op, type X87Plan } from './x87-plan.ts';
 
 /** Control word: rounding to nearest, 64 bits, everything masked; and the bits that this is about. */
@@ -37,8 +58,10 @@ export interface StackState {
   /** Registers whose tags are known, and those of them that are in use. */
   readonly known: number;
   readonly used: number;
-  /** Registers that may differ from what memory has. */
+  /** Registers that have been changed since the block's start, or since the stack was loaded. */
   readonly dirty: number;
+  /** Registers that are known to hold doubles. */
+  readonly plain: number;
   /** The control word is the ordinary one. */
   readonly ordinary: boolean;
 }
@@ -48,35 +71,52 @@ export class X87Stack implements Status {
   state: StackState | undefined;
   /** What it was before the instruction that is being written. */
   private before: StackState | undefined;
-  private readonly registers: (ValueLocals | undefined)[];
+  private readonly registers: (PairLocals | undefined)[];
   /** Physical number of the relative register 0. */
   private readonly base: Local;
   /** Tags as far as they are not known: a mask by relative number. */
   private readonly tags: Local;
+  readonly constants: Constants;
+  readonly fused = multiplyAdd.fused;
+  readonly inexact: Local;
   readonly residue: Local;
-  readonly c1: Local;
-  /** For the common exit: relative TOP (−1 wherever the stack is in memory), and the tags. Only right when leaving. */
+  readonly error: Local;
+  readonly rounded: Local;
+  /**
+   * Registers that had been changed at the block's start, by relative number. What has not been changed is not written back: it
+   * may be something that locals do not hold, in a register that is not in use.
+   */
+  private readonly dirty: Local;
+  /** For the common exit: relative TOP (−1 wherever the stack is in memory), tags, changed registers. Only right when leaving. */
   private readonly exitTop: Local;
   private readonly exitTags: Local;
+  private readonly exitDirty: Local;
   /** In a dispatch: whether the stack is in locals. */
   private readonly here: Local;
-  private readonly scratch: ValueLocals;
 
   constructor(
     private readonly c: RegionContext,
     readonly plan: X87Plan,
+    code: CodeCache,
   ) {
     const { f } = c;
-    const value = (): ValueLocals => ({ significand: f.local(I64), exponent: f.local(I32), sign: f.local(I32) });
-    this.registers = Array.from({ length: 8 }, (_, r) => (plan.touched & (1 << r) ? value() : undefined));
+    const at = code.bytes(CONSTANTS.length * 16);
+    CONSTANTS.forEach((x, k) => [0, 8].forEach((lane) => code.setDouble(at + k * 16 + lane, Number(x))));
+    this.constants = constantsAt(at);
+    this.registers = Array.from({ length: 8 }, (_, r) =>
+      plan.touched & (1 << r) ? { high: f.local(V128), low: f.local(V128) } : undefined,
+    );
     this.base = f.local(I32);
     this.tags = f.local(I32);
-    this.residue = f.local(I64);
-    this.c1 = f.local(I64);
+    this.inexact = f.local(I32);
+    this.residue = f.local(V128);
+    this.error = f.local(V128);
+    this.rounded = f.local(V128);
+    this.dirty = f.local(I32);
     this.exitTop = f.local(I32);
     this.exitTags = f.local(I32);
+    this.exitDirty = f.local(I32);
     this.here = f.local(I32);
-    this.scratch = value();
     f.set(this.exitTop, k32(-1));
   }
 
@@ -103,39 +143,38 @@ export class X87Stack implements Status {
       i32.or(i32.and(fsw, Fsw.ES), i32.xor(i32.and(this.tags.get, need | empty), need)),
     );
     f.if(odd, retreat, undefined, 0);
-    f.set(this.residue, k64(0));
-    f.set(this.c1, i64.shl(i64.extend_u(fsw), 54));
+    let bad: Expr | undefined;
     this.registers.forEach((register, r) => {
-      if (!register) return;
-      const at = f.let(this.address(r));
-      const signExponent = f.let(i32.load16_u(at, 8));
-      f.set(register.significand, i64.load(at));
-      const field = f.let(i32.and(signExponent, MAX_EXPONENT));
-      // What is not read need not be taken apart.
-      f.set(register.exponent, need & (1 << r) ? exponentOf(field, register.significand.get) : field);
-      f.set(register.sign, i32.and(signExponent, SIGN));
+      if (!register || !(need & (1 << r))) return;
+      f.set(register.high, this.function(V128, 'x87_value_get', this.address(r)));
+      f.set(register.low, second(register.high.get));
+      bad = bad ? i32.or(bad, isBad(register.high.get)) : isBad(register.high.get);
     });
-    this.state = { top, known: need | empty, used: need, dirty: 0, ordinary: true };
+    if (bad) f.if(bad, retreat, undefined, 0);
+    f.set(this.residue, ZERO_VECTOR);
+    f.set(this.inexact, k32(0));
+    f.set(this.dirty, k32(0));
+    this.setC1(i32.and(i32.shr_u(fsw, 9), 1));
+    this.state = { top, known: need | empty, used: need, dirty: 0, plain: 0, ordinary: true };
   }
 
   private status(): Expr {
-    return i32.or(
-      i32.and(this.word(S.FSW), ~Fsw.C1),
-      i32.or(i32.and(i32.wrap(i64.shr_u(this.c1.get, 54)), Fsw.C1), i32.shl(i64.ne(this.residue.get, 0), 5)),
-    );
+    const flags = i32.or(i32.shl(isUp(this), 9), i32.shl(isInexact(this), 5));
+    return i32.or(i32.and(this.word(S.FSW), ~Fsw.C1), flags);
   }
 
-  private store(top: Expr, tags: Expr, registers: number): void {
+  private store(top: Expr, tags: Expr, registers: (r: number, write: () => void) => void): void {
     const { f, state } = this.c;
     f.store(4, state + S.FSW, this.status());
     f.store(4, state + S.FTOP, i32.and(i32.add(this.base.get, top), 7));
     const turned = f.let(i32.shl(tags, this.base.get));
     f.store(4, state + S.FTW, i32.and(i32.or(turned, i32.shr_u(turned, 8)), 0xff));
     this.registers.forEach((register, r) => {
-      if (!register || !(registers & (1 << r))) return;
-      const at = f.let(this.address(r));
-      f.store(8, at, register.significand.get);
-      f.store(2, at, signExponentOf(valueOf(register)), 8);
+      if (register && this.plan.written & (1 << r))
+        registers(r, () => {
+          const { high, low } = register;
+          f.drop(this.function(I32, 'x87_value_put', this.address(r), high.get, low.get));
+        });
     });
   }
 
@@ -148,10 +187,17 @@ export class X87Stack implements Status {
     const s = this.state;
     if (!s) return;
     const mark = this.c.f.mark();
-    this.store(k32(s.top), this.allTags(s), s.dirty);
+    this.store(k32(s.top), this.allTags(s), (r, write) => {
+      if (s.dirty & (1 << r)) write();
+      else if (this.plan.written & (1 << r)) this.ifChanged(this.dirty, r, write);
+    });
     this.c.f.release(mark);
     this.state = undefined;
     this.c.f.set(this.exitTop, k32(-1));
+  }
+
+  private ifChanged(dirty: Local, r: number, write: () => void): void {
+    this.c.f.if(i32.and(dirty.get, 1 << r), write);
   }
 
   /** Before what may lead to the region's exit: which registers are where. */
@@ -161,12 +207,15 @@ export class X87Stack implements Status {
     const { f } = this.c;
     f.set(this.exitTop, k32(s.top));
     f.set(this.exitTags, this.allTags(s));
+    f.set(this.exitDirty, i32.or(this.dirty.get, s.dirty));
   }
 
   /** At the region's exit. */
   writeExit(): void {
     const { f } = this.c;
-    f.if(i32.ge_s(this.exitTop.get, 0), () => this.store(this.exitTop.get, this.exitTags.get, this.plan.written));
+    f.if(i32.ge_s(this.exitTop.get, 0), () =>
+      this.store(this.exitTop.get, this.exitTags.get, (r, write) => this.ifChanged(this.exitDirty, r, write)),
+    );
   }
 
   /** On an edge to a block, or (undefined) to where the stack is to be in memory. `retreat` leaves in front of the block. */
@@ -182,6 +231,7 @@ export class X87Stack implements Status {
     if (s && fits) {
       // The block knows less of the tags than what comes before it.
       if (s.known & ~(demand.need | demand.empty)) this.c.f.set(this.tags, this.allTags(s));
+      if (s.dirty) this.c.f.set(this.dirty, i32.or(this.dirty.get, s.dirty));
     } else {
       this.sync();
       const mark = this.c.f.mark();
@@ -209,7 +259,8 @@ export class X87Stack implements Status {
       top: d.top,
       known: d.need | d.empty,
       used: d.need,
-      dirty: this.plan.written,
+      dirty: 0,
+      plain: 0,
       ordinary: true,
     };
   }
@@ -256,29 +307,32 @@ export class X87Stack implements Status {
   }
 
   /** ST(i). */
-  private st(i: number): ValueLocals {
+  private st(i: number): PairLocals {
     return this.registers[(this.state!.top + i) & 7]!;
   }
-  private value(i: number): Value {
-    return valueOf(this.st(i));
-  }
-  private copy(to: ValueLocals, from: Value): void {
-    const { f } = this.c;
-    f.set(to.significand, from.significand);
-    f.set(to.exponent, from.exponent);
-    f.set(to.sign, from.sign);
+  private value(i: number): Pair {
+    const { top, plain } = this.state!;
+    const { high, low } = this.st(i);
+    return { high: high.get, low: low.get, plain: (plain & (1 << ((top + i) & 7))) !== 0 };
   }
   /** The register ST(i) is about to be changed; it is in use from now on. */
-  private change(i: number): ValueLocals {
+  private change(i: number, plain = false): PairLocals {
     const s = this.state!;
     const bit = 1 << ((s.top + i) & 7);
-    this.state = { ...s, known: s.known | bit, used: s.used | bit, dirty: s.dirty | bit };
+    const known = plain ? s.plain | bit : s.plain & ~bit;
+    this.state = { ...s, known: s.known | bit, used: s.used | bit, dirty: s.dirty | bit, plain: known };
     return this.st(i);
   }
-  private push(): ValueLocals {
+  private set(i: number, { high, low, plain }: Pair): void {
+    const to = this.change(i, plain);
+    this.c.f.set(to.high, high);
+    this.c.f.set(to.low, low);
+  }
+  private push(x: Pair): void {
     const s = this.state!;
     this.state = { ...s, top: (s.top - 1) & 7 };
-    return this.change(0);
+    this.set(0, x);
+    this.setC1(k32(0));
   }
   private pop(n: number): void {
     for (let i = 0; i < n; i++) {
@@ -286,8 +340,15 @@ export class X87Stack implements Status {
       this.state = { ...s, top: (s.top + 1) & 7, used: s.used & ~(1 << s.top) };
     }
   }
-  private setC1(value: Expr): void {
-    this.c.f.set(this.c1, value);
+  /** C1 where nothing was rounded, 0 or 1. */
+  private setC1(up: Expr): void {
+    const { f } = this.c;
+    if (up.op === 0x41) {
+      f.set(this.error, ZERO_VECTOR);
+      return;
+    }
+    f.set(this.rounded, v128.splat(F64X2.splat, f64.const(1)));
+    f.set(this.error, v128.splat(F64X2.splat, f64.neg(f64.convert_i32_s(up))));
   }
 
   /** Arithmetic is written for the ordinary control word. */
@@ -298,11 +359,11 @@ export class X87Stack implements Status {
     this.state = { ...s, ordinary: true };
   }
 
-  private call(e: JitEmit, name: string, ...args: Expr[]): Expr {
-    return e.callRuntime(name, k32(this.c.state), ...args);
+  private function(type: typeof I32 | typeof V128, name: string, ...args: Expr[]): Expr {
+    return callExpr(type, this.c.link.imports[name]!, args);
   }
-  private parts(v: Value): [Expr, Expr, Expr] {
-    return [v.significand, v.exponent, v.sign];
+  private call(name: string, ...args: Expr[]): Expr {
+    return this.function(I32, name, k32(this.c.state), ...args);
   }
   /** Leaves an instruction that has changed nothing yet to the interpreter. */
   private giveUp(e: JitEmit): void {
@@ -312,10 +373,17 @@ export class X87Stack implements Status {
     this.state = now;
   }
 
-  /** Calls a function that returns a significand and leaves the rest in VALUE. */
-  private withRest(e: JitEmit, name: string, x: Expr, y: Expr): { hi: Expr; lo: Expr } {
+  /** Takes what a function has left at VALUE, or leaves it to the interpreter. */
+  private take(e: JitEmit, out: PairLocals, done: Expr): void {
     const { f, state } = this.c;
-    return { hi: f.let(this.call(e, name, x, y)), lo: f.let(i64.load(k32(state + VALUE))) };
+    f.if(i32.eqz(done), () => this.giveUp(e), undefined, 0);
+    f.set(out.high, v128.load64_zero(k32(state + VALUE)));
+    f.set(out.low, v128.load64_zero(k32(state + VALUE + 8)));
+    f.set(this.rounded, out.high.get);
+    f.set(this.error, v128.load64_zero(k32(state + VALUE + 16)));
+  }
+  private operate(e: JitEmit, out: PairLocals, operation: number, a: Pair, b: Pair): void {
+    this.take(e, out, this.call('x87_value_operate', k32(operation), a.high, a.low, b.high, b.low));
   }
 
   private operation(e: JitEmit, op: X87Op): void {
@@ -344,79 +412,51 @@ export class X87Stack implements Status {
         return this.compare(e, op);
       case 'load':
         return this.loadMemory(e, op.format);
-      case 'load-st': {
-        const from = this.value(op.other);
-        this.copy(this.push(), from);
-        return this.setC1(k64(0));
-      }
+      case 'load-st':
+        return this.push(this.value(op.other));
       case 'constant':
         this.ordinary(e);
-        this.copy(this.push(), {
-          significand: k64(op.significand),
-          exponent: k32(op.signExponent || ZERO_EXPONENT),
-          sign: k32(0),
-        });
-        return this.setC1(k64(0));
+        return this.push(constantPair(op.signExponent, op.significand));
       case 'store':
         return this.storeMemory(e, op.bytes, op.pops);
       case 'store-integer':
         return this.storeInteger(e, op.bytes, op.truncate, op.pops);
       case 'store-st': {
         const from = this.value(0);
-        this.copy(this.change(op.other), from);
-        this.setC1(k64(0));
+        this.set(op.other, from);
+        this.setC1(k32(0));
         return this.pop(op.pops);
       }
       case 'exchange': {
-        const a = this.change(0);
-        const b = this.change(op.other);
-        const held: Value = {
-          significand: f.let(a.significand.get),
-          exponent: f.let(a.exponent.get),
-          sign: f.let(a.sign.get),
-        };
-        this.copy(a, valueOf(b));
-        this.copy(b, held);
-        return this.setC1(k64(0));
+        const [a, b] = [this.value(0), this.value(op.other)];
+        const held: Pair = { high: f.let(a.high), low: f.let(a.low), plain: a.plain };
+        this.set(0, b);
+        this.set(op.other, held);
+        return this.setC1(k32(0));
       }
       case 'move-if': {
-        const from = this.value(op.other);
+        const [old, from] = [this.value(0), this.value(op.other)];
         const condition = f.let(e.condition(op.condition));
-        const to = this.change(0);
-        const old = valueOf(to);
-        this.copy(to, {
-          significand: select(condition, from.significand, old.significand),
-          exponent: select(condition, from.exponent, old.exponent),
-          sign: select(condition, from.sign, old.sign),
-        });
+        const chosen = (x: Expr, y: Expr): Expr => select(condition, x, y);
+        const plain = old.plain && from.plain;
+        this.set(0, { high: chosen(from.high, old.high), low: chosen(from.low, old.low), plain });
         return;
       }
       case 'sign': {
-        const x = this.change(0);
-        f.set(x.sign, op.change ? i32.xor(x.sign.get, SIGN) : k32(0));
-        return this.setC1(k64(0));
+        const x = this.value(0);
+        this.set(0, op.change ? negated(f, x) : withoutSign(f, x));
+        return this.setC1(k32(0));
       }
       case 'root': {
         this.ordinary(e);
         const a = this.value(0);
         const out = this.change(0);
-        squareRoot(
-          f,
-          out,
-          this,
-          a,
-          (hi, lo) => this.withRest(e, 'x87_value_root', hi, lo),
-          () => this.giveUp(e),
-        );
+        squareRoot(f, out, this, a, () => this.operate(e, out, Operation.ROOT, a, a));
         return;
       }
       case 'whole': {
         const a = this.value(0);
-        const out = this.change(0);
-        this.setC1(i64.shl(i64.extend_u(this.call(e, 'x87_value_whole', ...this.parts(a))), 63));
-        f.set(out.significand, i64.load(k32(this.c.state + VALUE)));
-        f.set(out.exponent, i32.load(k32(this.c.state + VALUE + 8)));
-        f.set(out.sign, i32.load(k32(this.c.state + VALUE + 12)));
+        this.take(e, this.change(0), this.call('x87_value_whole', a.high, a.low));
         return;
       }
       case 'status': {
@@ -434,7 +474,8 @@ export class X87Stack implements Status {
         return;
       }
       case 'clear':
-        f.set(this.residue, k64(0));
+        f.set(this.residue, ZERO_VECTOR);
+        f.set(this.inexact, k32(0));
         f.store(4, this.c.state + S.FSW, i32.and(this.word(S.FSW), ~(0xff | Fsw.B)));
         return;
       case 'nothing':
@@ -443,83 +484,83 @@ export class X87Stack implements Status {
   }
 
   /** `operation` is ModRM.reg of the instruction. */
-  private arithmetic(e: JitEmit, operation: number, out: ValueLocals, st: Value, other: Value): void {
+  private arithmetic(e: JitEmit, operation: number, out: PairLocals, st: Pair, other: Pair): void {
     const { f } = this.c;
     const [a, b] = operation === 5 || operation === 7 ? [other, st] : [st, other];
-    const rare = (): void => this.giveUp(e);
-    if (operation === 0) sum(f, out, this, a, b, false, rare);
-    else if (operation === 1) product(f, out, this, a, b, rare);
-    else if (operation < 6) sum(f, out, this, a, b, true, rare);
-    else quotient(f, out, this, a, b, (x, y) => this.withRest(e, 'x87_value_quotient', x, y), rare);
+    const same = a.high === b.high;
+    const rare = (which: number) => () => this.operate(e, out, which, a, b);
+    if (operation === 0 && same) twice(f, out, this, a, rare(Operation.ADD));
+    else if (operation === 0) sum(f, out, this, a, b, false, false, rare(Operation.ADD));
+    else if (operation === 1) product(f, out, this, a, b, false, rare(Operation.MULTIPLY));
+    else if (operation >= 6) quotient(f, out, this, a, b, rare(Operation.DIVIDE));
+    else if (same) putExact(f, out, this, ZERO_VECTOR, ZERO_VECTOR);
+    else sum(f, out, this, a, b, true, false, rare(Operation.SUBTRACT));
   }
 
-  /** Reads a memory operand into the scratch value. */
-  private operand(e: JitEmit, format: MemoryFormat): Value {
+  /** Reads a memory operand. */
+  private operand(e: JitEmit, format: MemoryFormat): Pair {
     const { f } = this.c;
-    const raw = e.load(e.address(), format === 'f64' ? 8 : format === 'i16' ? 2 : 4);
-    if (format === 'i32' || format === 'i16')
-      fromInteger(f, this.scratch, f.let(e.signExtend64(raw, format === 'i16' ? 2 : 4)));
-    else {
-      const double = format === 'f64';
-      widen(f, this.scratch, double ? raw : f.let(i64.extend_u(raw)), double ? 8 : 4, () => this.giveUp(e));
-    }
-    return valueOf(this.scratch);
+    if (format === 'f64') return widen64(f, e.access(e.address(), 8, false), () => this.giveUp(e));
+    const size = format === 'i16' ? 2 : 4;
+    const raw = e.load(e.address(), size);
+    if (format === 'f32') return widen32(f, raw, () => this.giveUp(e));
+    return fromWord(f, size === 2 ? i32.extend16_s(raw) : raw);
   }
 
   private loadMemory(e: JitEmit, format: MemoryFormat | 'i64' | 'f80'): void {
     const { f } = this.c;
     if (format === 'f80') {
       const host = e.access(e.address(), 10, false);
-      const significand = f.let(i64.load(host));
-      const signExponent = f.let(i32.load16_u(host, 8));
-      const to = this.push();
-      f.set(to.significand, significand);
-      f.set(to.exponent, exponentOf(f.let(i32.and(signExponent, MAX_EXPONENT)), significand));
-      f.set(to.sign, i32.and(signExponent, SIGN));
-      return this.setC1(k64(0));
-    }
-    const size = format === 'f64' || format === 'i64' ? 8 : format === 'i16' ? 2 : 4;
-    const raw = e.load(e.address(), size);
-    if (format === 'f32' || format === 'f64') {
-      const bits = size === 8 ? raw : f.let(i64.extend_u(raw));
-      const to = this.push();
-      widen(f, to, bits, size === 8 ? 8 : 4, () => this.giveUp(e));
-    } else {
-      const value = f.let(e.signExtend64(raw, size));
-      fromInteger(f, this.push(), value);
-    }
-    this.setC1(k64(0));
+      const x = fromVector(f, this.function(V128, 'x87_value_get', host));
+      f.if(isBad(x.high), () => this.giveUp(e), undefined, 0);
+      this.push(x);
+    } else if (format === 'i64') this.push(fromInteger(f, e.load(e.address(), 8)));
+    else this.push(this.operand(e, format));
   }
 
   private storeMemory(e: JitEmit, bytes: 4 | 8 | 10, pops: number): void {
-    const { f } = this.c;
-    const v = this.value(0);
+    const { f, state } = this.c;
+    const a = this.value(0);
     if (bytes === 10) {
       const host = e.access(e.address(), 10, true);
+      const at = k32(state + VALUE);
+      f.drop(this.function(I32, 'x87_value_put', at, a.high, a.low));
       // The second store is the one that takes the bounce buffer back.
-      f.store(2, host, signExponentOf(v), 8);
-      e.storeHost(host, 8, v.significand);
-      this.setC1(k64(0));
+      f.store(2, host, i32.load16_u(at, 8), 8);
+      e.storeHost(host, 8, i64.load(at));
+      this.setC1(k32(0));
       return this.pop(pops);
     }
     this.ordinary(e);
     const address = e.address();
-    const { bits, c1, rest } = narrow(f, v, bytes, () => this.giveUp(e));
-    e.store(address, bytes, bytes === 8 ? bits : i32.wrap(bits));
-    this.setC1(c1);
-    f.set(this.residue, i64.or(this.residue.get, rest));
+    const rare = (): void => this.giveUp(e);
+    const [residue, error, rounded] = [f.temp(V128), f.temp(V128), f.temp(V128)];
+    const status: Status = {
+      constants: this.constants,
+      fused: this.fused,
+      inexact: this.inexact,
+      residue,
+      error,
+      rounded,
+    };
+    f.set(status.residue, this.residue.get);
+    f.set(status.rounded, a.high);
+    e.store(address, bytes, bytes === 8 ? narrow64(f, status, a) : narrow32(f, status, a, rare));
+    // Only if nothing went wrong with the store.
+    f.set(this.residue, status.residue.get);
+    f.set(this.error, status.error.get);
+    f.set(this.rounded, status.rounded.get);
     this.pop(pops);
   }
 
   private storeInteger(e: JitEmit, bytes: 2 | 4 | 8, truncate: boolean, pops: number): void {
     const { f, state } = this.c;
     e.access(e.address(), bytes, true);
-    const up = f.let(
-      this.call(e, 'x87_value_integer', k32(bytes), k32(truncate ? 1 : 0), ...this.parts(this.value(0))),
-    );
+    const { high, low } = this.value(0);
+    const up = f.let(this.call('x87_value_integer', k32(bytes), k32(truncate ? 1 : 0), high, low));
     const result = k32(state + RESULT);
     e.store(e.address(), bytes, bytes === 8 ? i64.load(result) : i32.load(result));
-    this.setC1(i64.shl(i64.extend_u(up), 63));
+    this.setC1(up);
     this.pop(pops);
   }
 
@@ -527,12 +568,13 @@ export class X87Stack implements Status {
     const { f, state } = this.c;
     const a = this.value(0);
     const b = op.kind === 'compare' ? this.value(op.other) : op.kind === 'test' ? ZERO : this.operand(e, op.format);
-    const { equal, below } = compare(f, a, b, () => this.giveUp(e));
-    if (op.kind === 'compare' && op.flags) e.flagsCompare(equal, k32(0), below);
+    const order = difference(f, a, b);
+    const zero = f64.const(0);
+    if (op.kind === 'compare' && op.flags) e.flagsOfDoubles(order, zero);
     else {
-      const bits = i32.or(i32.shl(equal, 14), i32.shl(below, 8));
+      const bits = i32.or(i32.shl(f64.eq(order, zero), 14), i32.shl(f64.lt(order, zero), 8));
       f.store(4, state + S.FSW, i32.or(i32.and(this.word(S.FSW), ~CONDITIONS), bits));
-      this.setC1(k64(0));
+      this.setC1(k32(0));
     }
     if (op.kind !== 'test') this.pop(op.pops);
   }

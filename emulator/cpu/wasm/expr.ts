@@ -330,6 +330,8 @@ export const v128 = {
   andnot: (a: Expr, b: Expr): Expr => bin(V128, SIMD + 0x4f, a, b),
   or: (a: Expr, b: Expr): Expr => bin(V128, SIMD + 0x50, a, b),
   xor: (a: Expr, b: Expr): Expr => bin(V128, SIMD + 0x51, a, b),
+  /** An operation on three vectors. */
+  ternary: (sub: number, a: Expr, b: Expr, c: Expr): Expr => new Node(V128, SIMD + sub, [a, b, c]),
   /** (a AND c) OR (b AND NOT c) */
   bitselect: (a: Expr, b: Expr, c: Expr): Expr => new Node(V128, SIMD + 0x52, [a, b, c]),
 };

@@ -248,4 +248,6 @@ export const F64X2 = {
   pmin: 0xf6,
   pmax: 0xf7,
   convert_low_i32x4_s: 0xfe,
+  relaxed_madd: 0x107,
+  relaxed_nmadd: 0x108,
 } as const satisfies FloatLanes & Record<string, number>;

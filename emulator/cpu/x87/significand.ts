@@ -21,15 +21,6 @@ export function multiplyHigh(f: FunctionBuilder, a: Expr, b: Expr): Expr {
   return f.let(i64.add(i64.mul(ah, bh), i64.add(i64.shr_u(middle, 32), i64.shr_u(other, 32))));
 }
 
-/** High half of a square of 64 bits. */
-export function squareHigh(f: FunctionBuilder, a: Expr): Expr {
-  const low = f.let(i64.and(a, LOW));
-  const high = f.let(i64.shr_u(a, 32));
-  const cross = f.let(i64.mul(low, high));
-  const middle = i64.add(i64.shr_u(i64.mul(low, low), 33), cross);
-  return f.let(i64.add(i64.mul(high, high), i64.shr_u(middle, 31)));
-}
-
 /**
  * Quotient of two significands with their integer bits set, normalised, and exact for rounding: `lo` says only whether the rest is 0,
  * below or above half. `longer` (0 or 1) adds to the exponent eA − eB + BIAS − 1.

@@ -1,110 +1,136 @@
 /**
- * x87 operations on values that a compiled region keeps in locals (jit/x87.ts), for the cases that it does not do
- * itself. A value is three locals: the significand; an exponent that tells all that is not a normal number apart; the sign,
- * 0 or 0x8000. Every exception is masked when these are called. Those that round return C1.
+ * x87 operations on numbers that a compiled region keeps in locals (pairs.ts), for the cases that it does not do itself. Every
+ * exception is masked when these are called. Those that round leave a pair at VALUE, with what `Status` wants behind it, and return
+ * 0 where the result is no pair: then nothing has changed that doing it again would not.
  */
 import { S } from '../layout.ts';
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
-import { I32, I64, i32, i64, k32, k64, select, type Expr, type ValType } from '../wasm/expr.ts';
-import { loadFsw, loadSignExponent, loadSignificand, MAX_EXPONENT, runtime, SIGN, storeRegister } from './common.ts';
-import { divideSignificands, rootSignificand } from './significand.ts';
+import { I32, V128, i32, k32, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
+import { F64X2 } from '../wasm/simd.ts';
+import { loadFsw, loadSignExponent, loadSignificand, runtime, storeRegister } from './common.ts';
+import {
+  fromExtended,
+  IMMEDIATE,
+  isBad,
+  isBounded,
+  isInexact,
+  isUp,
+  join,
+  pairParameter,
+  product,
+  sum,
+  toExtended,
+  type Pair,
+  type Status,
+} from './pairs.ts';
 
-/**
- * Exponent of a zero. Small enough that a sum takes the other operand's exponent and a product's is out of range, also that of
- * a zero and something special.
- */
-export const ZERO_EXPONENT = -0x60000000;
-/** Added to the exponent field of infinities, NaNs, denormals and unsupported encodings. The field is in the low 15 bits. */
-export const SPECIAL = 0x40000000;
-
-/** Where these functions leave a value: significand (8 bytes), exponent (4), sign (4). */
+/** Where these functions leave both parts of a number, and 16 bytes behind it a vector of the other sign if it was rounded up, else of zeros. */
 export const VALUE = S.TEMP + 0x80;
 const A = S.TEMP + 0xa0;
+const B = S.TEMP + 0xb0;
+const TO = S.TEMP + 0xc0;
 
-export interface Value {
-  significand: Expr;
-  exponent: Expr;
-  sign: Expr;
-}
-
-/** Sign and exponent as a register holds them. */
-export const signExponentOf = (v: Value): Expr => i32.or(i32.and(v.exponent, MAX_EXPONENT), v.sign);
-
-/** The exponent of a value by its field and significand. */
-export function exponentOf(field: Expr, significand: Expr): Expr {
-  const normal = i32.and(i32.lt_u(i32.sub(field, 1), 0x7ffe), i64.lt_s(significand, 0));
-  const zero = i64.eqz(i64.or(i64.extend_u(field), significand));
-  return select(normal, field, select(zero, k32(ZERO_EXPONENT), i32.or(field, SPECIAL)));
-}
-
-const put = (f: FunctionBuilder, at: Expr, v: Value): void => storeRegister(f, at, signExponentOf(v), v.significand);
-
-/** Takes the register at `at` to VALUE. */
-function take(f: FunctionBuilder, state: Expr, at: Expr): void {
-  const signExponent = f.let(loadSignExponent(at));
-  const significand = f.let(loadSignificand(at));
-  f.store(8, state, significand, VALUE);
-  f.store(4, state, exponentOf(f.let(i32.and(signExponent, MAX_EXPONENT)), significand), VALUE + 8);
-  f.store(4, state, i32.and(signExponent, SIGN), VALUE + 12);
+function putExtended(f: FunctionBuilder, at: Expr, v: Pair): void {
+  const { signExponent, significand } = toExtended(f, v);
+  storeRegister(f, at, signExponent, significand);
 }
 
 const c1 = (state: Expr): Expr => i32.and(i32.shr_u(loadFsw(state), 9), 1);
 
-/** Parameters of a value, from the `first`. */
-const value = (f: FunctionBuilder, first: number): Value => ({
-  significand: f.param(first),
-  exponent: f.param(first + 1),
-  sign: f.param(first + 2),
-});
-const VALUE_TYPES: readonly ValType[] = [I64, I32, I32];
+/** Takes the register at `at` to VALUE, and returns from the function. */
+function give(f: FunctionBuilder, state: Expr, at: Expr): void {
+  const v = f.let(fromExtended(f, f.let(loadSignExponent(at)), f.let(loadSignificand(at))));
+  f.store(16, state, v, VALUE);
+  f.store(16, state, select(c1(state), v128.un(F64X2.neg, v), kv64x2(0n, 0n)), VALUE + 16);
+  f.return(i32.eqz(isBad(v)));
+}
+
+/** What `x87_value_operate` is told to do. */
+export const Operation = { ADD: 0, SUBTRACT: 1, MULTIPLY: 2, DIVIDE: 3, ROOT: 4 } as const;
 
 export const X87_VALUES: readonly RuntimeFunction[] = [
-  /** x87_value_whole(state, a): FRNDINT. */
-  runtime('x87_value_whole', [I32, ...VALUE_TYPES], (f, call) => {
-    const state = f.param(0);
-    const a = f.let(i32.add(state, A));
-    put(f, a, value(f, 1));
-    f.drop(call('f80_rndint', state, a));
-    take(f, state, a);
-    f.return(c1(state));
+  /** x87_value_operate(state, operation, a, b) */
+  runtime('x87_value_operate', [I32, I32, V128, V128, V128, V128], (f, call) => {
+    const [state, operation] = [f.param(0), f.param(1)];
+    const [a, b] = [pairParameter(f, 2), pairParameter(f, 4)];
+    const out = { high: f.local(V128), low: f.local(V128) };
+    const [residue, error, rounded] = [f.local(V128), f.local(V128), f.local(V128)];
+    const status: Status = { constants: IMMEDIATE, fused: false, inexact: f.local(I32), residue, error, rounded };
+    f.block((slow) => {
+      const rare = (): void => f.br(slow);
+      f.block((done) => {
+        for (const [which, write] of [
+          [Operation.ADD, (): void => sum(f, out, status, a, b, false, true, rare)],
+          [Operation.SUBTRACT, (): void => sum(f, out, status, a, b, true, true, rare)],
+          [Operation.MULTIPLY, (): void => product(f, out, status, a, b, true, rare)],
+        ] as const)
+          f.if(i32.eq(operation, which), () => {
+            write();
+            f.br(done);
+          });
+        f.br(slow);
+      });
+      f.brIf(i32.eqz(isBounded(out.high.get)), slow);
+      f.store(16, state, join(out.high.get, out.low.get), VALUE);
+      f.store(16, state, select(isUp(status), v128.un(F64X2.neg, out.high.get), kv64x2(0n, 0n)), VALUE + 16);
+      f.store(4, state, i32.or(loadFsw(state), i32.shl(isInexact(status), 5)), S.FSW);
+      f.return(k32(1));
+    });
+    const [x, y, to] = [A, B, TO].map((at) => f.let(i32.add(state, at))) as [Expr, Expr, Expr];
+    putExtended(f, x, a);
+    putExtended(f, y, b);
+    const none = k32(0);
+    f.if(
+      i32.le_u(operation, Operation.SUBTRACT),
+      () => f.drop(call('f80_add', state, to, x, y, operation, none)),
+      () =>
+        f.if(
+          i32.eq(operation, Operation.MULTIPLY),
+          () => f.drop(call('f80_mul', state, to, x, y, none)),
+          () =>
+            f.if(
+              i32.eq(operation, Operation.DIVIDE),
+              () => f.drop(call('f80_div', state, to, x, y, none)),
+              () => f.drop(call('f80_sqrt', state, to, x)),
+            ),
+        ),
+    );
+    give(f, state, to);
   }),
 
-  /** x87_value_integer(state, bytes, truncate, a): to RESULT as an integer. */
-  runtime('x87_value_integer', [I32, I32, I32, ...VALUE_TYPES], (f, call) => {
+  /** x87_value_whole(state, a): FRNDINT. */
+  runtime('x87_value_whole', [I32, V128, V128], (f, call) => {
     const state = f.param(0);
     const a = f.let(i32.add(state, A));
-    put(f, a, value(f, 3));
+    putExtended(f, a, pairParameter(f, 1));
+    f.drop(call('f80_rndint', state, a));
+    give(f, state, a);
+  }),
+
+  /** x87_value_integer(state, bytes, truncate, a): to RESULT as an integer. Returns C1. */
+  runtime('x87_value_integer', [I32, I32, I32, V128, V128], (f, call) => {
+    const state = f.param(0);
+    const a = f.let(i32.add(state, A));
+    putExtended(f, a, pairParameter(f, 3));
     f.drop(call('f80_to_int', state, a, f.param(1), f.param(2)));
     f.return(c1(state));
   }),
 
-  /**
-   * x87_value_quotient(state, a, b): the 64 bits of a ÷ b for significands with their integer bits set; what is left, for
-   * rounding, is at VALUE.
-   */
+  /** x87_value_get(address): what is there in the format of a register, or NaNs. */
   runtime(
-    'x87_value_quotient',
-    [I32, I64, I64],
+    'x87_value_get',
+    [I32],
     (f) => {
-      const { quotient } = divideSignificands(f, f.param(1), f.param(2));
-      f.store(8, f.param(0), quotient.lo, VALUE);
-      f.return(quotient.hi);
+      const at = f.param(0);
+      f.return(fromExtended(f, f.let(loadSignExponent(at)), f.let(loadSignificand(at))));
     },
-    I64,
+    V128,
   ),
 
-  /** x87_value_root(state, hi, lo): the 64 bits of the square root of hi:lo; the rest as above. */
-  runtime(
-    'x87_value_root',
-    [I32, I64, I64],
-    (f) => {
-      const root = rootSignificand(f, f.param(1), f.param(2));
-      f.store(8, f.param(0), root.lo, VALUE);
-      f.return(root.hi);
-    },
-    I64,
-  ),
+  /** x87_value_put(address, a): the other way. */
+  runtime('x87_value_put', [I32, V128, V128], (f) => {
+    putExtended(f, f.param(0), pairParameter(f, 1));
+    f.return(k32(0));
+  }),
 ];
-
-export const ZERO: Value = { significand: k64(0), exponent: k32(ZERO_EXPONENT), sign: k32(0) };

@@ -2,8 +2,10 @@
  * x87 arithmetic in compiled regions, which has ways of its own for ordinary numbers, against the interpreter's, with the status
  * word after each operation: ties, carries, cancellation, the ends of the range, quotients and roots next to the middle between two numbers.
  */
-import { describe, expect, test } from 'vitest';
+import { setFlagsFromString } from 'node:v8';
+import { beforeAll, describe, expect, test } from 'vitest';
 import { S } from '../../../emulator/cpu/layout.ts';
+import { multiplyAdd } from '../../../emulator/cpu/wasm/fused.ts';
 import { CodeMachine, DATA } from './machine-code.ts';
 
 const bytes = (s: string): number[] => [...Buffer.from(s.replace(/\s/g, ''), 'hex')];
@@ -63,6 +65,25 @@ function extreme(): Number80 {
   return { significand, signExponent: ENDS[random(ENDS.length)]! | (random(2) << 15) };
 }
 
+/** Doubles of few bits, or at the ends of a double's range: results are exact, or in the middle between two, or out of range. */
+function double(): Number80 {
+  const kind = random(4);
+  if (kind === 0 && random(4) === 0) return { significand: 0n, signExponent: random(2) << 15 };
+  const significand = kind < 2 ? TOP | (BigInt(random(8)) << BigInt(50 + random(11))) : (random64() | TOP) & -0x800n;
+  const exponent =
+    kind === 3
+      ? [0x3c01, 0x3c40, 0x3e6e, 0x3e70, 0x43e6, 0x43e7, 0x43e8, 0x43fe][random(8)]!
+      : 0x3fff + random(90) - 45;
+  return { significand, signExponent: exponent | (random(2) << 15) };
+}
+/** The first one near to the second one's opposite, or far away. */
+function apart(): [Number80, Number80] {
+  const b = ordinary();
+  const far = random(3) ? random(140) - 70 : random(3) - 1;
+  const significand = random(2) ? b.significand ^ BigInt(random(4096)) : random64() | TOP;
+  return [{ significand, signExponent: (b.signExponent ^ (random(2) << 15)) + far }, b];
+}
+
 /** Numbers whose quotient is nearly in the middle between two, or nearly in the middle of its 64 bits. */
 function nearTie(): [Number80, Number80] {
   if (random(16) === 0)
@@ -118,6 +139,18 @@ const OPERATIONS: readonly [string, string][] = [
   ['fst m32', `${POP} d95638`],
   ['fmul m64', `dd5e38 dc4e38`],
   ['fadd m32', `d95e38 d84638`],
+  ['fld m64, fadd m64', `${POP} dd5e38 dd4638 dc4638`],
+  ['fld m64, fmul m64, fst m64', `${POP} dd5638 dd4638 dc4e38 dd5638 d9c9 ddd8`],
+  ['fld m64, fadd m64 of two', `dd5e38 dd5e30 dd4638 dc4630`],
+  ['fld m64, fsub m64 of two', `dd5e38 dd5e30 dd4638 dc6630`],
+  ['fld m64, fmul m64 of two', `dd5e38 dd5e30 dd4638 dc4e30`],
+  ['fld m64, fdivr m64 of two', `dd5e38 dd5e30 dd4638 dc7e30`],
+  ['fld m64, fsqrt', `${POP} dd5e38 dd4638 d9fa`],
+  ['faddp, fst m64 and m32', `dec1 dd5638 d95630`],
+  ['fchs, fmulp, fabs', `d9e0 dec9 d9e1`],
+  ['fist m32, fild m64', `${POP} db5638 d8c0 df7e30 df6e30`],
+  ['fcmovb, frndint', `dbf1 dac1 d9fc d9c9 ddd8`],
+  ['fcom, fnstsw', `d8d1 dfe0 668946 38 d9c9 ddd8`],
   ['fcomip, fnstsw', `dbf1 d9c9 ddd8`],
 ];
 
@@ -146,22 +179,40 @@ function outcome(m: CodeMachine, code: readonly number[], pairs: readonly [Numbe
   return [...lines, cpu.i32[(cpu.state + S.FSW) >> 2]!.toString(16)].join('\n');
 }
 
-describe.each(OPERATIONS)('%s', (_name, operation) => {
-  const interpreted = new CodeMachine('interp');
-  const compiled = new CodeMachine('auto', 4);
-  compiled.cpu.retreatLimit = Infinity;
-  const code = loop(operation);
-  const cases: [string, () => [Number80, Number80], number][] = [
-    ['ordinary numbers', () => [ordinary(), ordinary()], 0x37f],
-    ['numbers at the ends of the range', () => [extreme(), extreme()], 0x37f],
-    ['quotients next to the middle', nearTie, 0x37f],
-    ['53 bits', () => [ordinary(), ordinary()], 0x27f],
-    ['24 bits, rounded up', () => [ordinary(), ordinary()], 0x87f],
-  ];
-  test.each(cases)('%s', (_which, pair, fcw) => {
-    const pairs = Array.from({ length: PAIRS }, pair);
-    const expected = outcome(interpreted, code, pairs, fcw);
-    expect(outcome(compiled, code, pairs, fcw)).toBe(expected);
-    expect(compiled.cpu.stats.regions).toBeGreaterThan(0);
+// Node 20 has it behind a flag.
+setFlagsFromString('--experimental-wasm-relaxed-simd');
+const HOSTS: readonly [string, false | undefined][] = [
+  ['with products as this host can take them from a number', undefined],
+  ['with products taken apart', false],
+];
+
+describe.each(HOSTS)('%s', (_how, fused) => {
+  const machines = (): { interpreted: CodeMachine; compiled: CodeMachine } => {
+    const compiled = new CodeMachine('auto', 4);
+    compiled.cpu.retreatLimit = Infinity;
+    return { interpreted: new CodeMachine('interp'), compiled };
+  };
+  beforeAll(() => {
+    multiplyAdd.fused = fused;
+  });
+
+  describe.each(OPERATIONS)('%s', (_name, operation) => {
+    const { interpreted, compiled } = machines();
+    const code = loop(operation);
+    const cases: [string, () => [Number80, Number80], number][] = [
+      ['ordinary numbers', () => [ordinary(), ordinary()], 0x37f],
+      ['numbers at the ends of the range', () => [extreme(), extreme()], 0x37f],
+      ['doubles', () => [double(), double()], 0x37f],
+      ['sums with much that cancels, and with parts far apart', apart, 0x37f],
+      ['quotients next to the middle', nearTie, 0x37f],
+      ['53 bits', () => [ordinary(), ordinary()], 0x27f],
+      ['24 bits, rounded up', () => [ordinary(), ordinary()], 0x87f],
+    ];
+    test.each(cases)('%s', (_which, pair, fcw) => {
+      const pairs = Array.from({ length: PAIRS }, pair);
+      const expected = outcome(interpreted, code, pairs, fcw);
+      expect(outcome(compiled, code, pairs, fcw)).toBe(expected);
+      expect(compiled.cpu.stats.regions).toBeGreaterThan(0);
+    });
   });
 });

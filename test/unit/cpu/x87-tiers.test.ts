@@ -60,3 +60,23 @@ test('a loop that is entered in the middle, where a call returns to, with the st
     expect(machine.cpu.stats.regions).toBeGreaterThan(0);
   }
 });
+
+test('registers that compiled code does not write keep what they hold, whatever it is', () => {
+  // 1: fld1; fld1; faddp; fstp qword [rsi]; dec ecx; jne 1b
+  const code = hex('d9e8 d9e8 dec1 dd1e ffc9 75f4');
+  const machine = new CodeMachine('auto', 2);
+  machine.slice = 300;
+  const { cpu } = machine;
+  const register = (r: number): number => cpu.state + S.X87 + r * 16;
+  for (let r = 0; r < 8; r++) cpu.u8.fill(0x71 + r, register(r), register(r) + 10);
+  machine.run(code, { rcx: 1000n, rsi: BigInt(DATA) });
+  expect(machine.view.getFloat64(DATA, true)).toBe(2);
+  expect(cpu.stats.regions).toBeGreaterThan(0);
+  for (let r = 0; r < 6; r++)
+    expect([...cpu.u8.slice(register(r), register(r) + 10)]).toEqual(Array(10).fill(0x71 + r));
+  // What the addition left in R6 and R7: 1 and 2.
+  expect([6, 7].map((r) => Buffer.from(cpu.u8.slice(register(r), register(r) + 10)).toString('hex'))).toEqual([
+    '0000000000000080ff3f',
+    '00000000000000800040',
+  ]);
+});

@@ -1,0 +1,597 @@
+/**
+ * x87 numbers as pairs of doubles, as a compiled region keeps them in locals (jit/x87.ts): the number rounded to a double, and the
+ * rest, which together have room for 64 bits. So it is where rounding is to nearest with 64 bits. An operation gives its exact
+ * result as a sum of two doubles, or one that is near enough to it, and that is rounded by adding and taking away a number whose
+ * last place is worth what the 64th bit is. Whatever that does not settle is `rare`: zeros; results that are a power of two (of the numbers
+ * just below it the 64th bit is worth half); ones too small to take the rests of, and too large ones; sums of numbers far apart; and what
+ * is next to another result or to the middle between two, where it is not known exactly on which side.
+ *
+ * Sizes of rests are in units: what the 64th bit is worth. Numbers are zero or at least 2^-463, of which the last place is worth that
+ * (`LEAST` and 63 bits), and below `LARGEST`: so nothing that is taken of them here underflows, and nothing overflows but products and
+ * quotients, which is seen by their size. Each number is in lane 0 of a vector, because some operations are there for vectors
+ * only; what is in lane 1 does not matter.
+ */
+import { ANY_TRUE, F64X2, I32X4, I64X2 } from '../wasm/simd.ts';
+import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
+import { F64, I32, I64, f32, f64, i32, i64, k32, k64, kf64, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
+import { BIAS, MAX_EXPONENT, SIGN } from './common.ts';
+
+/** A number: two doubles in lanes 0 of vectors, evaluated. `plain`: it is known to be a double, and the rest zero. */
+export interface Pair {
+  readonly high: Expr;
+  readonly low: Expr;
+  readonly plain: boolean;
+}
+export interface PairLocals {
+  readonly high: Local;
+  readonly low: Local;
+}
+
+/** Vectors of the same number twice. */
+export interface Constants {
+  /** The exponent of a double. */
+  readonly exponent: Expr;
+  /** Times a power of two: 1.5 × 2^52 units of a number of that exponent, and as many of their parts. */
+  readonly grid: Expr;
+  readonly partsGrid: Expr;
+}
+
+/** What is kept of the status word; of vectors lane 0 counts. */
+export interface Status {
+  readonly constants: Constants;
+  /** Multiplies and adds with a single rounding (wasm/fused.ts). */
+  readonly fused: boolean;
+  /** Not 0 (i32), or not zero (a vector), if a result was inexact: PE is to be set. */
+  readonly inexact: Local;
+  readonly residue: Local;
+  /** What the last result is less than the exact one, and that result. C1 is set if their signs differ. */
+  readonly error: Local;
+  readonly rounded: Local;
+}
+
+const BIAS64 = 1023;
+/** Bits of a power of two as a double. */
+const power = (e: number): bigint => BigInt(BIAS64 + e) << 52n;
+const both = (bits: bigint): Expr => kv64x2(bits, bits);
+const powers = (e: number): Expr => both(power(e));
+
+/** Exponents of the least number that is loaded, or a product or quotient, and of what is too large. */
+const LEAST = -400;
+const LARGEST = 1000;
+
+const SIGNS = both(1n << 63n);
+/** Parts of a unit, as a power of two. */
+const PARTS = 24;
+const gridOf = (parts: number): bigint => power(52 - 63 - parts) | (1n << 51n);
+/** `Constants` in their order. */
+export const CONSTANTS: readonly bigint[] = [0x7ffn << 52n, gridOf(0), gridOf(PARTS)];
+const constantsOf = ([exponent, grid, partsGrid]: readonly Expr[]): Constants => ({
+  exponent: exponent!,
+  grid: grid!,
+  partsGrid: partsGrid!,
+});
+/** Written where they are used. */
+export const IMMEDIATE = constantsOf(CONSTANTS.map(both));
+/** From memory, which is shorter, and where they are used often also quicker: hosts make them anew in many places. */
+export const constantsAt = (address: number): Constants =>
+  constantsOf(CONSTANTS.map((_, k) => v128.load(k32(address + k * 16))));
+export const ZERO_VECTOR = kv64x2(0n, 0n);
+const plainPair = (high: Expr): Pair => ({ high, low: ZERO_VECTOR, plain: true });
+export const ZERO = plainPair(ZERO_VECTOR);
+
+/** c − a × b and c + a × b, rounded once. */
+const minusProduct = (a: Expr, b: Expr, c: Expr): Expr => v128.ternary(F64X2.relaxed_nmadd, a, b, c);
+const plusProduct = (a: Expr, b: Expr, c: Expr): Expr => v128.ternary(F64X2.relaxed_madd, a, b, c);
+const splat = (x: number): Expr => v128.splat(F64X2.splat, kf64(x));
+const { add, sub, mul, div, abs, lt, eq } = F64X2;
+const bin = v128.bin;
+
+const LANES = (first: number, second: number): number[] =>
+  [first, second].flatMap((lane) => Array.from({ length: 8 }, (_, i) => lane * 8 + i));
+const SECOND_FIRST = LANES(1, 0);
+const FIRSTS = LANES(0, 2);
+/** A vector of two vectors' first lanes, and its parts. */
+export const join = (x: Expr, y: Expr): Expr => v128.shuffle(x, y, FIRSTS);
+export const second = (x: Expr): Expr => v128.shuffle(x, x, SECOND_FIRST);
+
+export const bitsOf = (x: Expr): Expr => v128.extract(I64X2.extract, I64, x, 0);
+/** Whether a number is not too large (i32). */
+export const isBounded = (high: Expr): Expr => holds(bin(lt, v128.un(abs, high), powers(LARGEST)));
+
+/** C1, 0 or 1. */
+export const isUp = ({ error, rounded }: Status): Expr =>
+  i32.and(i64.lt_s(i64.xor(bitsOf(error.get), bitsOf(rounded.get)), 0), i64.ne(i64.shl(bitsOf(error.get), 1), 0));
+/** PE, 0 or 1. */
+export const isInexact = ({ inexact, residue }: Status): Expr =>
+  i32.or(inexact.get, i64.ne(i64.shl(bitsOf(residue.get), 1), 0));
+
+/** A double (f64) in a vector. */
+const vectorOf = (x: Expr): Expr => v128.replace(F64X2.replace, ZERO_VECTOR, 0, x);
+
+/** A number as a constant. */
+export function constantPair(signExponent: number, significand: bigint): Pair {
+  const bits = new DataView(new ArrayBuffer(8));
+  const bitsOfNumber = (x: number): bigint => {
+    bits.setFloat64(0, x);
+    return bits.getBigUint64(0);
+  };
+  const high = Number(significand);
+  const scale = 2 ** ((signExponent & MAX_EXPONENT) - BIAS - 63);
+  const rest = significand - BigInt(high);
+  const vector = (x: bigint): Expr => kv64x2(bitsOfNumber(Number(x) * scale), 0n);
+  return significand === 0n ? ZERO : { high: vector(BigInt(high)), low: vector(rest), plain: rest === 0n };
+}
+
+/** Runs `common`, in which a branch to its label goes on with `rare` instead. */
+function unless(f: FunctionBuilder, common: (rare: Label) => void, rare: () => void): void {
+  f.block((done) => {
+    f.block((label) => {
+      common(label);
+      f.br(done);
+    });
+    rare();
+  });
+}
+
+/** Whether lane 0 is ones. */
+const holds = (mask: Expr): Expr => i32.and(v128.test(I64X2.bitmask, mask), 1);
+const every = (...masks: readonly Expr[]): Expr => masks.reduce(v128.and);
+
+/** The sum of two doubles of which the second one is small against the first, or (`normal`) below the place of its last bit. */
+interface Rounded {
+  /** Rounded to a double. */
+  readonly high: Expr;
+  /** The rest of it rounded to units, and what that is less than the rest. */
+  readonly low: Expr;
+  readonly error: Expr;
+  /** The rest, and `high`'s exponent alone. */
+  readonly rest: Expr;
+  readonly size: Expr;
+}
+
+function round(f: FunctionBuilder, { constants }: Status, x: Expr, y: Expr, normal: boolean): Rounded {
+  const high = normal ? x : f.let(bin(add, x, y));
+  const rest = normal ? y : f.let(bin(sub, y, bin(sub, high, x)));
+  const size = f.let(v128.and(high, constants.exponent));
+  const grid = f.let(bin(mul, size, constants.grid));
+  const low = f.let(bin(sub, bin(add, rest, grid), grid));
+  return { high, low, error: f.let(bin(sub, rest, low)), rest, size };
+}
+
+/**
+ * Goes on with `rare` where units of the sum are not those that were thought, for powers of two and zeros (and whatever begins
+ * like one), and for what is too large, infinite or not a number; or, if it is `bounded`, too small.
+ */
+function unlessCommon(f: FunctionBuilder, { high }: Rounded, rare: Label, bounded: boolean): void {
+  const upper = f.let(i32.shl(v128.extract(I32X4.extract, I32, high, 1), 1));
+  f.brIf(i32.eqz(i32.and(upper, (1 << 21) - 1)), rare, 0);
+  const [least, most] = [bounded ? BIAS64 + LEAST : 0, BIAS64 + LARGEST];
+  f.brIf(i32.ge_u(i32.sub(upper, least << 21), k32((most - least) << 21)), rare, 0);
+}
+
+/** Goes on with `rare` where the rest is next to a unit or to the middle between two, or not a number. */
+function unlessClear(f: FunctionBuilder, { constants }: Status, { rest, size }: Rounded, rare: Label): void {
+  const parts = v128.extract(I32X4.extract, I32, bin(add, rest, bin(mul, size, constants.partsGrid)), 0);
+  f.brIf(i32.le_u(i32.and(i32.add(parts, 1), (1 << (PARTS - 1)) - 1), 2), rare, 0);
+}
+
+/**
+ * Goes on with `rare` where the exponents of two numbers differ by more than 39. Below that all bits of their sum are in 103 places, and of
+ * the lower half of it there are not more than a double has.
+ */
+function unlessNear(f: FunctionBuilder, a: Expr, b: Expr, rare: Label): void {
+  const size = (x: Expr): Expr => i32.shl(v128.extract(I32X4.extract, I32, x, 1), 1);
+  const most = 39 << 21;
+  f.brIf(i32.gt_u(i32.add(i32.sub(size(a), size(b)), most), 2 * most), rare, 0);
+}
+
+/** @param inexact it is known to be */
+function put(f: FunctionBuilder, out: PairLocals, status: Status, r: Rounded, inexact: boolean): void {
+  f.set(out.high, r.high);
+  f.set(out.low, r.low);
+  if (inexact) f.set(status.inexact, k32(1));
+  else f.set(status.residue, v128.or(status.residue.get, r.error));
+  f.set(status.error, r.error);
+  f.set(status.rounded, r.high);
+}
+
+/** A result that was not rounded. */
+export function putExact(f: FunctionBuilder, out: PairLocals, status: Status, high: Expr, low: Expr): void {
+  f.set(out.high, high);
+  f.set(out.low, low);
+  f.set(status.error, ZERO_VECTOR);
+}
+
+/**
+ * x + y, of which y may err by 2^-38 units; what that does not settle is left to `rare`.
+ *
+ * @param bounded it may be too small
+ */
+function finish(
+  f: FunctionBuilder,
+  out: PairLocals,
+  status: Status,
+  x: Expr,
+  y: Expr,
+  bounded: boolean,
+  rare: (r: Rounded) => void,
+): void {
+  const r = round(f, status, x, y, false);
+  unless(
+    f,
+    (label) => {
+      unlessClear(f, status, r, label);
+      unlessCommon(f, r, label, bounded);
+      put(f, out, status, r, true);
+    },
+    () => rare(r),
+  );
+}
+
+/** Lanes of ones where r = x + y is exact: taking either away leaves the other. */
+const isExact = (r: Expr, x: Expr, y: Expr): Expr => v128.and(bin(eq, bin(sub, r, x), y), bin(eq, bin(sub, r, y), x));
+const isZero = (x: Expr): Expr => bin(eq, x, ZERO_VECTOR);
+
+/**
+ * out = a + b, or a − b.
+ *
+ * @param thorough less is left to `rare`; here and below
+ */
+export function sum(
+  f: FunctionBuilder,
+  out: PairLocals,
+  status: Status,
+  a: Pair,
+  b: Pair,
+  negate: boolean,
+  thorough: boolean,
+  rare: () => void,
+): void {
+  const [plus, minus] = negate ? [sub, add] : [add, sub];
+  const s = f.let(bin(plus, a.high, b.high));
+  const part = f.let(bin(sub, s, a.high));
+  const error = f.let(bin(plus, bin(sub, a.high, bin(sub, s, part)), bin(minus, b.high, part)));
+  /** Zero, which has the sign that the sum of the upper parts has; or what is exact, and no rounding of it is in doubt. */
+  const again = (r: Rounded, y: Expr, exact: readonly Expr[]): void =>
+    f.block((done) => {
+      f.if(holds(every(isZero(s), isZero(y))), () => {
+        putExact(f, out, status, s, ZERO_VECTOR);
+        f.br(done);
+      });
+      if (thorough)
+        f.if(holds(every(...exact, bin(F64X2.ne, v128.un(abs, r.high), r.size), bin(eq, r.error, r.error))), () => {
+          put(f, out, status, r, false);
+          f.br(done);
+        });
+      if (thorough)
+        f.if(holds(every(...exact, isZero(r.error))), () => {
+          putExact(f, out, status, r.high, r.low);
+          f.br(done);
+        });
+      rare();
+    });
+  if (a.plain && b.plain) {
+    const r = round(f, status, s, error, true);
+    unless(
+      f,
+      (label) => {
+        unlessCommon(f, r, label, false);
+        put(f, out, status, r, false);
+      },
+      () => again(r, error, []),
+    );
+    return;
+  }
+  const lows = a.plain ? f.let(bin(plus, ZERO_VECTOR, b.low)) : b.plain ? a.low : f.let(bin(plus, a.low, b.low));
+  const low = f.let(bin(add, error, lows));
+  const r = round(f, status, s, low, false);
+  unless(
+    f,
+    (label) => {
+      unlessNear(f, a.high, b.high, label);
+      unlessCommon(f, r, label, false);
+      put(f, out, status, r, false);
+    },
+    () => {
+      const exact = thorough ? [isExact(low, error, lows)] : [];
+      if (thorough && !a.plain && !b.plain)
+        exact.push(isExact(lows, a.low, negate ? f.let(v128.un(F64X2.neg, b.low)) : b.low));
+      again(r, low, exact);
+    },
+  );
+}
+
+/** out = a + a. */
+export function twice(f: FunctionBuilder, out: PairLocals, status: Status, a: Pair, rare: () => void): void {
+  const high = f.let(bin(add, a.high, a.high));
+  f.if(isBounded(high), () => putExact(f, out, status, high, a.plain ? ZERO_VECTOR : bin(add, a.low, a.low)), rare, 1);
+}
+
+/** The upper half of a double's bits, rounded, and what is left of it; products of halves are exact. */
+function split(f: FunctionBuilder, x: Expr): { high: Expr; low: Expr } {
+  const high = f.let(v128.and(bin(I64X2.add, x, both(1n << 26n)), both(-1n << 27n)));
+  return { high, low: f.let(bin(sub, x, high)) };
+}
+
+/** c − a × b, where c is the product rounded, or the difference needs no rounding. All evaluated. */
+function without(f: FunctionBuilder, { fused }: Status, a: Expr, b: Expr, c: Expr): Expr {
+  if (fused) return minusProduct(a, b, c);
+  const x = split(f, a);
+  const y = a === b ? x : split(f, b);
+  let left = bin(sub, c, bin(mul, x.high, y.high));
+  left = bin(sub, bin(sub, left, bin(mul, x.high, y.low)), bin(mul, x.low, y.high));
+  return bin(sub, left, bin(mul, x.low, y.low));
+}
+
+/** out = a × b. */
+export function product(
+  f: FunctionBuilder,
+  out: PairLocals,
+  status: Status,
+  a: Pair,
+  b: Pair,
+  thorough: boolean,
+  rare: () => void,
+): void {
+  // One with a rest goes first.
+  const [x, y] = a.plain ? [b, a] : [a, b];
+  const p = f.let(bin(mul, x.high, y.high));
+  const left = f.let(without(f, status, x.high, y.high, p));
+  const again = (r: Rounded, exact: readonly Expr[]): void =>
+    f.block((done) => {
+      // A zero has the sign that the product of the upper parts has.
+      f.if(holds(v128.or(isZero(a.high), isZero(b.high))), () => {
+        putExact(f, out, status, p, ZERO_VECTOR);
+        f.br(done);
+      });
+      const least = bin(F64X2.ge, v128.un(abs, r.high), powers(LEAST));
+      if (thorough)
+        f.if(holds(every(...exact, isZero(r.error), least)), () => {
+          putExact(f, out, status, r.high, r.low);
+          f.br(done);
+        });
+      rare();
+    });
+  if (x.plain) {
+    const r = round(f, status, p, f.let(v128.un(F64X2.neg, left)), true);
+    unless(
+      f,
+      (label) => {
+        unlessCommon(f, r, label, true);
+        put(f, out, status, r, false);
+      },
+      () => again(r, []),
+    );
+    return;
+  }
+  // The product of both rests is below 2^-42 units.
+  const first = f.let(bin(mul, x.low, y.high));
+  let cross = first;
+  if (!y.plain) {
+    if (x.high === y.high) cross = bin(add, first, first);
+    else if (status.fused) cross = plusProduct(x.high, y.low, first);
+    else cross = bin(add, first, bin(mul, x.high, y.low));
+    cross = f.let(cross);
+  }
+  const low = f.let(bin(sub, cross, left));
+  finish(f, out, status, p, low, true, (r) => {
+    if (!thorough) {
+      if (!y.plain) return again(r, []);
+      // By a power of two.
+      const exponent = i64.eqz(i64.shl(bitsOf(y.high), 12));
+      const inside = v128.andnot(bin(lt, v128.un(abs, p), powers(LARGEST)), bin(lt, v128.un(abs, p), powers(LEAST)));
+      f.if(
+        i32.and(exponent, holds(inside)),
+        () => putExact(f, out, status, p, first),
+        () => again(r, []),
+      );
+      return;
+    }
+    // By a number of few bits it may be exact.
+    const exact = [isZero(without(f, status, x.low, y.high, first)), bin(eq, bin(sub, cross, low), left)];
+    exact.push(bin(eq, bin(add, low, left), cross));
+    if (!y.plain) exact.push(isZero(y.low));
+    again(r, exact);
+  });
+}
+
+/** out = a ÷ b. */
+export function quotient(
+  f: FunctionBuilder,
+  out: PairLocals,
+  status: Status,
+  a: Pair,
+  b: Pair,
+  rare: () => void,
+): void {
+  const q = f.let(bin(div, a.high, b.high));
+  const inverse = f.let(bin(div, splat(1), b.high));
+  let left: Expr;
+  if (status.fused) left = minusProduct(q, b.high, a.high);
+  else {
+    const p = f.let(bin(mul, q, b.high));
+    // p is near a: the difference is exact, and so is what is left in the end.
+    left = bin(add, bin(sub, a.high, p), without(f, status, q, b.high, p));
+  }
+  if (!b.plain) {
+    const rest = a.plain ? ZERO_VECTOR : a.low;
+    const taken = status.fused ? minusProduct(q, b.low, rest) : bin(sub, rest, bin(mul, q, b.low));
+    left = bin(add, left, taken);
+  } else if (!a.plain) left = bin(add, left, a.low);
+  const rest = f.let(left);
+  finish(f, out, status, q, f.let(bin(mul, rest, inverse)), true, () => {
+    // Nothing is left of a double: the quotient is one.
+    const small = bin(lt, v128.un(abs, q), powers(LEAST));
+    const doubles = [a, b].filter((x) => !x.plain).map((x) => isZero(x.low));
+    const exact = v128.andnot(every(isZero(rest), ...doubles), v128.andnot(small, isZero(a.high)));
+    f.if(i32.and(holds(exact), isBounded(q)), () => putExact(f, out, status, q, ZERO_VECTOR), rare);
+  });
+}
+
+/** out = √a. */
+export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, a: Pair, rare: () => void): void {
+  const h = f.let(v128.un(F64X2.sqrt, a.high));
+  const inverse = f.let(bin(div, splat(0.5), h));
+  let left: Expr;
+  if (status.fused) left = minusProduct(h, h, a.high);
+  else {
+    const p = f.let(bin(mul, h, h));
+    left = bin(add, bin(sub, a.high, p), without(f, status, h, h, p));
+  }
+  if (!a.plain) left = bin(add, left, a.low);
+  const rest = f.let(left);
+  finish(f, out, status, h, f.let(bin(mul, rest, inverse)), false, () => {
+    const exact = a.plain ? isZero(rest) : v128.and(isZero(rest), isZero(a.low));
+    f.if(holds(exact), () => putExact(f, out, status, h, ZERO_VECTOR), rare);
+  });
+}
+
+/** A double (f64) that is to zero as a is to b. */
+export function difference(f: FunctionBuilder, a: Pair, b: Pair): Expr {
+  let v = bin(sub, a.high, b.high);
+  if (!a.plain) v = bin(add, v, b.plain ? a.low : bin(sub, a.low, b.low));
+  else if (!b.plain) v = bin(sub, v, b.low);
+  return f.let(v128.extract(F64X2.extract, F64, v, 0));
+}
+
+/** The other sign, or none. A zero's rest may be of either sign. */
+export const negated = (f: FunctionBuilder, { high, low, plain }: Pair): Pair => ({
+  high: f.let(v128.xor(high, SIGNS)),
+  low: plain ? low : f.let(v128.xor(low, SIGNS)),
+  plain,
+});
+export function withoutSign(f: FunctionBuilder, { high, low, plain }: Pair): Pair {
+  const sign = f.let(v128.and(high, SIGNS));
+  return { high: f.let(v128.xor(high, sign)), low: plain ? low : f.let(v128.xor(low, sign)), plain };
+}
+
+/** Upper halves of doubles: where the exponent is. */
+const HIGH_EXPONENT = 0x7ff00000;
+
+/** A double at a host address; for others than ordinary ones and zeros `rare` is run, which does not come back. */
+export function widen64(f: FunctionBuilder, host: Expr, rare: () => void): Pair {
+  const limit = (BIAS64 + LEAST) << 20;
+  const e = i32.sub(i32.and(i32.load(host, 4), HIGH_EXPONENT), limit);
+  f.if(i32.ge_u(e, HIGH_EXPONENT - limit), () => f.if(i64.ne(i64.shl(i64.load(host), 1), 0), rare), undefined, 0);
+  return plainPair(f.let(v128.load64_zero(host)));
+}
+
+/** The same for a single's bits. */
+export function widen32(f: FunctionBuilder, bits: Expr, rare: () => void): Pair {
+  const size = f.let(i32.shl(bits, 1));
+  f.if(i32.ge_u(i32.sub(size, 1 << 24), k32(0xfe << 24)), () => f.if(size, rare), undefined, 0);
+  return plainPair(f.let(vectorOf(f64.promote(f32.reinterpret(bits)))));
+}
+
+/** An integer of 32 bits. */
+export const fromWord = (f: FunctionBuilder, value: Expr): Pair => plainPair(f.let(vectorOf(f64.convert_i32_s(value))));
+
+/** An integer of 64 bits. */
+export function fromInteger(f: FunctionBuilder, value: Expr): Pair {
+  const high = f.let(f64.convert_i64_s(i64.and(value, -2048)));
+  const low = f.let(f64.convert_i64_s(i64.and(value, 2047)));
+  return fromVector(f, normalised(f, high, low));
+}
+
+/** A vector of both parts. */
+export const fromVector = (f: FunctionBuilder, v: Expr): Pair => {
+  const high = f.let(v);
+  return { high, low: f.let(second(high)), plain: false };
+};
+
+/** The parts of the sum of two doubles (f64), the second one smaller, in a vector. */
+function normalised(f: FunctionBuilder, high: Expr, low: Expr): Expr {
+  const sumOf = f.let(f64.add(high, low));
+  const rest = f64.sub(low, f64.sub(sumOf, high));
+  return f.let(v128.replace(F64X2.replace, v128.splat(F64X2.splat, sumOf), 1, rest));
+}
+
+/** As a double's bits (i64). */
+export function narrow64(f: FunctionBuilder, status: Status, a: Pair): Expr {
+  if (a.plain) {
+    f.set(status.error, ZERO_VECTOR);
+    return f.let(bitsOf(a.high));
+  }
+  const v = f.let(bin(add, a.high, a.low));
+  f.set(status.error, bin(sub, a.low, bin(sub, v, a.high)));
+  f.set(status.rounded, a.high);
+  f.set(status.residue, v128.or(status.residue.get, status.error.get));
+  // A zero's rest may be of either sign.
+  return f.let(bitsOf(v128.or(v, v128.and(a.high, SIGNS))));
+}
+
+/** As a single's bits (i32); others than normal results and zeros are left to `rare`, which does not come back. */
+export function narrow32(f: FunctionBuilder, status: Status, a: Pair, rare: () => void): Expr {
+  const high = f.let(bitsOf(a.high));
+  const e = i32.and(i32.wrap(i64.shr_u(high, 52)), 0x7ff);
+  f.if(i32.ge_u(i32.sub(e, BIAS64 - 125), 252), () => f.if(i64.ne(i64.shl(high, 1), 0), rare), undefined, 0);
+  let odd = high;
+  if (!a.plain) {
+    // Towards zero, with the last bit set where there is a rest: then rounding once more gives what rounding at once gives.
+    const low = f.let(bitsOf(a.low));
+    const inexact = f.let(i64.extend_u(i64.ne(i64.shl(low, 1), 0)));
+    const down = i64.and(i64.shr_u(i64.xor(high, low), 63), inexact);
+    odd = f.let(i64.or(i64.sub(high, down), inexact));
+  }
+  const double = f.let(f64.reinterpret(odd));
+  const single = f.let(f32.demote(double));
+  f.set(status.error, v128.splat(F64X2.splat, f64.sub(double, f64.promote(single))));
+  f.set(status.rounded, a.high);
+  f.set(status.residue, v128.or(status.residue.get, status.error.get));
+  return f.let(i32.reinterpret(single));
+}
+
+/** Not 0 where a vector that has been made by `fromExtended` is none. */
+export const isBad = (v: Expr): Expr => v128.test(ANY_TRUE, bin(F64X2.ne, v, v));
+
+/** A register's contents as a pair; NaNs where it is neither an ordinary number nor zero. */
+export function fromExtended(f: FunctionBuilder, signExponent: Expr, significand: Expr): Expr {
+  const field = f.let(i32.and(signExponent, MAX_EXPONENT));
+  const sign = f.let(i64.shl(i64.extend_u(i32.and(signExponent, SIGN)), 48));
+  const exponent = (bias: number): Expr => i64.or(i64.shl(i64.extend_u(i32.sub(field, bias)), 52), sign);
+  const high = f.temp(F64);
+  const low = f.temp(F64);
+  const known = i32.lt_u(i32.sub(field, BIAS + LEAST), LARGEST - LEAST);
+  f.if(
+    i32.and(known, i64.lt_s(significand, 0)),
+    () => {
+      f.set(high, f64.reinterpret(i64.add(exponent(BIAS - BIAS64), i64.shr_u(i64.shl(significand, 1), 12))));
+      const scale = f64.reinterpret(exponent(BIAS + 63 - BIAS64));
+      f.set(low, f64.mul(f64.convert_i32_s(i32.and(i32.wrap(significand), 2047)), scale));
+    },
+    () => {
+      const zero = i64.eqz(i64.or(i64.extend_u(field), significand));
+      f.set(high, f64.reinterpret(select(zero, sign, k64(0x7ff8000000000000n))));
+      f.set(low, high.get);
+    },
+  );
+  return normalised(f, high.get, low.get);
+}
+
+/** A pair as a register holds it. */
+export function toExtended(f: FunctionBuilder, { high: x, low: y }: Pair): { signExponent: Expr; significand: Expr } {
+  const high = f.let(bitsOf(x));
+  const sign = f.let(i64.and(high, k64(1n << 63n)));
+  const rest = f.let(f64.reinterpret(i64.xor(bitsOf(y), sign)));
+  const fraction = f.let(i64.and(high, (1n << 52n) - 1n));
+  const e = f.let(i32.and(i32.wrap(i64.shr_u(high, 52)), 0x7ff));
+  const zero = f.let(i64.eqz(i64.shl(high, 1)));
+  // Just below a power of two numbers are of the exponent below it.
+  const below = f.let(i32.and(i64.eqz(fraction), f64.lt(rest, kf64(0))));
+  const wide = f.let(i64.extend_u(below));
+  const scale = f64.reinterpret(i64.shl(i64.extend_u(i32.add(i32.sub(63 + 2 * BIAS64, e), below)), 52));
+  const base = i64.shl(i64.or(i64.shl(fraction, 11), k64(1n << 63n)), wide);
+  const significand = i64.add(base, i64.trunc_sat_f64_s(f64.mul(rest, scale)));
+  const exponent = i32.sub(i32.add(e, BIAS - BIAS64), below);
+  return {
+    significand: f.let(select(zero, k64(0), significand)),
+    signExponent: f.let(i32.or(select(zero, k32(0), exponent), i32.wrap(i64.shr_u(sign, 48)))),
+  };
+}
+
+/** Two parameters that are a pair. */
+export const pairParameter = (f: FunctionBuilder, index: number): Pair => ({
+  high: f.param(index),
+  low: f.param(index + 1),
+  plain: false,
+});
