@@ -58,6 +58,8 @@ export interface Graph {
   target(block: Block): Node | undefined;
   /** Where an indirect jump within the region goes; undefined if there is none. */
   readonly indirect: Node | undefined;
+  /** Whether control may come to a node again. */
+  readonly loops: boolean;
   /** The selector with which the edge goes by way of the start, or undefined where it is taken as it is. */
   detour(from: Node, to: Node): number | undefined;
 }
@@ -305,6 +307,7 @@ export function buildGraph(
         return n && entryOf(n);
       },
       indirect: indirect && entryOf(indirect),
+      loops: final.some((n) => n.isLoop),
       detour: (from, to) => (cut.get(from)?.has(to) ? selected.get(own(to)) : undefined),
     };
   }

@@ -118,7 +118,8 @@ export function emitRegion(
     c.heat = { at, rounds: again.rounds, leavingAt: at + 4, leavings: again.leavings };
     code.setWord(at, again.rounds);
     code.setWord(at + 4, again.leavings);
-    f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
+    // Where there are no loops none is counted.
+    if (graph.loops) f.store(4, c.heat.at, i32.add(i32.load(k32(c.heat.at)), FEW_ROUNDS));
   } else {
     if (x87) c.x87 = new X87Stack(c, x87, code);
     if (insns.some(usesMxcsr)) {

@@ -55,6 +55,7 @@ export class FunctionBuilder {
   /** A local that `release` may hand out again. */
   temp(type: ValType): Local {
     const local = this.free.get(type)?.pop() ?? this.local(type);
+    this.w.handOut(local.index);
     this.used.push(local);
     return local;
   }
@@ -66,6 +67,7 @@ export class FunctionBuilder {
   release(mark: number): void {
     while (this.used.length > mark) {
       const local = this.used.pop()!;
+      this.w.giveBack(local.index);
       const list = this.free.get(local.type);
       if (list) list.push(local);
       else this.free.set(local.type, [local]);

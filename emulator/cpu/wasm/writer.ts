@@ -13,6 +13,12 @@ function take(size: number): Uint8Array<ArrayBuffer> {
   return slab.subarray(used - size, used);
 }
 
+const NOP = 0x01;
+const DROP = 0x1a;
+const TEE = 0x22;
+/** In the place of a number of gets. */
+const GIVEN_BACK = -1;
+
 /** A growing byte buffer with WebAssembly's LEB128 encodings. */
 export class Writer {
   bytes = take(512);
@@ -84,8 +90,36 @@ export class Writer {
   setEnd = -1;
   setIndex = -1;
 
+  /** By temporary local: how often it has been set and got since it was handed out, and where it was set last. */
+  private readonly sets: number[] = [];
+  private readonly gets: number[] = [];
+  private readonly places: number[] = [];
+
+  /** A temporary is handed out. */
+  handOut(index: number): void {
+    this.sets[index] = this.gets[index] = 0;
+  }
+
+  /**
+   * It is given back: nobody gets it any more. If it was only set to be got at once, by a `local.tee`, it need not be set: the
+   * host's first compiler keeps what is in a local as if it were of use, and moves it wherever paths meet.
+   */
+  giveBack(index: number): void {
+    const { bytes } = this;
+    if (this.sets[index] === 1 && this.gets[index] === 0) {
+      const at = this.places[index]!;
+      // Nobody got it: the value is dropped instead.
+      bytes[at] = bytes[at] === TEE ? NOP : DROP;
+      for (let k = at + 1; k < at + (index < 0x80 ? 2 : 3); k++) bytes[k] = NOP;
+      if (this.setAt === at) this.setEnd = -1;
+    }
+    this.gets[index] = GIVEN_BACK;
+  }
+
   /** `local.set`. */
   localSet(index: number): void {
+    if (this.sets[index] !== undefined) this.sets[index]!++;
+    this.places[index] = this.length;
     this.setAt = this.length;
     this.setIndex = index;
     this.u8(0x21);
@@ -96,9 +130,14 @@ export class Writer {
   /** `local.get`; right after a `local.set` of the same local the two are one `local.tee`. */
   localGet(index: number): void {
     if (this.length === this.setEnd && index === this.setIndex) {
-      this.bytes[this.setAt] = 0x22;
+      this.bytes[this.setAt] = TEE;
       this.setEnd = -1;
       return;
+    }
+    const gets = this.gets[index];
+    if (gets !== undefined) {
+      if (gets === GIVEN_BACK) throw new Error(`local ${index} is read after it was given back`);
+      this.gets[index] = gets + 1;
     }
     this.u8(0x20);
     this.u32(index);
