@@ -8,7 +8,15 @@ function loops(edges: readonly (readonly number[])[], entries: readonly number[]
   const blocks = edges.map(() => ({}) as Block);
   const to = (b: Block): Block[] => edges[blocks.indexOf(b)]!.map((k) => blocks[k]!);
   const entered = entries.map((k) => blocks[k]!);
-  return buildGraph(blocks, to, () => [], entered, new Set(), []).loops;
+  return buildGraph(
+    blocks,
+    to,
+    () => [],
+    entered,
+    new Set(),
+    [],
+    () => undefined,
+  ).loops;
 }
 
 test('a graph says whether control comes to a node again', () => {
