@@ -7,7 +7,7 @@ import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
-import { Kept } from './jit/pages.ts';
+import { Kept, PATIENCE as PAGES_PATIENCE } from './jit/pages.ts';
 import { emitRegion } from './jit/region.ts';
 import { modeIsLimited } from './layout.ts';
 import type { X86Processor } from './processor.ts';
@@ -49,8 +49,6 @@ const URGENT_BATCH = 4;
  * much of what runs between is its own code.
  */
 const OFTEN = 500;
-/** Times that a region may find a page absent, at most, before it looks again where its pages are. */
-const MOST_MISSES = 4096;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
 
@@ -269,9 +267,7 @@ export class Jit {
     i32[at + (Kept.BITS >> 2)] = bits;
     i32[at + (Kept.FIRST >> 2)] = lo;
     i32[at + (Kept.FIRST >> 2) + 1] = hi;
-    const most = i32[at + (Kept.MOST >> 2)]!;
-    i32[at + (Kept.LEFT >> 2)] = most;
-    i32[at + (Kept.MOST >> 2)] = Math.min(most * 2, MOST_MISSES);
+    i32[at + (Kept.LEFT >> 2)] = PAGES_PATIENCE;
     return bits;
   }
 

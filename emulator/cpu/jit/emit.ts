@@ -92,9 +92,8 @@ export interface RegionContext {
   /** Of a light region: where it counts its rounds, and from what it counts down; the same for leaving it for want of room. */
   heat:
     { readonly at: number; readonly rounds: number; readonly leavingAt: number; readonly leavings: number } | undefined;
-  /** Of a region that spans pages: which are in their places, and where an edge goes that finds its page is not. */
+  /** Of a region that spans pages: which are known to be in their places. */
   placed: Placed | undefined;
-  missed: Label;
   /** The stride that is being written. */
   stride: StrideAccess | undefined;
   /** By XMM register: lanes with numbers known to be ordinary, at this place of the block (`Lanes`). */
@@ -166,7 +165,6 @@ export function newContext(
     trial: undefined,
     heat: undefined,
     placed: undefined,
-    missed: { depth: 0 },
     stride: undefined,
     lanes: new Uint8Array(16),
   };

@@ -20,12 +20,12 @@ import { modeBits, S } from '../layout.ts';
 import { handlerOf, HEADER_SIZE, meta, metaOffset } from '../record.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
-import { EXIT_FAR, JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
+import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
 import { cutBlocks } from './cut.ts';
 import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
 import { buildGraph } from './graph.ts';
 import { flagLiveness } from './liveness.ts';
-import { FIRST_MISSES, Kept, writeEntry, writeMiss } from './pages.ts';
+import { Kept, PATIENCE, writeEntry } from './pages.ts';
 import { registersOf } from './registers.ts';
 import { planStride, type Stride } from './strides.ts';
 import { Structure } from './structure.ts';
@@ -107,11 +107,13 @@ export function emitRegion(
   }
   f.set(c.vpc, vpc);
   if (region.pages.size > 1) {
-    region.keptAt = found.keptAt = code.bytes(Kept.SIZE);
-    code.setWord(found.keptAt + Kept.MOST, FIRST_MISSES);
+    const at = (found.keptAt = code.bytes(Kept.SIZE));
+    code.setWord(at + Kept.LEFT, PATIENCE);
     const bit = new Map([...region.pages.keys()].map((distance, k) => [distance, 1 << k]));
-    c.placed = { at: found.keptAt, bit, valid: f.local(I32) };
-    writeEntry(f, c.placed, state, mode, c.vpc, link.imports.pages!, number);
+    const halves = [i32.wrap(c.vpc.get), i32.wrap(i64.shr_u(c.vpc.get, 32))];
+    const look = callExpr(I32, link.imports.pages!, [k32(number), ...halves]);
+    c.placed = { at, bit, valid: f.local(I32), look };
+    writeEntry(f, c.placed, state, mode, c.vpc);
   }
   if (region.light) {
     const at = code.bytes(8);
@@ -133,19 +135,8 @@ export function emitRegion(
       c.fault = fault;
       f.block((back) => {
         c.back = back;
-        const structure = (): void => {
-          new Structure(c, region, graph, code, live, selector, targets).write();
-        };
         const write = (): void => {
-          const { placed } = c;
-          if (!placed) return structure();
-          f.block((missed) => {
-            c.missed = missed;
-            structure();
-          });
-          writeMiss(f, placed);
-          f.set(c.exitRecord, k32(EXIT_FAR));
-          f.br(exit);
+          new Structure(c, region, graph, code, live, selector, targets).write();
         };
         if (!region.light) return write();
         f.block((interpret) => {

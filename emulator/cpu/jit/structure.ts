@@ -11,6 +11,7 @@ import { ASKS_WIDE, blockAt, isJmp, Kind, type Region } from './find.ts';
 import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
 import type { FlagLiveness } from './liveness.ts';
+import { writeAsked } from './pages.ts';
 import {
   accessOf,
   areFlagsDead,
@@ -572,14 +573,24 @@ export class Structure {
       if (this.live.before.get(b)) this.settle();
       const mark = f.mark();
       if (base !== own) {
-        const bit = c.placed!.bit.get(base / 4096)!;
+        const placed = c.placed!;
         f.if(
-          i32.eqz(i32.and(c.placed!.valid.get, bit)),
+          i32.eqz(i32.and(placed.valid.get, placed.bit.get(base / 4096)!)),
           () => {
-            this.settle();
-            f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
-            c.x87?.exiting();
-            f.br(c.missed);
+            const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
+            const cached = f.let(jumpCacheEntry(c.mode, target));
+            f.if(
+              i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))),
+              () => {
+                this.settle();
+                f.set(c.exitTarget, target);
+                f.set(c.exitRecord, k32(EXIT_FAR));
+                leave(c);
+              },
+              undefined,
+              0,
+            );
+            writeAsked(f, placed);
           },
           undefined,
           0,
