@@ -145,15 +145,15 @@ test('code that is mapped twice, at different distances from what it calls, know
 describe.skipIf(!assembles).each([
   ['INVLPG', 'invlpg [r9]'],
   ['MOV to CR3', 'mov rax, cr3; mov cr3, rax'],
-])('where the next page is mapped elsewhere, by %s,', (_, flush) => {
-  const [caller, callee, other] = [0x450000, 0x451000, 0x461000];
+])('where a page is mapped elsewhere, by %s,', (_, flush) => {
+  const [caller, constant, callee, other] = [0x450000, 0x451000, 0x452000, 0x461000];
   const entry = 0x4000 + ((callee >> 12) & 511) * 8;
-  // Calls the function at the start of the next page RCX times and adds up what it returns.
-  const loop = '%%again: call %%start+0x1000; add edx, eax;';
+  // Calls the functions at the starts of the next two pages RCX times and adds up what they return.
+  const loop = '%%again: call %%start+0x1000; add edx, eax; call %%start+0x2000; add edx, eax;';
   const prepare = (rounds: number): CodeMachine => {
     const machine = new CodeMachine('auto', 2, rounds);
     const { memory } = machine.cpu;
-    memory.write(callee, Uint8Array.from(hex('b801000000 c3'))); // mov eax, 1; ret
+    for (const page of [constant, callee]) memory.write(page, Uint8Array.from(hex('b801000000 c3'))); // mov eax, 1; ret
     memory.write(other, Uint8Array.from(hex('b802000000 c3')));
     memory.write64(entry, callee | 3);
     return machine;
@@ -166,7 +166,7 @@ describe.skipIf(!assembles).each([
     for (let i = 0; i < 6; i++) {
       machine.cpu.memory.write64(entry, (i & 1 ? other : callee) | 3);
       const { rdx } = machine.run(code, { r8: BigInt(caller), r9: BigInt(callee) }).registers;
-      expect(rdx).toBe(i & 1 ? 2000n : 1000n);
+      expect(rdx).toBe(i & 1 ? 3000n : 2000n);
     }
     expect(machine.cpu.jit.regions).toBeGreaterThan(0);
   });
@@ -181,7 +181,7 @@ describe.skipIf(!assembles).each([
       code,
       Object.fromEntries(Object.entries(registers).map(([name, x]) => [name, BigInt(x)])),
     ).registers;
-    expect(rdx).toBe(501n + 2n * 499n);
+    expect(rdx).toBe(1000n + 501n + 2n * 499n);
     expect(machine.cpu.jit.regions).toBeGreaterThan(0);
   });
 });
