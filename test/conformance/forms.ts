@@ -1,6 +1,6 @@
 /** Machine code for every form that the decoder's table has. */
 import { decode } from '../../emulator/cpu/decoder.ts';
-import type { Def, Insn } from '../../emulator/cpu/insn.ts';
+import { DEFS, type Def, type Insn } from '../../emulator/cpu/insn.ts';
 import { CODE, GS_BASE, FS_BASE, STATE, WINDOW } from './native.ts';
 import type { Random } from './random.ts';
 
@@ -53,6 +53,10 @@ export const drawSelector = (r: Random, code: boolean): number =>
   code && !r.oneIn(3) ? r.pick(CODE_SELECTORS) : r.pick(SELECTORS);
 
 const isRepeatable = (d: Def): boolean => d.map === 0 && /^(movs|stos|lods|cmps|scas)$/.test(d.name);
+
+/** Whether a control register has a definition of its own, by which it is decoded. */
+const hasOwnForm = (d: Def, reg: number): boolean =>
+  d.ignoresMod && d.reg < 0 && DEFS.some((x) => x.reg === reg && x.opcode === d.opcode && x.map === d.map);
 
 /**
  * Encodes one variant of a form: variant `n` goes through operand sizes and addressing forms in turn, everything else
@@ -107,7 +111,7 @@ export function encode(
   const existing = d.ignoresMod ? d.validRegisters & ~0x130 : d.validRegisters;
   if (d.ignoresMod) rex &= ~4;
   let regField = d.reg >= 0 ? d.reg : r.below(8);
-  if (existing >= 0) while (!((existing >> regField) & 1)) regField = r.below(8);
+  if (existing >= 0) while (!((existing >> regField) & 1) || hasOwnForm(d, regField)) regField = r.below(8);
   let modrm = 0;
   const tail: number[] = [];
   const disp32 = (v: number): void => void tail.push(v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >> 24) & 255);

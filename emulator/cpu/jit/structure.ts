@@ -141,6 +141,8 @@ export class Structure {
     if (first) route(first);
     else {
       const b = n.header!.block!;
+      // What was written before this belongs to other paths.
+      this.c.pending = undefined;
       x87?.enterHere(b, () => new JitEmit(this.c, NO_INSN, b.offset, b.record, 0).retreat());
       this.branch(n, n.header!);
     }
