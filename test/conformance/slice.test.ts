@@ -42,4 +42,10 @@ describe.skipIf('reason' in built)('against the processor that this runs on', ()
     },
     120_000,
   );
+
+  test('random programs that are left every few instructions, and entered again where they were left', () => {
+    const result = sequences({ programs: 150, seed: 5, runners: ['slices'], mix: 'all', reduce: false });
+    expect(result.failures.map((f) => ({ runner: f.runner, lines: f.lines }))).toEqual([]);
+    expect(result.regions).toBeGreaterThan(100);
+  }, 120_000);
 });
