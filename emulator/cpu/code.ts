@@ -46,8 +46,8 @@ import {
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 const MAX_BLOCK = 48;
-/** More regions than a batch has: so many table slots are to be free. */
-const MOST_REGIONS = 64;
+/** Table slots that are to be free: more than a batch of regions takes, or the handlers of a block. */
+const LEAST_SLOTS = 128;
 /** More than the records of a block take. */
 const MOST_BYTES = 0x4000;
 /** The share that is taken for blocks without a counter: enough for a region in their own page. */
@@ -218,7 +218,7 @@ export class CodeCache {
   private readonly crossBytes = new Uint8Array(32);
 
   private decodeBlock(page: CodePage, offset: number, most: number): Block {
-    if (this.next + MOST_BYTES > RECORDS + RECORDS_BYTES) this.flush();
+    this.reserve(MOST_BYTES);
     const { u8 } = this.host;
     const base = RAM_BASE + page.physical;
     const bits = modeBits(page.mode);
@@ -577,9 +577,9 @@ export class CodeCache {
     this.host.u8[address] = value;
   }
 
-  /** Room for a batch of regions' stubs and tables; if there is none, everything is dropped. @returns whether there is */
+  /** Room for a block, or for a batch of regions' stubs and tables; if there is none, everything is dropped. @returns whether there is */
   reserve(size: number): boolean {
-    if (this.next + size <= RECORDS + RECORDS_BYTES && this.handlers.freeCount >= MOST_REGIONS) return true;
+    if (this.next + size <= RECORDS + RECORDS_BYTES && this.handlers.freeCount >= LEAST_SLOTS) return true;
     this.flush();
     return false;
   }
