@@ -1,7 +1,7 @@
 /**
  * `npm run disk -- NAME…` builds disks into build/disks/NAME: manifest.json, chunks/, kernel, initramfs and the raw image.
  * Options: --reuse takes the last run's packages instead of asking the archive again, --snapshot makes only the snapshot of
- * a built disk anew, --output=DIRECTORY instead of build/disks, --list names the recipes.
+ * a built disk anew, --programs only its lists of what programs read, --output=DIRECTORY instead of build/disks, --list names the recipes.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -16,6 +16,7 @@ import { writeExt2 } from './ext2.ts';
 import { findMirrors, needTools } from './host.ts';
 import { bzImagePayload, INITRAMFS_MODULES, stripToLoaded, withoutSignature } from './kernel.ts';
 import { bootChunks, placementOrder, readProfile } from './profile.ts';
+import { addPrograms } from './programs.ts';
 import { CMDLINE, EPOCH, type Recipe, RECIPES } from './recipes.ts';
 import { bootstrap, compile, rootEntries } from './rootfs.ts';
 import { addSnapshot } from './snapshot.ts';
@@ -143,7 +144,7 @@ async function main(): Promise<void> {
   const flags = process.argv.slice(2).filter((argument) => argument.startsWith('--'));
   const recipeNames = RECIPES.map(({ name }) => name).join(', ');
   const output = flags.find((flag) => flag.startsWith('--output='))?.slice('--output='.length);
-  const known = ['--reuse', '--snapshot', '--list'];
+  const known = ['--reuse', '--snapshot', '--programs', '--list'];
   const wrongFlag = flags.find((flag) => !known.includes(flag) && !flag.startsWith('--output='));
   if (wrongFlag) throw new Error(`${wrongFlag} is not an option; there are ${known.join(', ')} and --output=DIRECTORY`);
   if (flags.includes('--list')) {
@@ -156,11 +157,19 @@ async function main(): Promise<void> {
     return recipe;
   });
   const directory = output ? resolve(output) : STANDARD_OUTPUT;
-  if (!flags.includes('--snapshot')) needTools();
+  const only = ['--snapshot', '--programs'].filter((flag) => flags.includes(flag));
+  if (!only.length) needTools();
   for (const recipe of recipes) {
-    if (!flags.includes('--snapshot')) await build(recipe, directory, flags.includes('--reuse'));
-    say(`${recipe.name}: the machine at its prompt`);
-    say(`${recipe.name}: ${await addSnapshot(join(directory, recipe.name))}`);
+    const place = join(directory, recipe.name);
+    if (!only.length) await build(recipe, directory, flags.includes('--reuse'));
+    if (!only.length || only.includes('--snapshot')) {
+      say(`${recipe.name}: the machine at its prompt`);
+      say(`${recipe.name}: ${await addSnapshot(place, recipe.programs)}`);
+    }
+    if (!only.length || only.includes('--programs')) {
+      say(`${recipe.name}: first runs of programs`);
+      say(`${recipe.name}: ${await addPrograms(place, recipe.programs)}`);
+    }
   }
 }
 

@@ -5,6 +5,8 @@ export interface Recipe {
   packages: readonly string[];
   /** Bytes of the file system. What is free is zeros, which are neither stored nor fetched. */
   size: number;
+  /** Commands of programs that people run first, each of them for as much of its files as is usual. */
+  programs: readonly string[];
 }
 
 const MIB = 2 ** 20;
@@ -15,8 +17,83 @@ const BASE = [
   ...['mount', 'kmod', 'passwd', 'netbase', 'iputils-ping'],
 ];
 
+/** What most Python programs import, some of it or all. */
+const MODULES = [
+  ...[
+    'abc',
+    'argparse',
+    'array',
+    'ast',
+    'asyncio',
+    'base64',
+    'bisect',
+    'calendar',
+    'collections',
+    'concurrent.futures',
+  ],
+  ...['configparser', 'contextlib', 'copy', 'csv', 'ctypes', 'dataclasses', 'datetime', 'decimal', 'difflib', 'email'],
+  ...[
+    'enum',
+    'fractions',
+    'functools',
+    'getpass',
+    'glob',
+    'gzip',
+    'hashlib',
+    'heapq',
+    'html',
+    'http.server',
+    'inspect',
+  ],
+  ...[
+    'io',
+    'itertools',
+    'json',
+    'logging',
+    'math',
+    'multiprocessing',
+    'operator',
+    'os',
+    'pathlib',
+    'pickle',
+    'platform',
+  ],
+  ...['pprint', 'queue', 'random', 're', 'secrets', 'select', 'shlex', 'shutil', 'signal', 'socket', 'sqlite3', 'ssl'],
+  ...['statistics', 'string', 'struct', 'subprocess', 'sys', 'tarfile', 'tempfile', 'textwrap', 'threading', 'time'],
+  ...[
+    'timeit',
+    'traceback',
+    'types',
+    'typing',
+    'unittest',
+    'urllib.request',
+    'uuid',
+    'xml.etree.ElementTree',
+    'zipfile',
+  ],
+];
+
+const PROGRAMS = [
+  // The interactive one: its prompt is a program of its own.
+  "printf 'import sys\n1 + 1\n' | python3 -i 2>&1",
+  `python3 -c 'import ${MODULES.join(', ')}'`,
+  'apt-cache policy bash && apt list --installed && dpkg -l',
+  'ls -la --color=always /etc && find /etc -name "*.conf" | sort | head && grep -r root /etc/passwd && df -h && free && top -bn1',
+  'nano --version && less --version && tar --version && gzip --version && sed --version && awk 1 /etc/hostname',
+  'ip address && ip route && curl --version && curl -s file:///etc/hostname',
+];
+
+const DEVELOPMENT = [
+  `printf '#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <math.h>\nint main(void) { puts("hello"); }\n' > /tmp/h.c && gcc -O2 -Wall /tmp/h.c -o /tmp/h -lm && /tmp/h`,
+  `mkdir /tmp/m && cd /tmp/m && printf 'all: a\na: a.c\n\t$(CC) -g -o $@ $<\n' > Makefile && echo 'int main() { return 0; }' > a.c && make && gdb -batch -ex 'break main' -ex run ./a`,
+  'git init -q /tmp/g && cd /tmp/g && echo a > a && git add a && git -c user.name=a -c user.email=a@b commit -qm a && git status && git log -p && git branch && git diff',
+  'perl -MList::Util -MPOSIX -MFile::Spec -MFile::Find -MGetopt::Long -MData::Dumper -e "print Dumper({1=>2})"',
+  'strace -c true',
+  'python3 -m venv --without-pip /tmp/v',
+];
+
 export const RECIPES: readonly Recipe[] = [
-  { name: 'debian', packages: BASE, size: 1024 * MIB },
+  { name: 'debian', packages: BASE, size: 1024 * MIB, programs: PROGRAMS },
   {
     name: 'debian-dev',
     packages: [
@@ -26,6 +103,7 @@ export const RECIPES: readonly Recipe[] = [
       'python3-venv',
     ],
     size: 3072 * MIB,
+    programs: [...PROGRAMS, ...DEVELOPMENT],
   },
 ];
 

@@ -18,7 +18,9 @@ import type { Macrotasks } from '../emulator/macrotask.ts';
 import { BLOCK_PAGES, type FirstPages, PAGE_SIZE } from '../emulator/machine-state.ts';
 import type { PageTable } from '../emulator/pager.ts';
 import { encodeSnapshot, SNAPSHOT_FORMAT } from '../emulator/snapshot.ts';
+import { Traffic } from '../emulator/traffic.ts';
 import { AgentClient } from '../src/agent/client.ts';
+import { watched } from './watched.ts';
 
 const compress = promisify(gzip);
 
@@ -43,7 +45,7 @@ const WARM = ["python3 -c 'print(2**100)'", 'ls -l / | cat', 'ps aux | cat', 'ca
  * the first echo, with what the guest's timers do meanwhile.
  */
 const SETTLED = 400_000_000;
-/** Typed in the rehearsal, one after the other, after the prompt. */
+/** Typed in the rehearsal, one after the other, after the prompt; the agent has run them before, as a page does. */
 const REHEARSED = ["python3 -c 'print(2**100)'", 'ls -l /', 'cat /etc/os-release', 'ps aux'];
 
 /** A host's clock on which each slice takes a second, so that each has a turn of its own; and what is done before each turn. */
@@ -60,6 +62,9 @@ class Turns {
     close: () => undefined,
   };
 }
+
+/** No page comes but those that the machine touches. */
+const ONLY_TOUCHED = new Traffic(() => true);
 
 /** Whose time a machine has: its instructions', the same with each slice in a turn of its own, or the host's. */
 type Pace = 'instructions' | 'slices' | 'real';
@@ -227,20 +232,6 @@ async function take(
   }
 }
 
-/** A disk whose reads are told of before they are made. */
-function watched(disk: BlockDevice, onRead: (offset: number, length: number) => void): BlockDevice {
-  return new Proxy(disk, {
-    get(target, name) {
-      const value: unknown = Reflect.get(target, name, target);
-      if (typeof value !== 'function') return value;
-      return (...args: unknown[]): unknown => {
-        if (name === 'readPieces') onRead(args[0] as number, args[1] as number);
-        return Reflect.apply(value, target, args);
-      };
-    },
-  });
-}
-
 /**
  * Boots again, the same to the last instruction, and takes the machine shortly before it mounts its disk.
  * @param mount instructions until the mount's first read
@@ -276,7 +267,8 @@ interface Order {
 
 /**
  * Resumes page by page and does what a visitor does, to see which pages that needs.
- * @param commands typed after the machine has settled
+ * @param commands run by the agent and typed, after the machine has settled
+ * @param programs run by the agent after that
  */
 async function rehearse(
   directory: string,
@@ -284,6 +276,7 @@ async function rehearse(
   disk: OpenDisk,
   { state, overlay, console }: Taken,
   commands: readonly string[],
+  programs: readonly string[],
   pace: Pace = 'slices',
 ): Promise<Order> {
   if (overlay.blocks.length) disk.device.importState(structuredClone(overlay));
@@ -293,13 +286,15 @@ async function rehearse(
   const touched: number[] = [];
   const table = { chunkPages: 1, pages, slots: Uint32Array.from(pages, (_, index) => index) };
   const first = { pages: new Uint32Array(0), bytes: new Uint8Array(0) };
-  machine.resumeFrom({ ...state, memory: { size: state.memory.size, first, table } }, (index) => {
+  const read = (index: number): Promise<Uint8Array> => {
     touched.push(pages[index]!);
     return Promise.resolve(page(state, index));
-  });
+  };
+  machine.resumeFrom({ ...state, memory: { size: state.memory.size, first, table } }, read, ONLY_TOUCHED);
   try {
     machine.resize(100, 30);
-    const refreshed = bench.connect(2).refresh(Date.UTC(2026, 0, 1), {
+    const agent = bench.connect(2);
+    const refreshed = agent.refresh(Date.UTC(2026, 0, 1), {
       seed: new Uint8Array(64),
       machineId: '0'.repeat(32),
       mac: Uint8Array.of(2, 0, 0, 0, 0, 1),
@@ -317,7 +312,9 @@ async function rehearse(
       bench.type('x');
     });
     const count = touched.length;
+    for (const command of commands) await sh(agent, command);
     for (const command of commands) await bench.shows(PROMPT, () => bench.type(`${KILL_LINE}${command}\r`));
+    for (const program of programs) await sh(agent, program);
     return { touched: [...new Set(touched)], first: count };
   } finally {
     machine.stop();
@@ -370,11 +367,13 @@ class PageStore {
 
 /**
  * Makes the snapshots of the disk in `directory`, writes their chunks beside the disk's, and removes those of earlier ones.
+ * @param programs see `Recipe.programs`
  * @returns what belongs into the manifest, and one line for people
  */
 export async function writeSnapshot(
   directory: string,
   manifest: DiskManifest,
+  programs: readonly string[],
 ): Promise<{ snapshot: ManifestSnapshot; summary: string }> {
   const image = join(directory, manifest.image?.url ?? `${manifest.name}.ext2`);
   const open = async (): Promise<OpenDisk> => openDisk(await openAsBlob(image));
@@ -382,11 +381,11 @@ export async function writeSnapshot(
   const kernel = await takeKernel(directory, manifest, await open(), mount);
   /** What is needed in the host's time, too: timers come more often there, for so many instructions. */
   const needed = async (taken: Taken, { touched, first }: Order): Promise<FirstPages> => {
-    const real = await rehearse(directory, manifest, await open(), taken, [], 'real');
+    const real = await rehearse(directory, manifest, await open(), taken, [], [], 'real');
     return firstPages(taken.state, [...touched.slice(0, first), ...real.touched.slice(0, real.first)]);
   };
-  const order = await rehearse(directory, manifest, await open(), prompt, REHEARSED);
-  const kernelOrder = await rehearse(directory, manifest, await open(), kernel, []);
+  const order = await rehearse(directory, manifest, await open(), prompt, REHEARSED, programs);
+  const kernelOrder = await rehearse(directory, manifest, await open(), kernel, [], []);
 
   const store = new PageStore();
   const first = await needed(prompt, order);
@@ -439,11 +438,11 @@ export async function writeSnapshot(
 }
 
 /** Puts a snapshot into the manifest of a built disk. */
-export async function addSnapshot(directory: string): Promise<string> {
+export async function addSnapshot(directory: string, programs: readonly string[]): Promise<string> {
   const path = join(directory, 'manifest.json');
   if (!existsSync(path)) throw new Error(`there is no disk in ${directory}`);
   const manifest = JSON.parse(readFileSync(path, 'utf8')) as DiskManifest;
-  const { snapshot, summary } = await writeSnapshot(directory, manifest);
+  const { snapshot, summary } = await writeSnapshot(directory, manifest, programs);
   writeFileSync(`${path}.part`, JSON.stringify({ ...manifest, snapshot }));
   renameSync(`${path}.part`, path);
   return summary;

@@ -54,8 +54,8 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
       machine.restore(await readState(state));
       hvc = true;
     },
-    resumeFrom: (state, read) => {
-      machine.resumeFrom(state, read);
+    resumeFrom: (state, read, traffic) => {
+      machine.resumeFrom(state, read, traffic);
       hvc = true;
     },
     fetchRest: () => machine.fetchRest(),

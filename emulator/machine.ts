@@ -23,7 +23,8 @@ import { isZero, PAGE_SIZE, restoreMemory, saveMemory, STATE_VERSION, wordsOf } 
 import type { MachineState, PagedState } from './machine-state.ts';
 import { ByteBatch, PanicWatch, RandomSource } from './machine-parts.ts';
 import type { MachineEvents, MachineExit, MachineOptions, MachineStats, MachineStatus } from './machine-options.ts';
-import { type ChunkReader, Pager } from './pager.ts';
+import { type ChunkReader, Pager, type PagerEvents } from './pager.ts';
+import type { Traffic } from './traffic.ts';
 import type { Processor, StopReason } from './processor.ts';
 import { macrotasks } from './macrotask.ts';
 import type { Macrotasks } from './macrotask.ts';
@@ -636,21 +637,23 @@ export class Machine {
 
   /**
    * As `restore`, with the pages of RAM still to come: those that the guest touches are read when it does, the others once
-   * `fetchRest` is called. A page that cannot be had is a `memoryTrouble` and is tried again.
+   * `fetchRest` is called or many have been touched. A page that cannot be had is a `memoryTrouble` and is tried again.
+   * @param traffic what else the guest waits for
    */
-  resumeFrom(state: PagedState, read: ChunkReader): void {
+  resumeFrom(state: PagedState, read: ChunkReader, traffic?: Traffic): void {
     this.check(state);
     const { memory } = this.processor;
     if (state.memory.size !== memory.size)
       throw new Error(`the snapshot has ${state.memory.size} bytes of RAM, this machine has ${memory.size}`);
-    this.pager = new Pager(memory, state.memory, read, {
+    const events: PagerEvents = {
       arrived: () => {
         for (const transport of this.transports) transport.pagesArrived();
         this.wake();
       },
       trouble: (error) => this.events.memoryTrouble?.(error),
       complete: () => this.events.memoryComplete?.(this.waitedMs),
-    });
+    };
+    this.pager = new Pager(memory, state.memory, read, events, traffic);
     this.restoreParts(state);
   }
 

@@ -1,5 +1,6 @@
 import type { GuestMemory } from './memory.ts';
 import { type FirstPages, PAGE_SIZE } from './machine-state.ts';
+import { Traffic } from './traffic.ts';
 
 /** Where the pages of a snapshot are: `pages[i]` is a guest page whose contents are in slot `slots[i]`. */
 export interface PageTable {
@@ -33,9 +34,18 @@ const enum State {
   Present,
 }
 
-/** Chunks under way at once: for the guest, which waits, and in the background. */
+/** Chunks under way at once: for the guest, which waits, and others. */
 const PARALLEL = 6;
+const PARALLEL_AHEAD = 4;
 const PARALLEL_BACKGROUND = 2;
+/**
+ * Chunks fetched ahead behind one that the guest waits for, since the table has the pages in the order of their usual use;
+ * and most that wait for that.
+ */
+const AHEAD = 8;
+const MOST_AHEAD = 32;
+/** Chunks that the guest has had to wait for, after which it is taken to do something new: the rest is fetched, too. */
+const BUSY = 4;
 /** Milliseconds until a chunk that could not be had is asked for again; doubles up to the second number. */
 const RETRY = 1000;
 const LONGEST_RETRY = 30_000;
@@ -56,8 +66,15 @@ export class Pager {
   private readonly state: Uint8Array;
   private left: number;
   private demand: number[] = [];
+  /** Those that the guest waits for. */
+  private readonly waited = new Set<number>();
+  /** Those that it may soon wait for, the most likely first. */
+  private soon: number[] = [];
+  /** Where the background goes on. */
   private next = 0;
   private inBackground = false;
+  /** Somebody needs all of it. */
+  private needsAll = false;
   private running = 0;
   /** Chunks that could not be had and have not come since. */
   private failing = 0;
@@ -78,7 +95,9 @@ export class Pager {
     { first, table }: { first: FirstPages; table: PageTable },
     private readonly read: ChunkReader,
     private readonly events: PagerEvents,
+    private readonly traffic = new Traffic(),
   ) {
+    traffic.onIdle(() => this.pump());
     this.table = table;
     const { pages, slots, chunkPages } = table;
     const total = memory.size / PAGE_SIZE;
@@ -132,8 +151,13 @@ export class Pager {
     const chunk = this.chunkOf[page]! - 1;
     if (chunk < 0 || this.state[chunk] !== State.Absent) return;
     this.state[chunk] = State.Wanted;
-    this.counters.demanded++;
     this.demand.push(chunk);
+    this.waited.add(chunk);
+    this.traffic.begin();
+    const behind: number[] = [];
+    for (let i = chunk + 1; i <= chunk + AHEAD && i < this.chunkCount; i++) behind.push(i);
+    this.soon = [...behind, ...this.soon].slice(0, MOST_AHEAD);
+    if (++this.counters.demanded >= BUSY) this.inBackground = true;
     this.pump();
   }
 
@@ -142,7 +166,7 @@ export class Pager {
     this.absent[page] = 0;
   }
 
-  /** Fetches what nobody has asked for, too, in the order of the table, while nothing else is to be done. */
+  /** Fetches what nobody has asked for, too, while the guest waits for nothing else. */
   startBackground(): void {
     this.inBackground = true;
     this.pump();
@@ -150,6 +174,7 @@ export class Pager {
 
   /** Resolves when all pages are here, which it sees to. Rejects when it was closed before. */
   all(): Promise<void> {
+    this.needsAll = true;
     this.startBackground();
     return this.whole;
   }
@@ -159,6 +184,7 @@ export class Pager {
     this.closed = true;
     for (const timer of this.timers) clearTimeout(timer);
     this.timers.clear();
+    for (const chunk of this.waited) this.ended(chunk);
     this.memory.onAbsent = () => undefined;
     this.abandon(new Error('the machine ended before all of its memory had come'));
   }
@@ -166,13 +192,34 @@ export class Pager {
   private pump(): void {
     while (!this.closed) {
       if (this.demand.length && this.running < PARALLEL) this.fetch(this.demand.shift()!);
-      else if (this.inBackground && this.running < PARALLEL_BACKGROUND) {
-        while (this.next < this.chunkCount && this.state[this.next] !== State.Absent) this.next++;
-        if (this.next === this.chunkCount) return;
-        this.state[this.next] = State.Wanted;
-        this.fetch(this.next);
-      } else return;
+      else {
+        const chunk = this.nextAhead() ?? this.nextInBackground();
+        if (chunk === undefined) return;
+        this.state[chunk] = State.Wanted;
+        this.fetch(chunk);
+      }
     }
+  }
+
+  /** @returns a chunk that the guest may soon wait for */
+  private nextAhead(): number | undefined {
+    if (this.running >= PARALLEL_AHEAD || !this.soon.length) return undefined;
+    if (!this.traffic.mayGuess) this.soon = [];
+    let chunk;
+    while ((chunk = this.soon.shift()) !== undefined) if (this.state[chunk] === State.Absent) return chunk;
+    return undefined;
+  }
+
+  private nextInBackground(): number | undefined {
+    if (!this.inBackground || this.running >= PARALLEL_BACKGROUND) return undefined;
+    if (!this.needsAll && !(this.traffic.idle && this.traffic.mayGuess)) return undefined;
+    while (this.next < this.chunkCount && this.state[this.next] !== State.Absent) this.next++;
+    return this.next < this.chunkCount ? this.next : undefined;
+  }
+
+  /** The guest no longer waits for a chunk. */
+  private ended(chunk: number): void {
+    if (this.waited.delete(chunk)) this.traffic.end();
   }
 
   private fetch(chunk: number, failures = 0): void {
@@ -227,6 +274,7 @@ export class Pager {
     }
     this.state[chunk] = State.Present;
     this.counters.chunks++;
+    this.ended(chunk);
     if (--this.left === 0) {
       this.memory.absent = undefined;
       this.settle();

@@ -24,6 +24,7 @@ import { misfit, SnapshotSource } from './snapshot.ts';
 import { StorageError } from './storage/error.ts';
 import { DiskStorage } from './storage/session.ts';
 import { Streams } from './streams.ts';
+import { Traffic } from './traffic.ts';
 
 /** Either end of what joins a page to its worker. A MessagePort, a Worker and a worker's global scope all fit. */
 export interface Port<In, Out> {
@@ -46,7 +47,7 @@ export interface WorkerMachine {
   save(): Promise<AsyncIterable<Uint8Array>>;
   restore(state: ReadableStream<Uint8Array>): Promise<void>;
   /** Goes on from a snapshot, whose pages are read when they are touched. @throws Error when it does not fit */
-  resumeFrom?(state: PagedState, read: ChunkReader): void;
+  resumeFrom?(state: PagedState, read: ChunkReader, traffic: Traffic): void;
   /** Reads all other pages, too, in the background. */
   fetchRest?(): void;
   memory?(): { chunks: number; demanded: number; complete: boolean } | undefined;
@@ -103,6 +104,7 @@ class Session {
   private disk: OpenDisk | undefined;
   private storage: DiskStorage | undefined;
   private readonly streams = new Streams();
+  private readonly traffic = new Traffic();
   private spec: MachineSpec | undefined;
   private readonly controller = new AbortController();
   private began = 0;
@@ -246,7 +248,7 @@ class Session {
         const { state, overlay, console } = await coming;
         if (this.stopped) return;
         screen = console;
-        machine.resumeFrom(state, (chunk) => source.chunk(chunk));
+        machine.resumeFrom(state, (chunk) => source.chunk(chunk), this.traffic);
         if (overlay.blocks.length) disk.device.importState(overlay, true);
       });
       if (this.stopped) return { resumed: true };
@@ -365,6 +367,7 @@ class Session {
     const disk = await openDisk(spec.disk, {
       openStore: (base) => storage.openStore(base),
       memory: spec.cache * 2 ** 20,
+      traffic: this.traffic,
       readOnly: spec.readOnly,
       policy: this.policy,
       signal: this.controller.signal,

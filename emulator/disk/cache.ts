@@ -1,11 +1,17 @@
 import { BlockError, type BlockSource, checkRange } from './types.ts';
 import { asBlockError } from './fetch.ts';
+import { Traffic } from '../traffic.ts';
+import { ReadAhead } from './read-ahead.ts';
 
 export interface CacheOptions {
   /** Most bytes of blocks kept in memory; at least four blocks are kept. Default 64 MiB. */
   memory?: number;
-  /** Most blocks fetched ahead of a sequential reader. Default 8. */
+  /** Most blocks fetched ahead of a sequential reader; 0: nothing is fetched ahead of any reader. Default 8. */
   readAhead?: number;
+  /** Blocks in the orders in which they are read; see `DiskManifest.programChunks`. */
+  orders?: readonly (readonly number[])[];
+  /** What else the guest waits for. */
+  traffic?: Traffic;
   /** Most fetches under way at once. Browsers open six connections to an HTTP/1.1 server. Default 6. */
   parallel?: number;
   /** Told of every read of the guest that failed for good. */
@@ -21,13 +27,16 @@ interface Job {
   fail: (error: BlockError) => void;
   /** Whether the guest waits for it. */
   demand: boolean;
-  running: boolean;
 }
+
+/** Most blocks that wait to be fetched on a guess; of older guesses the rest is forgotten. */
+const MOST_GUESSES = 32;
 
 /**
  * Blocks of a source in memory, least recently used out first. One fetch a block however many ask for it; demand goes
  * before read-ahead and prefetch, and the number of fetches under way is bounded, so that a time-out measures the
- * server and not the browser's queue.
+ * server and not the browser's queue. A block that nobody waits for is tried once; when it cannot be had nobody is told,
+ * and nothing more is guessed until the guest has had something that it asked for.
  */
 export class BlockCache {
   readonly stats = { hits: 0, misses: 0, fetches: 0 };
@@ -36,16 +45,23 @@ export class BlockCache {
   private readonly jobs = new Map<number, Job>();
   private readonly demand: Job[] = [];
   private background: number[] = [];
+  private guesses: number[] = [];
+  /** The last guess failed. */
+  private discouraged = false;
   private running = 0;
-  private runningDemand = 0;
+  /** Those under way that were begun without the guest's waiting for them, whether or not it has come to wait since. */
+  private runningAhead = 0;
   private readonly zero: Uint8Array;
   private readonly controller = new AbortController();
   private readonly memory: number;
-  private readonly readAhead: number;
   private readonly parallel: number;
-  /** Where a sequential reader would go on, and how far ahead of it to fetch. */
-  private nextBlock = -1;
-  private window = 0;
+  private readonly traffic: Traffic;
+  private readonly ahead: ReadAhead | undefined;
+  /** What `ahead` has said of one read. */
+  private readonly fresh: number[] = [];
+  private readonly takeGuess = (block: number): void => {
+    if (!this.peek(block) && !this.jobs.has(block)) this.fresh.push(block);
+  };
 
   constructor(
     readonly source: BlockSource,
@@ -53,8 +69,13 @@ export class BlockCache {
   ) {
     this.zero = new Uint8Array(source.blockSize);
     this.memory = Math.max(options.memory ?? 64 << 20, 4 * source.blockSize);
-    this.readAhead = options.readAhead ?? 8;
     this.parallel = Math.max(1, options.parallel ?? 6);
+    this.traffic = options.traffic ?? new Traffic();
+    this.traffic.onIdle(() => this.pump());
+    const count = Math.ceil(source.size / source.blockSize);
+    const readAhead = options.readAhead ?? 8;
+    if (readAhead)
+      this.ahead = new ReadAhead(count, readAhead, options.orders, (block) => source.isZero?.(block) ?? false);
   }
 
   get cachedBytes(): number {
@@ -127,10 +148,8 @@ export class BlockCache {
   close(): void {
     this.controller.abort();
     this.background = [];
-    for (const job of this.demand.splice(0)) {
-      this.jobs.delete(job.block);
-      job.fail(new BlockError('aborted', 'the disk was closed'));
-    }
+    this.guesses = [];
+    for (const job of this.demand.splice(0)) this.endWithError(job, new BlockError('aborted', 'the disk was closed'));
     this.blocks.clear();
     this.bytes = 0;
   }
@@ -154,6 +173,7 @@ export class BlockCache {
       if (this.bytes <= this.memory) break;
       this.blocks.delete(old);
       this.bytes -= data.length;
+      this.ahead?.gone(old);
     }
   }
 
@@ -161,13 +181,12 @@ export class BlockCache {
     let job = this.jobs.get(block);
     if (!job) {
       job = this.job(block, true);
-      if (this.controller.signal.aborted) {
-        this.jobs.delete(block);
-        job.fail(new BlockError('aborted', 'the disk was closed'));
-      } else this.demand.push(job);
+      this.traffic.begin();
+      if (this.controller.signal.aborted) this.endWithError(job, new BlockError('aborted', 'the disk was closed'));
+      else this.demand.push(job);
     } else if (!job.demand) {
       job.demand = true;
-      if (job.running) this.runningDemand++;
+      this.traffic.begin();
     }
     return job.promise;
   }
@@ -180,40 +199,50 @@ export class BlockCache {
       fail = reject;
     });
     promise.catch(() => undefined);
-    const job: Job = { block, promise, settle, fail, demand, running: false };
+    const job: Job = { block, promise, settle, fail, demand };
     this.jobs.set(block, job);
     return job;
   }
 
-  /** A reader that goes on where the last read ended gets a window that doubles; any jump closes it. */
+  /** The guest reads these blocks: what it may read next is fetched before everything else that it does not wait for. */
   private follow(first: number, last: number): void {
-    if (first === this.nextBlock) this.window = Math.min(this.readAhead, Math.max(1, this.window * 2));
-    else if (first !== this.nextBlock - 1 || last !== first) this.window = 0;
-    this.nextBlock = last + 1;
-    if (!this.window) return;
-    const ahead: number[] = [];
-    for (let i = last + 1; i <= last + this.window && i * this.source.blockSize < this.source.size; i++)
-      if (!this.peek(i) && !this.jobs.has(i)) ahead.push(i);
-    if (ahead.length) {
-      this.background.unshift(...ahead);
-      this.pump();
-    }
+    if (!this.ahead) return;
+    this.ahead.read(first, last, this.takeGuess);
+    const { fresh } = this;
+    if (!fresh.length) return;
+    // As many as there may be without pushing out what the guest uses.
+    const most = Math.min(MOST_GUESSES, Math.floor(this.memory / 2 / this.source.blockSize));
+    this.guesses = [...new Set([...fresh, ...this.guesses])].slice(0, most);
+    fresh.length = 0;
+    this.pump();
   }
 
   private pump(): void {
     if (this.controller.signal.aborted) return;
     while (this.running < this.parallel) {
-      const job = this.demand.shift() ?? this.nextBackground();
+      const job = this.demand.shift() ?? this.nextAhead();
       if (!job) return;
       this.run(job);
     }
   }
 
-  private nextBackground(): Job | undefined {
-    // While the guest waits for something, at most one fetch in three is a guess.
-    const room = this.runningDemand > 0 ? Math.max(1, Math.floor(this.parallel / 3)) : this.parallel;
-    if (this.running - this.runningDemand >= room) return undefined;
+  /** What is fetched without the guest's waiting for it. */
+  private nextAhead(): Job | undefined {
+    if (!this.guesses.length && !this.background.length) return undefined;
+    // For what the guest asks for next there is always room at once; the more so while it waits for something.
+    const { parallel } = this;
+    const kept = Math.floor(this.traffic.waited > 0 ? parallel / 3 : parallel / 6);
+    if (this.runningAhead >= parallel - kept) return undefined;
+    if (this.discouraged || !this.traffic.mayGuess) {
+      this.guesses = [];
+      if (!this.traffic.mayGuess) this.background = [];
+    }
     let block;
+    while ((block = this.guesses.shift()) !== undefined)
+      if (!this.peek(block) && !this.jobs.has(block)) {
+        this.ahead?.guessed(block);
+        return this.job(block, false);
+      }
     while ((block = this.background.shift()) !== undefined)
       if (!this.peek(block) && !this.jobs.has(block)) return this.job(block, false);
     return undefined;
@@ -222,29 +251,48 @@ export class BlockCache {
   private run(job: Job): void {
     const size = this.source.blockSize;
     const offset = job.block * size;
-    job.running = true;
+    const ahead = !job.demand;
     this.running++;
-    if (job.demand) this.runningDemand++;
+    if (ahead) {
+      this.runningAhead++;
+      this.traffic.beginGuess();
+    }
     const done = (): void => {
       this.running--;
-      if (job.demand) this.runningDemand--;
-      this.jobs.delete(job.block);
+      if (!ahead) return;
+      this.runningAhead--;
+      this.traffic.endGuess();
     };
-    this.source.read(offset, Math.min(size, this.source.size - offset), this.controller.signal).then(
+    this.source.read(offset, Math.min(size, this.source.size - offset), this.controller.signal, ahead).then(
       (bytes) => {
         done();
+        this.jobs.delete(job.block);
         if (!this.controller.signal.aborted) this.keep(job.block, bytes);
         this.stats.fetches++;
+        if (job.demand) this.discouraged = false;
         job.settle(bytes);
+        if (job.demand) this.traffic.end();
         this.options.onFetch?.();
         this.pump();
       },
       (cause: unknown) => {
         done();
-        job.fail(asBlockError(cause, 'the disk'));
+        if (ahead && !this.controller.signal.aborted) {
+          this.discouraged = true;
+          // The guest has come to wait for it: now it is worth all attempts.
+          if (job.demand) this.demand.unshift(job);
+        }
+        if (this.demand[0] !== job) this.endWithError(job, asBlockError(cause, 'the disk'));
         this.pump();
       },
     );
+  }
+
+  private endWithError(job: Job, error: BlockError): void {
+    this.jobs.delete(job.block);
+    this.ahead?.gone(job.block);
+    job.fail(error);
+    if (job.demand) this.traffic.end();
   }
 }
 

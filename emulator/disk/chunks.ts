@@ -1,5 +1,5 @@
 import { detectCompression, gunzip } from './compression.ts';
-import { checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
+import { aheadPolicy, checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
 import { sha256Hex } from './hash.ts';
 import type { DiskManifest } from './manifest.ts';
 import { BlockError, type BlockSource, checkRange, type TransferStats } from './types.ts';
@@ -10,6 +10,7 @@ export class ChunkSource implements BlockSource {
   readonly blockSize: number;
   readonly transfer: TransferStats = { fetchedBytes: 0, retries: 0 };
   private readonly policy: FetchPolicy;
+  private readonly ahead: FetchPolicy;
 
   /** @param url of the manifest, absolute; chunks are found relative to it */
   constructor(
@@ -27,21 +28,22 @@ export class ChunkSource implements BlockSource {
         policy.onRetry?.(error, attempt);
       },
     };
+    this.ahead = aheadPolicy(this.policy);
   }
 
   isZero(block: number): boolean {
     return this.manifest.chunks[block] === null;
   }
 
-  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+  async read(offset: number, length: number, signal?: AbortSignal, ahead = false): Promise<Uint8Array> {
     checkRange(this.size, offset, length);
     const first = Math.floor(offset / this.blockSize);
     const start = first * this.blockSize;
-    if (offset === start && length === this.chunkLength(first)) return this.chunk(first, signal);
+    if (offset === start && length === this.chunkLength(first)) return this.chunk(first, signal, ahead);
     const out = new Uint8Array(length);
     const last = Math.floor((offset + length - 1) / this.blockSize);
     for (let i = first; i <= last; i++) {
-      const chunk = await this.chunk(i, signal);
+      const chunk = await this.chunk(i, signal, ahead);
       const from = Math.max(0, offset - i * this.blockSize);
       const to = Math.min(chunk.length, offset + length - i * this.blockSize);
       out.set(chunk.subarray(from, to), i * this.blockSize + from - offset);
@@ -53,13 +55,14 @@ export class ChunkSource implements BlockSource {
     return Math.min(this.blockSize, this.size - index * this.blockSize);
   }
 
-  private async chunk(index: number, signal?: AbortSignal): Promise<Uint8Array> {
+  private async chunk(index: number, signal: AbortSignal | undefined, ahead: boolean): Promise<Uint8Array> {
     const expected = this.chunkLength(index);
     const hash = this.manifest.chunks[index];
     if (hash === null || hash === undefined) return new Uint8Array(expected);
     const url = new URL(`chunks/${hash}`, this.url).href;
-    return withRetry(this.policy, url, signal, async (attempt) => {
-      const response = await request(this.policy, url, {
+    const policy = ahead ? this.ahead : this.policy;
+    return withRetry(policy, url, signal, async (attempt) => {
+      const response = await request(policy, url, {
         signal: attempt.signal,
         // A damaged answer may sit in the browser's cache: a second attempt goes past it.
         cache: attempt.number > 1 ? 'reload' : 'default',

@@ -28,6 +28,12 @@ export function fetchPolicy(changes: Partial<FetchPolicy> = {}): FetchPolicy {
   };
 }
 
+/** The same for what nobody waits for: one attempt. */
+export function aheadPolicy(policy: FetchPolicy): FetchPolicy {
+  const { fetch } = policy;
+  return { ...policy, attempts: 1, fetch: (url, init) => fetch(url, { ...init, priority: 'low' }) };
+}
+
 /** One attempt: its signal, and `alive`, to be called whenever bytes arrive. */
 export interface Attempt {
   readonly signal: AbortSignal;

@@ -1,4 +1,13 @@
-import { asBlockError, checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
+import {
+  aheadPolicy,
+  asBlockError,
+  checkStatus,
+  type FetchPolicy,
+  fetchPolicy,
+  readBody,
+  request,
+  withRetry,
+} from './fetch.ts';
 import { BlockError, type BlockSource, checkRange, type TransferStats } from './types.ts';
 
 /** A raw disk image on any server that answers Range requests. */
@@ -50,11 +59,11 @@ export class HttpRangeSource implements BlockSource {
     return new HttpRangeSource(url, fileSize - (fileSize % 512), fileSize, version, validator, policy);
   }
 
-  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+  async read(offset: number, length: number, signal?: AbortSignal, ahead = false): Promise<Uint8Array> {
     checkRange(this.size, offset, length);
     if (length === 0) return new Uint8Array(0);
     const policy: FetchPolicy = {
-      ...this.policy,
+      ...(ahead ? aheadPolicy(this.policy) : this.policy),
       onRetry: (error, attempt) => {
         this.transfer.retries++;
         this.policy.onRetry?.(error, attempt);

@@ -30,6 +30,8 @@ export interface DiskManifest {
   cmdline: string;
   /** Chunks that a boot reads, in the order of their first use. */
   bootChunks: number[];
+  /** Chunks that usual programs read when they are first run after the snapshot: a list each, in the order of first use. */
+  programChunks?: number[][];
   /** The machine at its prompt, for who does not want to wait for the boot. */
   snapshot?: ManifestSnapshot;
 }
@@ -82,9 +84,13 @@ export function parseManifest(json: unknown, url: string): DiskManifest {
   if (!Array.isArray(chunks) || chunks.length !== count) return fail(`"chunks" is not a list of ${count}`);
   const wrong = chunks.findIndex((c) => !(c === null || (typeof c === 'string' && HASH.test(c))));
   if (wrong >= 0) fail(`chunk ${wrong} has no SHA-256`);
+  const areChunks = (list: unknown): list is number[] =>
+    Array.isArray(list) && list.every((c) => Number.isSafeInteger(c) && c >= 0 && c < count);
   const boot = m['bootChunks'] ?? [];
-  if (!Array.isArray(boot) || boot.some((c) => !(Number.isSafeInteger(c) && c >= 0 && c < count)))
-    return fail('"bootChunks" is not a list of chunk numbers');
+  if (!areChunks(boot)) return fail('"bootChunks" is not a list of chunk numbers');
+  const programs = m['programChunks'] ?? [];
+  if (!(Array.isArray(programs) && programs.every(areChunks)))
+    return fail('"programChunks" is not a list of lists of chunk numbers');
   const cmdline = m['cmdline'] ?? '';
   if (typeof cmdline !== 'string') return fail('"cmdline" is not a string');
   const image = m['image'] as { url?: unknown } | undefined;
@@ -101,7 +107,8 @@ export function parseManifest(json: unknown, url: string): DiskManifest {
     kernel: parseFile(m['kernel'], 'kernel', fail),
     initrd: parseFile(m['initrd'], 'initrd', fail),
     cmdline,
-    bootChunks: boot as number[],
+    bootChunks: boot,
+    programChunks: programs,
     snapshot: parseSnapshot(m['snapshot'], fail),
   };
 }

@@ -47,7 +47,7 @@ export async function openDisk(location: DiskLocation, options: DiskOptions = {}
   const { store, kept } = (await options.openStore?.(current)) ?? { store: new MemoryStore(), kept: undefined };
   try {
     const base = kept ? chunkBase(kept.manifest, kept.url, options) : current;
-    const cache = new BlockCache(base.source, options);
+    const cache = new BlockCache(base.source, { orders: base.manifest?.programChunks, ...options });
     const device = await Overlay.open(cache, store, options);
     const { manifest, url } = base;
     return { device, cache, manifest, url, identity: () => base.identity(), newer: kept && current };

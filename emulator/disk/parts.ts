@@ -1,4 +1,4 @@
-import { checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
+import { aheadPolicy, checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
 import type { BaseIdentity } from './identity.ts';
 import { BlockError, type BlockSource, checkRange, type TransferStats } from './types.ts';
 
@@ -52,11 +52,11 @@ export class PartsSource implements BlockSource {
     return { id: `parts:${this.size}:${this.modified ?? this.image}`, name, size: this.size, url: this.image };
   }
 
-  async read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+  async read(offset: number, length: number, signal?: AbortSignal, ahead = false): Promise<Uint8Array> {
     checkRange(this.size, offset, length);
     const out = new Uint8Array(length);
     for (let index = Math.floor(offset / PART); index * PART < offset + length; index++) {
-      const part = await this.part(index, signal);
+      const part = await this.part(index, signal, ahead);
       const start = index * PART;
       const from = Math.max(offset, start);
       out.set(part.subarray(from - start, Math.min(offset + length, start + PART) - start), from - offset);
@@ -64,12 +64,12 @@ export class PartsSource implements BlockSource {
     return out;
   }
 
-  private part(index: number, signal?: AbortSignal): Promise<Uint8Array> {
+  private part(index: number, signal: AbortSignal | undefined, ahead: boolean): Promise<Uint8Array> {
     const url = `${this.image}.c${index.toString(16).padStart(6, '0')}.txt`;
     // The image's own last bytes may be cut off here; the part has them.
     const least = Math.min(PART, this.size - index * PART);
     const policy: FetchPolicy = {
-      ...this.policy,
+      ...(ahead ? aheadPolicy(this.policy) : this.policy),
       onRetry: (error, attempt) => {
         this.transfer.retries++;
         this.policy.onRetry?.(error, attempt);

@@ -46,8 +46,11 @@ export interface BlockSource {
   readonly size: number;
   /** The size in bytes of the unit that is cheapest to fetch; a power of two. */
   readonly blockSize: number;
-  /** @throws BlockError after its retries are used up, or at once when `signal` aborts. */
-  read(offset: number, length: number, signal?: AbortSignal): Promise<Uint8Array>;
+  /**
+   * @param ahead nobody waits for it: it is tried only once, and may take longer
+   * @throws BlockError after its retries are used up, or at once when `signal` aborts
+   */
+  read(offset: number, length: number, signal?: AbortSignal, ahead?: boolean): Promise<Uint8Array>;
   /** Blocks that are known to be zero without fetching them. */
   isZero?(block: number): boolean;
   readonly transfer?: TransferStats;

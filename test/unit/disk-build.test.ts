@@ -11,6 +11,7 @@ import { BLOCK_SIZE, type Placement, writeExt2 } from '../../disks/ext2.ts';
 import { hasCommand } from '../../disks/host.ts';
 import { bzImagePayload, stripToLoaded, withoutSignature } from '../../disks/kernel.ts';
 import { bootChunks, formatProfile, placementOrder, readProfile } from '../../disks/profile.ts';
+import { ChunkOrder } from '../../disks/programs.ts';
 import { type Entry, entry, readTar } from '../../disks/tar.ts';
 
 let folder: string;
@@ -182,6 +183,16 @@ describe('chunks', () => {
     const last = gunzipSync(readFileSync(join(chunks, list[3]!)));
     expect(last.toString()).toBe('tail');
     expect(createHash('sha256').update(last).digest('hex')).toBe(list[3]);
+  });
+});
+
+describe('chunks that a program reads', () => {
+  test('are in the order of first use, once each, without those of zeros', () => {
+    const order = new ChunkOrder({ chunkSize: 4096, chunks: ['a', null, 'c', 'd', 'e'] });
+    order.add(3 * 4096 + 512, 512);
+    order.add(4096 - 512, 3 * 4096);
+    order.add(4 * 4096, 4096);
+    expect(order.chunks).toEqual([3, 0, 2, 4]);
   });
 });
 

@@ -12,6 +12,7 @@ import { sha256Hex } from '../../emulator/disk/hash.ts';
 import { HttpRangeSource } from '../../emulator/disk/http-range.ts';
 import { type DiskManifest, parseManifest } from '../../emulator/disk/manifest.ts';
 import { EmptySource, MemorySource } from '../../emulator/disk/memory.ts';
+import { openDisk } from '../../emulator/disk/open.ts';
 import { MemoryStore, Overlay, type OverlaySnapshot, type OverlayStore } from '../../emulator/disk/overlay.ts';
 import { type BlockDevice, BlockError, type BlockErrorCode, type BlockSource } from '../../emulator/disk/types.ts';
 
@@ -149,6 +150,30 @@ describe('chunk directory', () => {
     expect(await failure(new ChunkSource(manifest, BASE, { policy }).read(0, 16))).toBe('timeout');
   });
 
+  test('what nobody waits for is tried once, with less urgency', async () => {
+    const { manifest, files } = chunked();
+    const { fetch, calls } = serveMap(new Map());
+    const priorities: unknown[] = [];
+    const policy = quick((url, init) => (priorities.push(init?.priority), fetch(url, init)));
+    const source = new ChunkSource(manifest, BASE, { policy });
+    expect(await failure(source.read(0, CHUNK, undefined, true))).toBe('status');
+    expect([calls.length, source.transfer.retries]).toEqual([1, 0]);
+    expect(await failure(source.read(0, CHUNK))).toBe('status');
+    expect(priorities).toEqual(['low', undefined, undefined, undefined]);
+    const there = new ChunkSource(manifest, BASE, { policy: quick(serveMap(files).fetch) });
+    expect(await there.read(0, CHUNK, undefined, true)).toEqual(image.slice(0, CHUNK));
+  });
+
+  test('a disk that is opened fetches ahead what its manifest says', async () => {
+    const { manifest, files } = chunked();
+    files.set(BASE, new TextEncoder().encode(JSON.stringify({ ...manifest, programChunks: [[3, 0, 2]] })));
+    const { fetch, calls } = serveMap(files);
+    const disk = await openDisk(BASE, { policy: quick(fetch) });
+    await disk.device.read(3 * CHUNK, 512);
+    expect(calls.slice(1).map((url) => manifest.chunks.indexOf(url.split('/').at(-1)!))).toEqual([3, 0, 2]);
+    disk.device.close();
+  });
+
   test('aborting ends a read at once', async () => {
     const { manifest } = chunked();
     const controller = new AbortController();
@@ -168,6 +193,8 @@ describe('manifest', () => {
     ['"size"', { size: 513 }],
     ['"chunkSize"', { chunkSize: 5000 }],
     ['"chunks"', { chunks: [] }],
+    ['"programChunks"', { programChunks: [[0, 4]] }],
+    ['"programChunks"', { programChunks: [0] }],
     ['chunk 1 has no SHA-256', { chunks: [null, '../../etc/passwd', null, null] }],
     ['"bootChunks"', { bootChunks: [4] }],
     ['"kernel" has no "sha256"', { kernel: { url: 'k', size: 1 } }],

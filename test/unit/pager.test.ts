@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { FirstPages } from '../../emulator/machine-state.ts';
 import { GuestMemory } from '../../emulator/memory.ts';
 import { Pager, type PageTable } from '../../emulator/pager.ts';
+import { Traffic } from '../../emulator/traffic.ts';
 
 const PAGE = 4096;
 const PAGES = 32;
@@ -28,7 +29,8 @@ interface Setting {
 
 const NONE: FirstPages = { pages: new Uint32Array(0), bytes: new Uint8Array(0) };
 
-function make(table = TABLE, first = NONE): Setting {
+/** @param traffic unless told, nothing is fetched that nobody asks for */
+function make(table = TABLE, first = NONE, traffic = new Traffic(() => true)): Setting {
   const memory = new GuestMemory(new ArrayBuffer(PAGES * PAGE), 0, PAGES * PAGE);
   const asked: number[] = [];
   const open = new Map<number, { resolve(bytes: Uint8Array): void; reject(error: Error): void }>();
@@ -45,6 +47,7 @@ function make(table = TABLE, first = NONE): Setting {
       complete: () => events.complete++,
       trouble: (error) => events.trouble.push(error),
     },
+    traffic,
   );
   const answer: Setting['answer'] = async (chunk, bytes = contents(chunk)) => {
     const { resolve, reject } = open.get(chunk)!;
@@ -119,6 +122,66 @@ describe('pages of a resumed machine', () => {
     ['lists of two lengths', { ...TABLE, slots: Uint32Array.of(0, 1, 1, 2) }],
   ])('a table with %s is refused', (_, table) => {
     expect(() => make(table)).toThrow(/damaged/);
+  });
+});
+
+describe('pages that nobody has asked for', () => {
+  /** A chunk a page, but for page 0. */
+  const pages = Uint32Array.from({ length: PAGES - 1 }, (_, i) => i + 1);
+  const table: PageTable = { chunkPages: 1, pages, slots: pages };
+  const page = (fill: number): Uint8Array => new Uint8Array(PAGE).fill(fill);
+
+  test('come behind those that were, the neighbours of the last one first', async () => {
+    const { pager, asked, answer } = make(table, NONE, new Traffic(() => false));
+    pager.request(3);
+    expect(asked).toEqual([3, 4, 5, 6]);
+    pager.request(20);
+    expect(asked).toEqual([3, 4, 5, 6, 20]);
+    for (const chunk of [4, 5, 6]) await answer(chunk, page(1));
+    expect(asked.slice(5)).toEqual([21, 22]);
+    // Eight behind the last one, and then what is left of the others; and no more.
+    for (const chunk of [3, 20]) await answer(chunk, page(1));
+    for (let next = 5; next < asked.length; next++) await answer(asked[next]!, page(1));
+    expect(asked.slice(5)).toEqual([21, 22, 23, 24, 25, 26, 27, 28, 7, 8, 9, 10, 11]);
+  });
+
+  test('are fetched when the guest has waited for some, while nothing else is fetched for it', async () => {
+    const traffic = new Traffic(() => false);
+    const { pager, asked, answer } = make(table, NONE, traffic);
+    const waited = [31, 29, 27, 25];
+    for (const each of waited) pager.request(each);
+    traffic.begin();
+    const ahead = [26, 28, 30];
+    for (const chunk of [...waited, ...ahead]) await answer(chunk, page(1));
+    expect([...asked].sort()).toEqual([...waited, ...ahead].sort());
+    traffic.beginGuess();
+    traffic.end();
+    expect(asked).toHaveLength(7);
+    traffic.endGuess();
+    expect(asked.slice(7)).toEqual([1, 2]);
+    pager.close();
+  });
+
+  test('are left where data is to be saved, until somebody needs them all', () => {
+    const { pager, asked } = make(table);
+    for (const each of [31, 29, 27, 25]) pager.request(each);
+    pager.startBackground();
+    expect(asked).toEqual([31, 29, 27, 25]);
+    pager.all().catch(() => undefined);
+    pager.close();
+    const other = make(table);
+    other.pager.all().catch(() => undefined);
+    expect(other.asked).toEqual([1, 2]);
+  });
+
+  test('a machine that has ended waits for nothing', () => {
+    const traffic = new Traffic(() => false);
+    const { pager } = make(table, NONE, traffic);
+    pager.request(1);
+    pager.request(30);
+    expect(traffic.waited).toBe(2);
+    pager.close();
+    expect(traffic.waited).toBe(0);
   });
 });
 
