@@ -183,13 +183,13 @@ export class Templates {
     return found;
   }
 
-  /** A template for what `find` did not know and `insn` was decoded from; kept if it can be. */
+  /** A template for what `find` looked at last and did not know, and `insn` was decoded from; kept if it can be. */
   make(insn: Insn): Template {
     const template = new Template(insn);
     const { def, mem } = insn;
     const wanted = def.specs.filter((s) => s[0] === 'I' || s[0] === 'J');
     const bytes = insn.len - this.before;
-    if (this.head < 0 || def.helper || insn.bits !== 64 || wanted.length > 1 || bytes > 4) return template;
+    if (this.head < 0 || def.helper || wanted.length > 1 || bytes > 4) return template;
     if (def.specs.some((s) => s[0] === 'O') || (mem && mem.disp > 0x7fff_e000)) return template;
     if (bytes) {
       const signed = wanted[0]![0] === 'J' || wanted[0]![2] === 's';

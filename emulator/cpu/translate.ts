@@ -23,7 +23,7 @@ import {
   RAISE_SIZE,
   type RecordLayout,
 } from './record.ts';
-import { findDeadFlags, type Template, Templates, type Variant } from './templates.ts';
+import { findDeadFlags, Template, Templates, type Variant } from './templates.ts';
 
 /** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
 export const MAX_BLOCK = 48;
@@ -76,6 +76,7 @@ export class Translator {
     const bits = modeBits(mode);
     const stack = modeStack(mode);
     const limited = modeIsLimited(mode);
+    const simple = bits === 64 && !limited;
     let count = 0;
     let end = offset;
     let vector = -1;
@@ -84,7 +85,7 @@ export class Translator {
     let guarded = false;
     this.otherPage = -1;
     while (count < most && end < 4096) {
-      let template = bits === 64 && !limited ? this.templates.find(u8, base + end, base + 4096) : undefined;
+      let template = simple ? this.templates.find(u8, base + end, base + 4096) : undefined;
       let { length, disp, imm } = this.templates;
       if (!template) {
         let insn = decode(u8, base + end, base + 4096, bits, stack);
@@ -105,7 +106,7 @@ export class Translator {
           }
           break;
         }
-        template = this.templates.make(insn);
+        template = simple ? this.templates.make(insn) : new Template(insn);
         length = insn.len;
         disp = insn.mem?.disp ?? 0;
         ({ imm } = insn);
