@@ -10,42 +10,15 @@
  * `resync` records, which send whoever still runs them back to the run loop.
  */
 import { Block, type CodePage } from './block.ts';
-import { decode } from './decoder.ts';
-import { type Handler, Slot } from './handler-modules.ts';
+import { Slot } from './handler-modules.ts';
 import { Handlers, type HandlerHost } from './handlers.ts';
-import { FAR, fuses, layoutOf, memForm } from './interp.ts';
-import { ARITH, flagsRead, flagsWritten, NO_INSN, type Insn } from './insn.ts';
+import { layoutOf } from './interp.ts';
+import { NO_INSN, type Insn } from './insn.ts';
 import { JumpCaches } from './jump-cache.ts';
-import {
-  FS,
-  JUMP_CACHE_HASH,
-  modeBits,
-  modeIsLimited,
-  modeIsUser,
-  modeStack,
-  type Mode,
-  MODES,
-  RAM_BASE,
-  RECORDS,
-  RECORDS_BYTES,
-  S,
-} from './layout.ts';
-import {
-  backOf,
-  CHECK_SIZE,
-  Form,
-  hasHeat,
-  HEADER_SIZE,
-  isNamed,
-  metaAddress,
-  metaWord,
-  R,
-  RAISE_SIZE,
-  type RecordLayout,
-} from './record.ts';
+import { JUMP_CACHE_HASH, modeIsUser, type Mode, MODES, RECORDS, RECORDS_BYTES } from './layout.ts';
+import { backOf, HEADER_SIZE, metaAddress, metaWord, R } from './record.ts';
+import { Check, MAX_BLOCK, Translator } from './translate.ts';
 
-/** Most instructions of a block; long straight code is cut so that fuel and interrupts are looked at. */
-const MAX_BLOCK = 48;
 /** Table slots that are to be free: more than a batch of regions takes, or the handlers of a block. */
 const LEAST_SLOTS = 128;
 /** More than the records of a block take. */
@@ -57,10 +30,6 @@ const FEW = 1 / 128;
 const ENTRIES = 1 << 15;
 const entryIndex = (physical: number, mode: Mode): number =>
   (Math.imul(physical + mode, JUMP_CACHE_HASH) >>> 8) & (ENTRIES - 1);
-
-/** What a check's record checks: that the next page is the one expected, or segment limits and alignment. */
-const NEXT_PAGE = 0;
-const LIMITS = 1;
 
 export interface CodeHost extends HandlerHost {
   readonly u8: Uint8Array;
@@ -87,14 +56,13 @@ export interface CodeHost extends HandlerHost {
 export class CodeCache {
   readonly handlers: Handlers;
   readonly jumps: JumpCaches;
+  private readonly translator: Translator;
   private readonly pages = new Map<number, CodePage>();
   /** Modes that there has been code of, a bit each. */
   private modes = 0;
   /** By physical page number: 1 where there is translated code. */
   private readonly marks: Uint8Array;
   private next = RECORDS;
-  /** Instructions by the index in their record's AUX, for helpers. */
-  insns: Insn[] = [];
   /** Blocks by number, from 1. */
   private blockList: (Block | undefined)[] = [undefined];
   /** What `entry` has found: physical address × MODES + mode, and the record. */
@@ -110,6 +78,7 @@ export class CodeCache {
     this.marks = new Uint8Array(Math.ceil(host.ramSize / 4096));
     this.jumps = new JumpCaches(host.i32);
     this.handlers = new Handlers(host, (record) => this.cross(record));
+    this.translator = new Translator(host, this.handlers, (mode) => this.heat(mode));
   }
 
   // ---- pages and blocks ----
@@ -124,6 +93,11 @@ export class CodeCache {
 
   page(physical: number, mode: Mode): CodePage | undefined {
     return this.pages.get(CodeCache.key(physical, mode));
+  }
+
+  /** The instruction that a record's AUX leads to, for helpers. */
+  insnOf(record: number): Insn {
+    return this.translator.insns[this.host.i32[(record + R.AUX) >> 2]!]!;
   }
 
   /** The block that a record belongs to, while it is there. */
@@ -215,185 +189,16 @@ export class CodeCache {
     return this.decodeBlock(emptyPage(pagePhysical, mode), physical & 0xfff, 1);
   }
 
-  private readonly crossBytes = new Uint8Array(32);
-
   private decodeBlock(page: CodePage, offset: number, most: number): Block {
     this.reserve(MOST_BYTES);
-    const { u8 } = this.host;
-    const base = RAM_BASE + page.physical;
-    const bits = modeBits(page.mode);
-    const insns: Insn[] = [];
-    const offsets: number[] = [];
-    let at = offset;
-    let fault: { vector: number; code: number } | undefined;
-    let crosses = false;
-    let guarded = false;
-    const limited = modeIsLimited(page.mode);
-    while (insns.length < most && at < 4096) {
-      let insn = decode(u8, base + at, base + 4096, bits, modeStack(page.mode));
-      if (insn === 'more') {
-        // It crosses into the next page: a block of its own.
-        if (insns.length) break;
-        const cross = this.decodeCrossing(page, at, bits);
-        if (!cross) {
-          // The next page faults: the check record will raise that fault when it runs.
-          crosses = true;
-          break;
-        }
-        insn = cross.insn;
-        crosses = true;
-      }
-      if (typeof insn === 'string') {
-        fault = insn === 'ud' ? { vector: 6, code: -1 } : { vector: 13, code: 0 };
-        break;
-      }
-      const d = insn.def;
-      if (d.privileged && modeIsUser(page.mode)) {
-        fault = { vector: 13, code: 0 };
-        break;
-      }
-      if (d.unit) {
-        const vector = this.host.unitFault(d.unit);
-        if (vector) {
-          fault = { vector, code: -1 };
-          break;
-        }
-      }
-      const segment = insn.mem ? insn.mem.seg : insn.segment;
-      if (segment >= FS && bits !== 64 && !limited && this.host.throughSegment(segment)) {
-        // A null segment: a block of its own, that is checked.
-        if (insns.length) break;
-        guarded = true;
-      }
-      insns.push(insn);
-      offsets.push(at);
-      at += insn.len;
-      if (d.ends || crosses || guarded) break;
-    }
-    const start = this.next + HEADER_SIZE;
-    let record = start;
-    const { u16, i32: w } = this.host;
-    w[(start - HEADER_SIZE) >> 2] = 0;
-    /** Begins the next record, of an instruction at an offset: its handler, and what lies beside it. */
-    const begin = (slot: number, at: number, length: number, count: number): void => {
-      u16[(record + R.FN) >> 1] = slot;
-      w[metaAddress(record) >> 2] = metaWord(at, length, count, (record - start) >> 2);
-    };
-    const end = (size: number): void => {
-      const beside = metaAddress(record) >> 2;
-      w.fill(0, beside + 1, beside + (size >> 2));
-      record += size;
-    };
-    if (crosses) {
-      begin(Slot.CrossCheck, offset, 0, 1);
-      u8[record + R.CHECK] = NEXT_PAGE;
-      // The page that it was decoded from, also where the bytes are no instruction; -1: no page was there.
-      w[(record + R.AUX) >> 2] = this.lastCross;
-      end(CHECK_SIZE);
-    }
-    const dead = this.deadFlags(insns);
-    const last = insns[insns.length - 1];
-    const branches = !fault && last !== undefined && last.def.ends;
-    let target: number | undefined;
-    const handlers: Handler[] = [];
-    const records: number[] = [];
-    let lastRecord = record;
-    for (let k = 0; k < insns.length; k++) {
-      const insn = insns[k]!;
-      let shape = FAR;
-      if (limited || guarded) {
-        begin(Slot.CrossCheck, offsets[k]!, insn.len, k + 1);
-        u8[record + R.CHECK] = LIMITS;
-        w[(record + R.AUX) >> 2] = this.insns.length;
-        this.insns.push(insn);
-        end(CHECK_SIZE);
-      }
-      const after = offsets[k]! + insn.len;
-      let near = 0;
-      if (insn.def.ends && insn.operands.some((o) => o.kind === 'rel')) {
-        near = after + insn.imm;
-        const cut = insn.bits !== 64 && insn.size === 2;
-        shape = { takenNear: !crosses && !cut && near >= 0 && near < 4096, nextNear: !crosses && after < 4096 };
-        target = cut ? undefined : near;
-      }
-      const handler = this.handlers.handler(insn, dead[k]!, shape);
-      const { slot, layout } = handler;
-      handlers.push(handler);
-      records.push(record);
-      begin(slot, offsets[k]!, insn.len, k + 1);
-      this.fillRecord(record, layout, insn, after, k + 1, near);
-      if (insn.def.helper !== undefined) {
-        w[(record + R.AUX) >> 2] = this.insns.length;
-        this.insns.push(insn);
-      } else if (insn.def.ends) w[(record + R.AUX) >> 2] = this.heat(page.mode);
-      const before = limited || guarded ? undefined : insns[k - 1];
-      if (before && fuses(before, insn))
-        u16[(records[k - 1]! + R.FN) >> 1] = this.handlers.pair(before, insn, shape).slot;
-      if (!crosses) this.handlers.note(u8, base + offsets[k]!, insn, dead[k]!, shape, before);
-      lastRecord = record;
-      end(layout.size);
-    }
-    if (!limited && !guarded && !crosses)
-      for (let k = 0; k < handlers.length - 1; k++) {
-        const run = this.handlers.run(handlers, k);
-        if (run !== undefined) u16[(records[k]! + R.FN) >> 1] = run;
-      }
-    if (fault) {
-      begin(Slot.Raise, at, 0, insns.length + 1);
-      u8[record + R.VECTOR] = fault.vector;
-      w[(record + R.CODE) >> 2] = fault.code;
-      lastRecord = record;
-      end(RAISE_SIZE);
-    } else if (!branches) {
-      const shape = { takenNear: false, nextNear: at < 4096 };
-      begin(shape.nextNear ? Slot.GoOnNear : Slot.GoOnFar, at, 0, insns.length);
-      const layout = layoutOf(NO_INSN, shape);
-      this.fillRecord(record, layout, NO_INSN, at, insns.length, 0);
-      w[(record + R.AUX) >> 2] = this.heat(page.mode);
-      lastRecord = record;
-      end(layout.size);
-    }
-    this.handlers.makeMissing();
-    const block = new Block(
-      {
-        page,
-        offset,
-        record: start,
-        recordsEnd: record,
-        count: insns.length,
-        end: at,
-        target,
-        branches,
-        last: lastRecord,
-        handler: u16[(start + R.FN) >> 1]!,
-        heated: !fault && (!branches || hasHeat(last)),
-        raises: fault !== undefined,
-        crosses: crosses || guarded,
-      },
-      u8,
-    );
+    const block = this.translator.translate(page, offset, most, this.next);
     if (most > 1) {
-      this.next = record;
+      this.next = block.recordsEnd;
       this.register(block);
-      if (crosses && this.lastCross >= 0) this.noteSpill(this.lastCross, page.mode, block);
+      const { otherPage } = this.translator;
+      if (otherPage >= 0) this.noteSpill(otherPage, page.mode, block);
     }
     return block;
-  }
-
-  private lastCross = -1;
-
-  /** Decodes an instruction that runs into the next page, if that page is there. */
-  private decodeCrossing(page: CodePage, at: number, bits: 64 | 32 | 16): { insn: Insn | 'ud' | 'gp' } | undefined {
-    const second = this.host.fetchNextPage(-1);
-    this.lastCross = second;
-    if (second < 0) return undefined;
-    const { u8, ramSize } = this.host;
-    const head = 4096 - at;
-    this.crossBytes.fill(0xff);
-    this.crossBytes.set(u8.subarray(RAM_BASE + page.physical + at, RAM_BASE + page.physical + 4096));
-    if (second + 4096 <= ramSize) this.crossBytes.set(u8.subarray(RAM_BASE + second, RAM_BASE + second + 16), head);
-    const insn = decode(this.crossBytes, 0, 15, bits, modeStack(page.mode));
-    return { insn: insn === 'more' ? 'gp' : insn };
   }
 
   /** A block crosses into `physical`: that page has code in its first bytes now. */
@@ -415,8 +220,7 @@ export class CodeCache {
 
   /** Runs before an instruction that crosses pages (is the next page what it was?) or one in a limited mode. 1: go on. */
   private cross(record: number): number {
-    if (this.host.u8[record + R.CHECK] === LIMITS)
-      return this.host.checkAccesses(this.insns[this.host.i32[(record + R.AUX) >> 2]!]!, record);
+    if (this.host.u8[record + R.CHECK] === Check.Limits) return this.host.checkAccesses(this.insnOf(record), record);
     const second = this.host.fetchNextPage(record);
     if (second < 0) return 0;
     const expected = this.host.i32[(record + R.AUX) >> 2]!;
@@ -440,79 +244,6 @@ export class CodeCache {
     for (let record = block.record; record < block.recordsEnd; record += 4)
       if (w[metaAddress(record) >> 2] !== 0) u16[(record + R.FN) >> 1] = Slot.Resync;
     this.forget(block);
-  }
-
-  /**
-   * Writes what a record has besides its handler and R.AUX.
-   *
-   * @param after offset of the next instruction in the page
-   * @param count position in the block, from 1
-   * @param target offset of a branch's target in the page
-   */
-  private fillRecord(
-    record: number,
-    layout: RecordLayout,
-    insn: Insn,
-    after: number,
-    count: number,
-    target: number,
-  ): void {
-    const { u8, u16, i32: w } = this.host;
-    let next = layout.r0;
-    if (next >= 0)
-      for (let k = 0; k < insn.operands.length; k++) {
-        const o = insn.operands[k]!;
-        if (o.kind !== 'reg' || !isNamed(insn, k)) continue;
-        const wide = o.cls === 'xmm' || o.cls === 'mmx';
-        u8[record + next] = o.cls === 'gpr' ? o.reg * 8 + (o.high ? 1 : 0) : wide ? o.reg * 16 : o.reg;
-        next = layout.r1;
-      }
-    const m = insn.mem;
-    if (layout.seg >= 0) {
-      const seg = m ? m.seg : insn.segment >= 0 ? insn.segment : 3;
-      u8[record + layout.seg] = S.SEG_BASE + seg * 8;
-    }
-    if (layout.imm >= 0) {
-      w[(record + layout.imm) >> 2] = insn.imm;
-      const last = insn.operands[insn.operands.length - 1];
-      if (last?.kind === 'imm' && last.size === 8) w[(record + layout.imm + 4) >> 2] = insn.immHigh;
-    }
-    if (m) {
-      let disp = m.disp;
-      let high = m.dispHigh;
-      if (m.base === 16) {
-        u8[record + layout.base] = S.VPC;
-        disp += after;
-        high = Math.floor(disp / 2 ** 32);
-      } else if (layout.base >= 0) u8[record + layout.base] = m.base >= 0 ? S.GPR + m.base * 8 : S.ZERO;
-      if (layout.index >= 0) {
-        u8[record + layout.index] = m.index >= 0 ? S.GPR + m.index * 8 : S.ZERO;
-        u8[record + layout.scale] = m.scale;
-      }
-      w[(record + layout.disp) >> 2] = disp;
-      if (memForm(insn) >= Form.Absolute) w[(record + layout.disp + 4) >> 2] = high;
-    }
-    if (layout.st >= 0) u8[record + layout.st] = insn.modrm & 7;
-    if (layout.count >= 0) u8[record + layout.count] = count;
-    if (layout.after >= 0) u16[(record + layout.after) >> 1] = after;
-    if (layout.target >= 0) u16[(record + layout.target) >> 1] = target;
-    if (layout.taken >= 0) w[(record + layout.taken) >> 2] = 0;
-    if (layout.next >= 0) w[(record + layout.next) >> 2] = 0;
-  }
-
-  /** Which instructions' flag results nobody can see: overwritten before anything reads them or can fault. */
-  private deadFlags(insns: readonly Insn[]): boolean[] {
-    const dead = new Array<boolean>(insns.length).fill(false);
-    let live = ARITH;
-    for (let k = insns.length - 1; k >= 0; k--) {
-      const d = insns[k]!.def;
-      const written = flagsWritten(insns[k]!);
-      dead[k] = written !== 0 && (live & written) === 0;
-      live = (live & ~written) | flagsRead(insns[k]!);
-      if (insns[k]!.mem || d.faults || !d.emit || d.ends) live = ARITH;
-      else if (touchesMemory(insns[k]!)) live = ARITH;
-    }
-    return dead;
   }
 
   /** Runs that make a block hot. A system's own code is there for all programs and pays for compiling it sooner. */
@@ -595,7 +326,7 @@ export class CodeCache {
     w.fill(0, metaAddress(record) >> 2, metaAddress(this.next) >> 2);
     w[metaAddress(record) >> 2] = metaWord(offset, 0, 1, 0);
     u16[(record + R.FN) >> 1] = Slot.GoOnNear;
-    this.fillRecord(record, layout, NO_INSN, offset, 0, 0);
+    this.translator.fill(record, layout, NO_INSN, offset, 0, 0);
     w[(record + R.AUX) >> 2] = 0x7fffffff;
     const block = new Block(
       {
@@ -689,7 +420,7 @@ export class CodeCache {
     // Whoever still runs old records finds `resync` there: the area is used again only from its other half on.
     this.next = this.next > RECORDS + RECORDS_BYTES / 2 ? RECORDS : this.next;
     this.generation++;
-    this.insns = [];
+    this.translator.insns = [];
     this.onFlush();
   }
 }
@@ -703,11 +434,3 @@ const emptyPage = (physical: number, mode: Mode): CodePage => ({
   granules: 0,
   onDrop: new Set(),
 });
-
-/** Instructions with implicit memory operands (stack and string instructions), which may fault. */
-function touchesMemory(insn: Insn): boolean {
-  const { id, name } = insn.def;
-  return (IMPLICIT_MEMORY[id] ??=
-    /^(push|pop|call|ret|enter|leave|movs$|stos|lods|cmps$|scas|ins|outs|xlat|maskmov)/.test(name));
-}
-const IMPLICIT_MEMORY: boolean[] = [];

@@ -133,13 +133,13 @@ export class Handlers {
   /**
    * The longest run that a block's instructions make from the `k`th on.
    *
-   * @param handlers of the block's instructions
+   * @param handlers of the block's first `count` instructions
    * @returns the table slot of its handler, or undefined
    */
-  run(handlers: readonly Handler[], k: number): number | undefined {
+  run(handlers: readonly Handler[], k: number, count: number): number | undefined {
     let slot: number | undefined;
     let next = this.runs;
-    for (let i = k; i < handlers.length; i++) {
+    for (let i = k; i < count; i++) {
       const node = next.get(handlers[i]!);
       if (!node) break;
       slot = node.slot ?? slot;

@@ -36,7 +36,7 @@ import {
   TLB_USER_WRITE,
 } from './layout.ts';
 import type { Insn } from './insn.ts';
-import { countOf, lengthOf, offsetOf, R } from './record.ts';
+import { countOf, lengthOf, offsetOf } from './record.ts';
 import {
   clearsTrapFlag,
   codeBreakpoint,
@@ -584,7 +584,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   }
 
   private runHelper(record: number): number {
-    const insn = this.code.insns[this.i32[(record + R.AUX) >> 2]!]!;
+    const insn = this.code.insnOf(record);
     const at = (this.state + S.VPC) >> 2;
     const meta = this.metaOf(record);
     const after = offsetOf(meta) + lengthOf(meta);

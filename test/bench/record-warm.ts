@@ -11,11 +11,11 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { PROMPT } from '../../disks/qemu.ts';
 import type { Block } from '../../emulator/cpu/block.ts';
-import type { Insn } from '../../emulator/cpu/insn.ts';
 import { FAR, joins, shapeKey } from '../../emulator/cpu/interp.ts';
 import { Mode, RAM_BASE } from '../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../emulator/cpu/processor.ts';
 import { R } from '../../emulator/cpu/record.ts';
+import { findDeadFlags, Template } from '../../emulator/cpu/templates.ts';
 import { openDisk } from '../../emulator/disk/open.ts';
 import { Machine } from '../../emulator/machine.ts';
 import { fileFetch } from '../../src/cli/file-fetch.ts';
@@ -88,7 +88,6 @@ const machine = await Machine.create({
 const { code, u8, i32 } = cpu!;
 const inner = code as unknown as {
   pages: Map<number, { blocks: Map<number, Block> }>;
-  deadFlags(insns: readonly Insn[]): boolean[];
 };
 
 /** How often each block has run: its counter goes down from `heat`. */
@@ -104,14 +103,21 @@ function runs(): Map<Block, number> {
 function stretchesOf(block: Block): number[][] {
   const out: number[][] = [[]];
   const { insns, page } = block;
-  const dead = inner.deadFlags(insns);
+  const dead = new Uint8Array(insns.length);
+  const templates = insns.map((insn) => new Template(insn));
+  findDeadFlags(
+    templates,
+    Int32Array.from(insns, (insn) => insn.imm),
+    insns.length,
+    dead,
+  );
   const near = block.target !== undefined && block.target >= 0 && block.target < 4096;
   let at = RAM_BASE + page.physical + block.offset;
   insns.forEach((insn, k) => {
     const relative = insn.operands.some((o) => o.kind === 'rel');
     const branch = relative ? { takenNear: near, nextNear: block.end < 4096 } : FAR;
     if (joins(insn)) {
-      const key = shapeKey(insn, dead[k]!, branch);
+      const key = shapeKey(insn, dead[k] === 1, branch);
       let n = numbers.get(key);
       if (n === undefined) {
         numbers.set(key, (n = texts.length));
