@@ -7,6 +7,7 @@ import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
 import { ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
+import { CallSite, MOST_CHANGES } from './jit/guards.ts';
 import { Kept, PATIENCE as PAGES_PATIENCE } from './jit/pages.ts';
 import { emitRegion } from './jit/region.ts';
 import { modeIsLimited } from './layout.ts';
@@ -201,6 +202,7 @@ export class Jit {
     const region = findRegion(head, kind, {
       pageAt: (distance) => this.cpu.codePageAt(distance),
       pointerAt: (offset) => this.cpu.pointerAt(offset),
+      calledAt: (block) => this.calledAt(block),
       share: (block) => this.code.share(block),
     });
     head.compiled = true;
@@ -211,6 +213,13 @@ export class Jit {
     region.onDrop = () => this.abandon(region);
     for (const page of region.pages.values()) page.onDrop.add(region.onDrop);
     return region;
+  }
+
+  /** Where a call has always gone, in bytes from S.VPC, which is where the region's first block is. */
+  private calledAt(block: Block): number | undefined {
+    const { site } = block;
+    if (!site || this.cpu.i32[(site + CallSite.CHANGES) >> 2]! > MOST_CHANGES) return undefined;
+    return this.cpu.distanceOf(this.cpu.u64[(site + CallSite.TARGET) >> 3]!);
   }
 
   private write(found: readonly Region[]): { regions: Region[]; bytes: Uint8Array<ArrayBuffer> } | undefined {

@@ -7,9 +7,10 @@ import { jumpCacheOf, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
-import { ASKS_WIDE, blockAt, isJmp, Kind, type Region } from './find.ts';
+import { ASKS_WIDE, blockAt, isCall, isJmp, Kind, type Region } from './find.ts';
 import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
+import { CallSite, type Guards } from './guards.ts';
 import type { FlagLiveness } from './liveness.ts';
 import { writeAsked } from './pages.ts';
 import {
@@ -46,6 +47,7 @@ export class Structure {
     private readonly live: FlagLiveness,
     private readonly selector: ReturnType<FunctionBuilder['local']>,
     private readonly targets: readonly Block[],
+    private readonly guards: Guards,
   ) {
     this.evidence = new Evidence(c.f);
     this.strideLocals = new StrideLocals(c.f);
@@ -265,10 +267,16 @@ export class Structure {
   private jump(n: Node, target: Expr, check: () => void): void {
     const { c } = this;
     const { f } = c;
-    const j = this.graph.indirect;
+    const b = n.block!;
+    for (const to of this.guards.of.get(b) ?? []) {
+      const offset = this.region.bases.get(to)! + to.offset;
+      f.if(i64.eq(target, this.wrap(i64.add(c.vpc.get, k64(offset)))), () => this.edge(n, offset));
+    }
+    const j = this.guards.jumps.has(b) ? this.graph.indirect : undefined;
     const saved = c.pending;
     const windows = c.windows.save();
     const { mirrored } = c;
+    this.noteCall(b, target);
     f.set(c.exitTarget, target);
     f.set(c.exitRecord, k32(EXIT_FAR));
     const enter = (): void => {
@@ -311,10 +319,28 @@ export class Structure {
       c.pending = saved;
     });
     this.settle();
-    // The cases of a switch, the handlers of an interpreter.
-    if (this.region.left.size && isJmp(n.block!.insns.at(-1)!)) this.countLeaving();
+    // The cases of a switch, the handlers of an interpreter; and calls, which will be known.
+    const last = b.insns.at(-1)!;
+    if (isCall(last) || (this.region.left.size && isJmp(last))) this.countLeaving();
     leave(c);
     c.windows.restore(windows);
+  }
+
+  /** In a light region: what calls to computed addresses lead to. */
+  private noteCall(b: Block, target: Expr): void {
+    const { c, code } = this;
+    const { f } = c;
+    if (!c.light || !isCall(b.insns.at(-1)!)) return;
+    const at = code.siteOf(b);
+    f.if(
+      i64.ne(i64.load(k32(at + CallSite.TARGET)), target),
+      () => {
+        f.store(8, at + CallSite.TARGET, target);
+        f.store(4, at + CallSite.CHANGES, i32.add(i32.load(k32(at + CallSite.CHANGES)), 1));
+      },
+      undefined,
+      0,
+    );
   }
 
   private indirect(n: Node): void {

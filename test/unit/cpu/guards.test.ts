@@ -1,0 +1,146 @@
+/** Calls, returns and computed jumps inside regions: where they are expected to go, and where they go instead. */
+import { describe, expect, test } from 'vitest';
+import type { Block } from '../../../emulator/cpu/block.ts';
+import type { Region } from '../../../emulator/cpu/jit/find.ts';
+import { MOST_CHANGES } from '../../../emulator/cpu/jit/guards.ts';
+import { asm, assembles, type Code } from './assembler.ts';
+import { CODE, CodeMachine, DATA } from './machine-code.ts';
+
+/** Numbers below `n`, the same ones for the same seed. */
+function random(seed: number): (n: number) => number {
+  let x = seed * 2654435761 + 1;
+  return (n) => {
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    return (x >>> 0) % n;
+  };
+}
+
+const FUNCTIONS = 7;
+
+/**
+ * A program of functions that call those after them, by name, through registers and through memory (function n's address is at
+ * DATA + 8 n), in loops and under conditions, with flags that live across calls and returns; some do not return where they were
+ * called from.
+ */
+function program(seed: number): Code {
+  const below = random(seed);
+  const data = ['rbx', 'rdx', 'rsi', 'rdi', 'r8', 'r9'];
+  const pick = (list: readonly string[]): string => list[below(list.length)]!;
+  let labels = 0;
+  const plain = (): string =>
+    pick([
+      `add ${pick(data)}, ${pick(data)}`,
+      `adc ${pick(data)}, ${below(100)}`,
+      `sbb ${pick(data)}, ${pick(data)}`,
+      `xor ${pick(data)}, ${pick(data)}`,
+      `imul ${pick(data)}, ${pick(data)}, 77`,
+      `setc dl`,
+      `rcl ${pick(data)}, 1`,
+      `cmp ${pick(data)}, ${pick(data)}`,
+      `mov [r14+0x100+${8 * below(4)}], ${pick(data)}`,
+      `add ${pick(data)}, [r14+0x100+${8 * below(4)}]`,
+      `lahf; movzx eax, ah; add r9, rax`,
+    ]);
+  const call = (from: number): string => {
+    const to = from + 1 + below(FUNCTIONS - from - 1);
+    return pick([
+      `call %%f${to}`,
+      `call %%f${to}`,
+      `lea rax, [rip+%%f${to}]; call rax`,
+      `call [r14+${8 * to}]`,
+      to + 1 < FUNCTIONS ? `mov eax, ${pick(['edx', 'ebx'])}; and eax, 1; call [r14+rax*8+${8 * to}]` : `call %%f${to}`,
+      // What it comes back to, three bytes, may be left out.
+      `call %%skip${from + 1}; add ebx, 1`,
+    ]);
+  };
+  const piece = (from: number, depth: number): string => {
+    const n = below(10);
+    if (n < 3 && from < FUNCTIONS - 1) return call(from);
+    if (n === 3 && depth < 2) {
+      const label = `%%l${labels++}`;
+      return `push r12; mov r12d, ${1 + below(4)}; ${label}: ${body(from, depth + 1, 2)} dec r12d; jnz ${label}; pop r12`;
+    }
+    if (n === 4 && depth < 2) {
+      const label = `%%l${labels++}`;
+      return `test ${pick(['bl', 'dl', 'sil'])}, ${1 << below(3)}; j${pick(['z', 'nz'])} ${label}; ${body(from, depth + 1, 2)} ${label}:`;
+    }
+    return plain();
+  };
+  const body = (from: number, depth: number, n: number): string =>
+    Array.from({ length: 1 + below(n) }, () => `${piece(from, depth)}; `).join('');
+  const functions = Array.from({ length: FUNCTIONS }, (_, k) => {
+    const apart = below(3) === 0 ? '.balign 4096; ' : '';
+    const jump =
+      k + 1 < FUNCTIONS
+        ? pick(['', '', `test dl, 2; jz %%f${k + 1};`, `test bl, 1; jnz %%t${k}; jmp [r14+${8 * k + 8}]; %%t${k}:`])
+        : '';
+    return `${apart}%%f${k}: ${body(k, 0, 4)} ${jump} ${pick(['ret', 'ret', 'pop rax; jmp rax', 'pop rax; push rax; ret'])}; %%skip${k}: ${body(k, 1, 1)} test ${pick(['bl', 'sil'])}, 1; jz %%s${k}; add qword ptr [rsp], 3; %%s${k}: ret;`;
+  });
+  const table = functions.map((_, k) => `lea rax, [rip+%%f${k}]; mov [r14+${8 * k}], rax;`).join(' ');
+  // Two places call the first function.
+  const main = `${table} mov r13d, 12; %%main: call %%f0; add rbx, 5; call [r14]; dec r13d; jnz %%main; jmp %%end;`;
+  return asm(`${main} ${functions.join(' ')} %%end: nop`);
+}
+
+describe.skipIf(!assembles)('programs of functions end as in the interpreter', () => {
+  const codes = Array.from({ length: 24 }, (_, seed) => program(seed + 1));
+  const input = { r14: BigInt(DATA), rbx: 3n, rdx: 0x1234_5678_9abcn, rsi: 7n, rdi: 1n << 63n, r8: 0n, r9: 9n };
+
+  test.each(Array.from({ length: codes.length / 6 }, (_, k) => k * 6))('%d', (first) => {
+    for (let k = first; k < first + 6; k++) {
+      const code = codes[k]!.bytes;
+      const expected = new CodeMachine('interp').run(code, input);
+      for (const [rounds, leavings, slice] of [
+        [0, 0, 1_000_000],
+        [0, 0, 53],
+        [8, 3, 1_000_000],
+        [8, 3, 19],
+        [1_000_000, 3, 31],
+      ] as const) {
+        const machine = new CodeMachine('auto', 2, rounds, leavings);
+        machine.slice = slice;
+        for (let i = 0; i < 4; i++) {
+          machine.bytes.fill(0, DATA, DATA + 0x200);
+          const { registers, flags, fault } = machine.run(code, input);
+          expect({ k, rounds, slice, registers, flags, fault }).toEqual({
+            ...expected,
+            k,
+            rounds,
+            slice,
+            rip: undefined,
+          });
+        }
+        expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+      }
+    }
+  });
+});
+
+describe.skipIf(!assembles)('calls through a register', () => {
+  const code = asm(`%%again: mov rax, [r14+rdx*8]; xor edx, r15d; call rax; dec ecx; jnz %%again; jmp %%end;
+    .balign 4096; %%first: inc rbx; ret; .balign 64; %%second: add rbx, 16; ret; %%end: nop`);
+
+  /** @returns whether a region has the caller and what it calls */
+  function follows(differs: 0 | 1): boolean {
+    const machine = new CodeMachine('auto', 2, 50, 20);
+    machine.slice = 100;
+    machine.cpu.memory.write64(DATA, CODE + 0x1000);
+    machine.cpu.memory.write64(DATA + 8, CODE + 0x1040);
+    const rounds = 10 * MOST_CHANGES * 50;
+    const { registers } = machine.run(code.bytes, { rcx: BigInt(rounds), r14: BigInt(DATA), r15: BigInt(differs) });
+    expect(registers.rbx).toBe(BigInt(differs ? (rounds / 2) * 17 : rounds));
+    const owners = Reflect.get(machine.cpu.jit, 'owners') as Map<Block, Region>;
+    const has = ({ blocks }: Region, at: number): boolean =>
+      blocks.some(({ page, offset }) => page.physical + offset === at);
+    return [...owners.values()].some((region) => has(region, CODE) && has(region, CODE + 0x1000));
+  }
+
+  test('are followed where they always go to one place', () => {
+    expect(follows(0)).toBe(true);
+  });
+  test('are not followed where they go to many', () => {
+    expect(follows(1)).toBe(false);
+  });
+});
