@@ -50,6 +50,8 @@ const URGENT_BATCH = 4;
  * much of what runs between is its own code.
  */
 const OFTEN = 500;
+/** x87 instructions of a block whose first region has registers in locals. */
+const LEAST_X87 = 4;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
 
@@ -85,7 +87,7 @@ export class Jit {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record & ~ASKS_WIDE);
     if (!block || modeIsLimited(block.page.mode) || block.raises || block.crosses || block.count === 0) return;
-    const least = this.cpu.again.rounds ? Kind.Small : Kind.Loops;
+    const least = this.cpu.again.rounds && !this.computes(block) ? Kind.Small : Kind.Loops;
     const kind = !block.compiled ? least : record & ASKS_WIDE ? Kind.Wide : Kind.Loops;
     const owner = this.owners.get(block);
     const best = Math.max(owner?.kind ?? -1, this.asked.get(block) ?? -1);
@@ -93,6 +95,13 @@ export class Jit {
     if (kind === Kind.Wide && !this.leftOften(owner!)) return;
     if (!this.queue.length) this.since = performance.now();
     this.queue.push(this.find(block, kind));
+  }
+
+  /** Whether a block is about x87 numbers, from which a light region gains little. */
+  private computes(block: Block): boolean {
+    const count = block.insns.reduce((n, { def }) => n + (def.unit === 'x87' ? 1 : 0), 0);
+    block.release();
+    return count >= LEAST_X87 && !this.code.plainFloats.has(block.page.physical);
   }
 
   /** Whether a small region that asks to be a wide one has done so after few instructions: it, or what it leads to, loops. */

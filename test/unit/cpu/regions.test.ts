@@ -1,6 +1,7 @@
 /** What only compiled regions of several blocks can get wrong. */
 import { describe, expect, test } from 'vitest';
 import type { Tier } from '../../../emulator/processor.ts';
+import { Kind, type Region } from '../../../emulator/cpu/jit/find.ts';
 import { asm, assembles } from './assembler.ts';
 import { CodeMachine } from './machine-code.ts';
 
@@ -84,6 +85,19 @@ test('a light region that loops is compiled anew, one that does not is left', ()
   const once = regions(3);
   expect(once).toBeGreaterThan(0);
   expect(regions(30)).toBeGreaterThan(once);
+});
+
+test('the first region of x87 code has its registers in locals', () => {
+  // xor eax, eax; 1: fld1; fld1; faddp; fstp st0, or four times inc edx; dec ecx; jne 1b
+  const kinds = (body: string): number[] => {
+    const machine = new CodeMachine('auto', 2, 1_000_000);
+    machine.slice = 20;
+    machine.run(hex(`31c0 ${body} ffc9 75f4`), { rcx: 40n });
+    const owners = Reflect.get(machine.cpu.jit, 'owners') as Map<unknown, Region>;
+    return [...owners.values()].map(({ kind }) => kind);
+  };
+  expect(kinds('d9e8 d9e8 dec1 ddd8')).toContain(Kind.Loops);
+  expect(kinds('ffc2 ffc2 ffc2 ffc2')).not.toContain(Kind.Loops);
 });
 
 test('a small region that is much left for want of room is compiled anew with more', () => {
