@@ -92,6 +92,8 @@ export interface RegionContext {
   /** Of a light region: where it counts its rounds, and from what it counts down; the same for leaving it for want of room. */
   heat:
     { readonly at: number; readonly rounds: number; readonly leavingAt: number; readonly leavings: number } | undefined;
+  /** Where a region counts calls that lead elsewhere than it expects, and from what it counts down. */
+  astray: { readonly at: number; readonly from: number } | undefined;
   /** Of a region that spans pages: which are known to be in their places. */
   placed: Placed | undefined;
   /** The stride that is being written. */
@@ -164,6 +166,7 @@ export function newContext(
     mxcsrUsual: false,
     trial: undefined,
     heat: undefined,
+    astray: undefined,
     placed: undefined,
     stride: undefined,
     lanes: new Uint8Array(16),

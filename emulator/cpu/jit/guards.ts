@@ -2,7 +2,7 @@
  * Where computed jumps, calls and returns are expected to go within a region: compared with the address that they do go to, which
  * costs next to nothing, while looking that up in tables takes some dozen loads and jumps. Whatever goes elsewhere leaves the region.
  *
- * A call or jump goes to where it has always gone (`CallSite`), or where the dynamic linker's table leads. A return goes back to the
+ * A call or jump goes to where it has gone before (`CallSite`), or where the dynamic linker's table leads. A return goes back to the
  * calls of the functions that it can be the end of: what a function is, is seen by following it from where it is called.
  */
 import type { Block } from '../block.ts';
@@ -11,16 +11,17 @@ import { isCall, isRel, jumpsIndirectly } from './find.ts';
 /** Most places that a return is compared with, one after the other. */
 const MOST_RETURNS = 4;
 
-/** What a light region keeps of a call to a computed address, in bytes from `Block.site`. */
+/** What is kept of a call to a computed address, in bytes from `Block.site`. */
 export const CallSite = {
-  /** The last target (i64), 0 before there was one. */
+  /** The last two targets (i64), 0 where there was none. */
   TARGET: 0,
-  /** How often it was another one than before (i32). */
-  CHANGES: 8,
-  SIZE: 16,
+  OTHER: 8,
+  /** How often it was another one than these (i32). */
+  CHANGES: 16,
+  SIZE: 24,
 } as const;
 
-/** A site whose target has changed more often calls many functions. The first call is a change, too. */
+/** A site that has led to other targets more often calls many functions. The first call is a change, too. */
 export const MOST_CHANGES = 8;
 
 export interface Guards {
@@ -42,29 +43,28 @@ const calls = (b: Block): boolean => b.branches && isCall(lastOf(b));
  */
 export function planGuards(
   blocks: readonly Block[],
-  known: ReadonlyMap<Block, Block>,
+  known: ReadonlyMap<Block, readonly Block[]>,
   successors: (b: Block) => readonly Block[],
   returns: (b: Block) => readonly Block[],
 ): Guards {
   const of = new Map<Block, Block[]>();
-  for (const [b, to] of known) of.set(b, [to]);
+  for (const [b, to] of known) of.set(b, [...to]);
   const sitesOf = new Map<Block, Block[]>();
   /** What calls that may go anywhere in the region come back to. */
   const anywhere = new Set<Block>();
   for (const b of blocks) {
     const [site] = calls(b) ? returns(b) : [];
     if (!site) continue;
-    const to = known.get(b) ?? successors(b)[0];
-    if (to) sitesOf.set(to, [...(sitesOf.get(to) ?? []), site]);
-    else if (!isRel(lastOf(b))) anywhere.add(site);
+    const callees = known.get(b) ?? successors(b);
+    for (const to of callees) sitesOf.set(to, [...(sitesOf.get(to) ?? []), site]);
+    if (!callees.length && !isRel(lastOf(b))) anywhere.add(site);
   }
   const isReturn = (b: Block): boolean => jumpsIndirectly(b) && lastOf(b).def.name === 'ret';
   for (const [entry, sites] of sitesOf) {
     const seen = new Set([entry]);
     for (const b of seen) {
       if (isReturn(b)) of.set(b, [...new Set([...(of.get(b) ?? []), ...sites])]);
-      const jump = known.get(b);
-      for (const s of calls(b) ? returns(b) : jump ? [jump] : successors(b)) seen.add(s);
+      for (const s of calls(b) ? returns(b) : (known.get(b) ?? successors(b))) seen.add(s);
     }
   }
   const jumps = new Set<Block>();

@@ -132,6 +132,10 @@ export function emitRegion(
       new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
     }
   }
+  if (again.rounds && region.known.size) {
+    c.astray = { at: code.bytes(4), from: again.leavings };
+    code.setWord(c.astray.at, again.leavings);
+  }
   f.block((exit) => {
     c.exit = exit;
     f.block((fault) => {

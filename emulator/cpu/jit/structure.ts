@@ -7,7 +7,7 @@ import { jumpCacheOf, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
 import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
-import { ASKS_WIDE, blockAt, isCall, isJmp, Kind, type Region } from './find.ts';
+import { ASKS_AGAIN, ASKS_WIDE, blockAt, isCall, isJmp, Kind, type Region } from './find.ts';
 import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
 import { CallSite, type Guards } from './guards.ts';
@@ -214,6 +214,11 @@ export class Structure {
     if (heat && this.region.kind === Kind.Small) this.count(heat.leavingAt, heat.leavings, ASKS_WIDE);
   }
 
+  private countAstray(): void {
+    const { astray } = this.c;
+    if (astray) this.count(astray.at, astray.from, ASKS_AGAIN);
+  }
+
   /** Counts down the word at `at`; where it comes to 0 it is set to `from` again, and the region is asked for anew. */
   private count(at: number, from: number, why: number): void {
     const { f, link, state } = this.c;
@@ -319,22 +324,25 @@ export class Structure {
       c.pending = saved;
     });
     this.settle();
-    // The cases of a switch, the handlers of an interpreter; and calls, which will be known.
     const last = b.insns.at(-1)!;
-    if (isCall(last) || (this.region.left.size && isJmp(last))) this.countLeaving();
+    if (isCall(last) && this.guards.of.has(b)) this.countAstray();
+    // The cases of a switch, the handlers of an interpreter; and calls, which will be known.
+    else if (isCall(last) || (this.region.left.size && isJmp(last))) this.countLeaving();
     leave(c);
     c.windows.restore(windows);
   }
 
-  /** In a light region: what calls to computed addresses lead to. */
+  /** What calls to computed addresses lead to, in a light region, and where they lead elsewhere than expected. */
   private noteCall(b: Block, target: Expr): void {
     const { c, code } = this;
     const { f } = c;
-    if (!c.light || !isCall(b.insns.at(-1)!)) return;
+    if (!isCall(b.insns.at(-1)!) || !(c.light || this.guards.of.has(b))) return;
     const at = code.siteOf(b);
+    const word = (offset: number): Expr => i64.load(k32(at + offset));
     f.if(
-      i64.ne(i64.load(k32(at + CallSite.TARGET)), target),
+      i32.and(i64.ne(word(CallSite.TARGET), target), i64.ne(word(CallSite.OTHER), target)),
       () => {
+        f.store(8, at + CallSite.OTHER, word(CallSite.TARGET));
         f.store(8, at + CallSite.TARGET, target);
         f.store(4, at + CallSite.CHANGES, i32.add(i32.load(k32(at + CallSite.CHANGES)), 1));
       },

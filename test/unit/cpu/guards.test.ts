@@ -119,28 +119,44 @@ describe.skipIf(!assembles)('programs of functions end as in the interpreter', (
 });
 
 describe.skipIf(!assembles)('calls through a register', () => {
-  const code = asm(`%%again: mov rax, [r14+rdx*8]; xor edx, r15d; call rax; dec ecx; jnz %%again; jmp %%end;
-    .balign 4096; %%first: inc rbx; ret; .balign 64; %%second: add rbx, 16; ret; %%end: nop`);
+  const body = 'mov rax, [r14+rdx*8]; inc edx; cmp edx, r15d; cmovae edx, r13d; call rax;';
+  const code = asm(`%%again: ${body} dec ecx; jnz %%again; jmp %%end; .balign 4096;
+    inc rbx; ret; .balign 64; add rbx, 16; ret; .balign 64; add rbx, 256; ret; %%end: nop`);
+  const functions = [0, 1, 2].map((k) => CODE + 0x1000 + k * 64);
+  const rounds = 60 * MOST_CHANGES * 50;
 
-  /** @returns whether a region has the caller and what it calls */
-  function follows(differs: 0 | 1): boolean {
+  function machineOf(): CodeMachine {
     const machine = new CodeMachine('auto', 2, 50, 20);
     machine.slice = 100;
-    machine.cpu.memory.write64(DATA, CODE + 0x1000);
-    machine.cpu.memory.write64(DATA + 8, CODE + 0x1040);
-    const rounds = 10 * MOST_CHANGES * 50;
-    const { registers } = machine.run(code.bytes, { rcx: BigInt(rounds), r14: BigInt(DATA), r15: BigInt(differs) });
-    expect(registers.rbx).toBe(BigInt(differs ? (rounds / 2) * 17 : rounds));
+    functions.forEach((at, k) => machine.cpu.memory.write64(DATA + k * 8, at));
+    return machine;
+  }
+
+  /** Runs the loop, whose calls go round `count` functions from the `first` one on. @returns which ones are in a region with the caller */
+  function follows(machine: CodeMachine, count: number, first = 0): number[] {
+    const input = { rcx: BigInt(rounds), r14: BigInt(DATA + first * 8), r15: BigInt(count), r13: 0n };
+    const { registers } = machine.run(code.bytes, input);
+    let sum = 0;
+    for (let k = 0; k < count; k++) sum += (rounds / count) * 16 ** (first + k);
+    expect(registers.rbx).toBe(BigInt(sum));
     const owners = Reflect.get(machine.cpu.jit, 'owners') as Map<Block, Region>;
     const has = ({ blocks }: Region, at: number): boolean =>
       blocks.some(({ page, offset }) => page.physical + offset === at);
-    return [...owners.values()].some((region) => has(region, CODE) && has(region, CODE + 0x1000));
+    const main = [...owners].flatMap(([{ page, offset }, region]) => (page.physical + offset === CODE ? [region] : []));
+    return functions.flatMap((at, k) => (main.some((region) => has(region, at)) ? [k] : []));
   }
 
-  test('are followed where they always go to one place', () => {
-    expect(follows(0)).toBe(true);
+  test('are followed where they go to one or two places', () => {
+    expect(follows(machineOf(), 1)).toEqual([0]);
+    expect(follows(machineOf(), 2)).toEqual([0, 1]);
   });
   test('are not followed where they go to many', () => {
-    expect(follows(1)).toBe(false);
+    expect(follows(machineOf(), 3)).toEqual([]);
+  });
+  test('are followed to where they come to go', () => {
+    const machine = machineOf();
+    expect(follows(machine, 1)).toEqual([0]);
+    expect(follows(machine, 1, 1)).toEqual([0, 1]);
+    expect(follows(machine, 1, 2)).toEqual([1, 2]);
   });
 });
