@@ -53,6 +53,8 @@ export interface RegionContext {
   readonly vpc: Local;
   readonly exitRecord: Local;
   readonly exitTarget: Local;
+  /** Not in a light region: instructions that have not been taken off the fuel. */
+  readonly spent: Local | undefined;
   /** Operands of the last flag-setting instruction, by type. */
   readonly pending32: readonly Local[];
   readonly pending64: readonly Local[];
@@ -144,6 +146,7 @@ export function newContext(
     vpc: f.local(I64),
     exitRecord: f.local(I32),
     exitTarget: f.local(I64),
+    spent: light ? undefined : f.local(I32),
     pending32: locals(I32, 2),
     pending64: locals(I64, 2),
     compared: undefined,
@@ -205,14 +208,32 @@ export function tlbOf(mode: Mode, write: boolean): number {
   return write ? TLB_KERNEL_WRITE : TLB_KERNEL_READ;
 }
 
-/** Takes a block's instructions off the fuel, which stays in memory: devices read the clock by it. */
+/**
+ * Takes a block's instructions off the fuel: in a light region at once, else when somebody may look at it, for devices read the clock by
+ * it, and changing memory takes longer than a short block. Only ever taken off, for it may be set to 0 at any time (`leave`).
+ */
 export function takeFuel(c: RegionContext, instructions: number): void {
+  const { f, spent } = c;
   if (c.stride) {
     c.stride.done += instructions;
     return;
   }
-  const at = c.state + S.FUEL;
-  c.f.store(4, at, i32.sub(i32.load(k32(at)), k32(instructions)));
+  if (spent) f.set(spent, i32.add(spent.get, instructions));
+  else f.store(4, c.state + S.FUEL, i32.sub(i32.load(k32(c.state + S.FUEL)), k32(instructions)));
+}
+
+/** What is left of the fuel. */
+export function fuelLeft(c: RegionContext): Expr {
+  const fuel = i32.load(k32(c.state + S.FUEL));
+  return c.spent ? i32.sub(fuel, c.spent.get) : fuel;
+}
+
+/** Before somebody may look at the fuel. */
+export function writeFuel(c: RegionContext): void {
+  const { f, spent } = c;
+  if (!spent) return;
+  f.store(4, c.state + S.FUEL, fuelLeft(c));
+  f.set(spent, k32(0));
 }
 
 export class JitEmit extends Emit {
@@ -603,6 +624,7 @@ export class JitEmit extends Emit {
   }
 
   override callHelper(): void {
+    writeFuel(this.c);
     super.callHelper();
     this.c.windows.clear();
     this.c.mirrored = 0;
@@ -676,6 +698,7 @@ export class JitEmit extends Emit {
     const odd = trial?.evidence.odd();
     if (odd) this.f.brIf(odd, trial!.again, 0);
     this.c.x87?.exiting();
+    writeFuel(this.c);
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;
     // Regions must not go on after their own code has changed: the slow path is told that a region asks.
@@ -805,6 +828,7 @@ export class JitEmit extends Emit {
     this.c.windows.clear();
     this.c.mirrored = 0;
     spill(this.c);
+    writeFuel(this.c);
     this.f.if(this.callImport('helper', this.record()), () => this.f.return(), undefined, 0);
     reload(this.c);
     this.c.lanes.fill(0);

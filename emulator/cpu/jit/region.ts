@@ -20,7 +20,7 @@ import { modeBits, S } from '../layout.ts';
 import { handlerOf, HEADER_SIZE, meta, metaOffset } from '../record.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
-import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
+import { JitEmit, newContext, reload, spill, writeFuel, type RegionContext } from './emit.ts';
 import { cutBlocks } from './cut.ts';
 import { blockAt, fits, returnOffset, successorOffsets, type Region } from './find.ts';
 import { buildGraph } from './graph.ts';
@@ -181,6 +181,7 @@ function writeExit(c: RegionContext): void {
   spill(c);
   c.x87?.writeExit();
   const record = c.exitRecord.get;
+  writeFuel(c);
   const out = i32.le_s(i32.load(k32(state + S.FUEL)), 0);
   f.if(i32.gt_s(record, 0), () => {
     f.if(out, () => {

@@ -6,7 +6,7 @@ import { jumpCacheOffset, recordsOf } from '../interp.ts';
 import { jumpCacheOf, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
-import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
+import { EXIT_FAR, fuelLeft, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
 import { ASKS_AGAIN, ASKS_WIDE, blockAt, isCall, isJmp, Kind, type Region } from './find.ts';
 import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
@@ -251,7 +251,7 @@ export class Structure {
       const block = target.block ?? target.header?.block;
       this.countRound();
       f.if(
-        i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0),
+        i32.le_s(fuelLeft(this.c), 0),
         () => {
           f.set(this.c.exitRecord, k32(block ? block.record : EXIT_FAR));
           leave(this.c);

@@ -117,6 +117,29 @@ test('a small region that is much left for want of room is compiled anew with mo
   expect(regions(100)).toBeGreaterThan(once);
 });
 
+test('devices see how many instructions have been executed', () => {
+  // mov ecx, 50; 1: xor eax, eax; test cl, 3; jne 2f; mov eax, [r8]; 2: add ebx, eax; jmp 3f; 3: dec ecx; jne 1b
+  const code = hex('b932000000 31c0 f6c103 7503 418b00 01c3 eb00 ffc9 75ee');
+  const seen = (machine: CodeMachine): number[] => {
+    const { cpu } = machine;
+    const counts: number[] = [];
+    Object.assign(cpu.host.bus, { readMmio: () => counts.push(cpu.instructions) });
+    // A page that is no memory.
+    cpu.memory.write64(0x4000 + 0x60 * 8, 0x8000_0003);
+    for (let i = 0; i < 3; i++) machine.run(code, { r8: 0x46_0000n });
+    return counts;
+  };
+  const expected = seen(new CodeMachine('interp'));
+  expect(expected).toHaveLength(36);
+  for (const tier of ['jit', 'light'] as const) expect(seen(new CodeMachine(tier))).toEqual(expected);
+  for (const rounds of [0, 20]) {
+    const machine = new CodeMachine('auto', 2, rounds);
+    machine.slice = 60;
+    expect(seen(machine)).toEqual(expected);
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  }
+});
+
 test('a loop that is entered in the middle stays in its region', () => {
   // xor eax, eax; test ecx, 1; jne 2f; 1: add eax, 1; 2: add eax, 16; dec ecx; jne 1b
   const code = hex('31c0 f7c101000000 7503 83c001 83c010 ffc9 75f6');
