@@ -53,8 +53,8 @@ export interface RegionContext {
   readonly vpc: Local;
   readonly exitRecord: Local;
   readonly exitTarget: Local;
-  /** Not in a light region: instructions that have not been taken off the fuel. */
-  readonly spent: Local | undefined;
+  /** Instructions that have not been taken off the fuel. */
+  readonly spent: Local;
   /** Operands of the last flag-setting instruction, by type. */
   readonly pending32: readonly Local[];
   readonly pending64: readonly Local[];
@@ -146,7 +146,7 @@ export function newContext(
     vpc: f.local(I64),
     exitRecord: f.local(I32),
     exitTarget: f.local(I64),
-    spent: light ? undefined : f.local(I32),
+    spent: f.local(I32),
     pending32: locals(I32, 2),
     pending64: locals(I64, 2),
     compared: undefined,
@@ -209,8 +209,8 @@ export function tlbOf(mode: Mode, write: boolean): number {
 }
 
 /**
- * Takes a block's instructions off the fuel: in a light region at once, else when somebody may look at it, for devices read the clock by
- * it, and changing memory takes longer than a short block. Only ever taken off, for it may be set to 0 at any time (`leave`).
+ * Takes a block's instructions off the fuel, once somebody may look at it: devices read the clock by it, but changing memory takes
+ * longer than a short block. Nothing is ever put there, for it may be set to 0 at any time (`leave`).
  */
 export function takeFuel(c: RegionContext, instructions: number): void {
   const { f, spent } = c;
@@ -218,20 +218,17 @@ export function takeFuel(c: RegionContext, instructions: number): void {
     c.stride.done += instructions;
     return;
   }
-  if (spent) f.set(spent, i32.add(spent.get, instructions));
-  else f.store(4, c.state + S.FUEL, i32.sub(i32.load(k32(c.state + S.FUEL)), k32(instructions)));
+  f.set(spent, i32.add(spent.get, instructions));
 }
 
 /** What is left of the fuel. */
 export function fuelLeft(c: RegionContext): Expr {
-  const fuel = i32.load(k32(c.state + S.FUEL));
-  return c.spent ? i32.sub(fuel, c.spent.get) : fuel;
+  return i32.sub(i32.load(k32(c.state + S.FUEL)), c.spent.get);
 }
 
 /** Before somebody may look at the fuel. */
 export function writeFuel(c: RegionContext): void {
   const { f, spent } = c;
-  if (!spent) return;
   f.store(4, c.state + S.FUEL, fuelLeft(c));
   f.set(spent, k32(0));
 }

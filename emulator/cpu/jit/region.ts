@@ -170,6 +170,7 @@ function settleBy(c: RegionContext, kind: Expr): void {
 function writeInterpret(c: RegionContext): void {
   const { f, link } = c;
   settleBy(c, c.exitKind.get);
+  writeFuel(c);
   const record = c.exitRecord.get;
   const other = c.exitHandler.get;
   f.returnCallIndirect(link.handlerType, select(other, other, handlerOf(record)), record);
