@@ -178,16 +178,19 @@ export class Jit {
     }
   }
 
-  /** Compiles what the guest spends its time in. */
+  /**
+   * Compiles what the guest spends its time in: with no credit left, only what has cost more time in the interpreter already than
+   * writing it will take.
+   */
   private hurry(): void {
     const { queue } = this;
-    if (this.credit <= 0) return;
+    const rich = this.credit > 0;
     const urgent: Region[] = [];
     for (let i = 0; i < queue.length && urgent.length < URGENT_BATCH; i++) {
       const region = queue[i]!;
       const head = region.blocks[0]!;
       // What is to be written anew has asked for it because it runs much.
-      if (!this.asked.has(head) && this.code.overdue(head) < URGENT) continue;
+      if (this.asked.has(head) ? !rich : this.code.overdue(head) < URGENT) continue;
       urgent.push(region);
       queue.splice(i--, 1);
     }

@@ -117,6 +117,21 @@ test('a small region that is much left for want of room is compiled anew with mo
   expect(regions(100)).toBeGreaterThan(once);
 });
 
+test('with no time left for writing, only what has long been interpreted is compiled', () => {
+  // xor eax, eax; 1: add eax, ecx; dec ecx; jne 1b
+  const code = hex('31c0 01c8 ffc9 75fa');
+  const regions = (rounds: bigint): number => {
+    const machine = new CodeMachine('auto', 2);
+    machine.cpu.synchronous = false;
+    machine.slice = 1000;
+    Reflect.set(machine.cpu.jit, 'credit', -1e6);
+    machine.run(code, { rcx: rounds });
+    return machine.cpu.jit.regions;
+  };
+  expect(regions(5_000n)).toBe(0);
+  expect(regions(50_000n)).toBeGreaterThan(0);
+});
+
 test('devices see how many instructions have been executed', () => {
   // mov ecx, 50; 1: xor eax, eax; test cl, 3; jne 2f; mov eax, [r8]; 2: add ebx, eax; jmp 3f; 3: dec ecx; jne 1b
   const code = hex('b932000000 31c0 f6c103 7503 418b00 01c3 eb00 ffc9 75ee');
