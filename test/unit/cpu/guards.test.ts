@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import type { Block } from '../../../emulator/cpu/block.ts';
 import type { Region } from '../../../emulator/cpu/jit/find.ts';
 import { MOST_CHANGES } from '../../../emulator/cpu/jit/guards.ts';
-import { asm, assembles, type Code } from './assembler.ts';
+import { asm, asm32, assembles, type Code } from './assembler.ts';
 import { CODE, CodeMachine, DATA } from './machine-code.ts';
 
 /** Numbers below `n`, the same ones for the same seed. */
@@ -158,5 +158,24 @@ describe.skipIf(!assembles)('calls through a register', () => {
     expect(follows(machine, 1)).toEqual([0]);
     expect(follows(machine, 1, 1)).toEqual([0, 1]);
     expect(follows(machine, 1, 2)).toEqual([1, 2]);
+  });
+
+  test('32-bit code', () => {
+    const code32 =
+      asm32(`%%again: mov eax, [esi+edx*4]; xor edx, 1; call eax; call %%third; dec ecx; jnz %%again; jmp %%end;
+      .balign 4096; inc ebx; ret; .balign 64; add ebx, 16; ret; %%third: add ebx, 256; push edi; pop ebp; ret 0; %%end: nop`);
+    for (const [rounds, slice] of [
+      [0, 1_000_000],
+      [0, 17],
+      [20, 50],
+    ] as const) {
+      const machine = new CodeMachine('auto', 2, rounds, 5);
+      machine.slice = slice;
+      [0, 1].forEach((k) => machine.view.setUint32(DATA + k * 4, functions[k]!, true));
+      const input = { rcx: 1000n, rsi: BigInt(DATA), rdi: 0xffff_fff0n };
+      const { registers } = machine.run(code32.bytes, input, 0, 32);
+      expect([registers.rbx, registers.rbp]).toEqual([500n * 17n + 256_000n, 0xffff_fff0n]);
+      expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+    }
   });
 });
