@@ -53,6 +53,8 @@ export class Block implements BlockFields {
   inRegion = false;
   /** A computed jump or a return has led here. */
   jumpedTo = false;
+  /** Where regions note what its call to a computed address leads to (jit/guards.ts); 0: nowhere yet. */
+  site = 0;
   private decoded: readonly Insn[] | undefined;
 
   constructor(

@@ -14,6 +14,7 @@ import { Slot } from './handler-modules.ts';
 import { Handlers, type HandlerHost } from './handlers.ts';
 import { layoutOf } from './interp.ts';
 import { NO_INSN, type Insn } from './insn.ts';
+import { CallSite } from './jit/guards.ts';
 import { JumpCaches } from './jump-cache.ts';
 import { JUMP_CACHE_HASH, modeIsUser, type Mode, MODES, RECORDS, RECORDS_BYTES } from './layout.ts';
 import { backOf, HEADER_SIZE, metaAddress, metaWord, R } from './record.ts';
@@ -292,6 +293,13 @@ export class CodeCache {
     this.next = at + ((size + 3) & ~3);
     this.host.u8.fill(0, at, at + size);
     return at;
+  }
+
+  /** Where the targets of a block's last instruction, a call, are noted. */
+  siteOf(b: Block): number {
+    // A block that is cut in a region, or is a piece of another one, is not the one that is kept.
+    const block = b.page.blocks.get(b.offset) ?? b;
+    return (block.site ||= this.bytes(CallSite.SIZE));
   }
 
   setWord(address: number, value: number): void {

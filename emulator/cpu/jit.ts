@@ -6,7 +6,8 @@ import type { Tier } from '../processor.ts';
 import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import { declareImports } from './interp.ts';
-import { ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
+import { ASKS_AGAIN, ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
+import { CallSite, MOST_CHANGES } from './jit/guards.ts';
 import { Kept, PATIENCE as PAGES_PATIENCE } from './jit/pages.ts';
 import { emitRegion } from './jit/region.ts';
 import { modeIsLimited } from './layout.ts';
@@ -49,6 +50,10 @@ const URGENT_BATCH = 4;
  * much of what runs between is its own code.
  */
 const OFTEN = 500;
+/** How often a region is found anew because its calls lead elsewhere. */
+const MOST_RENEWED = 2;
+/** x87 instructions of a block whose first region has registers in locals. */
+const LEAST_X87 = 4;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
 
@@ -82,16 +87,37 @@ export class Jit {
   /** A block's heat counter ran out: `record` is its last one. Or a light region asks, with its first block's first one. */
   hot(record: number): void {
     if (this.tier === 'interp') return;
-    const block = this.code.blockOf(record & ~ASKS_WIDE);
+    const block = this.code.blockOf(record & ~(ASKS_WIDE | ASKS_AGAIN));
     if (!block || modeIsLimited(block.page.mode) || block.raises || block.crosses || block.count === 0) return;
-    const least = this.cpu.again.rounds ? Kind.Small : Kind.Loops;
+    const least = this.cpu.again.rounds && !this.computes(block) ? Kind.Small : Kind.Loops;
     const kind = !block.compiled ? least : record & ASKS_WIDE ? Kind.Wide : Kind.Loops;
     const owner = this.owners.get(block);
     const best = Math.max(owner?.kind ?? -1, this.asked.get(block) ?? -1);
+    if (record & ASKS_AGAIN) return this.renew(block, owner);
     if (block.compiled && (!owner || kind <= best)) return;
     if (kind === Kind.Wide && !this.leftOften(owner!)) return;
     if (!this.queue.length) this.since = performance.now();
     this.queue.push(this.find(block, kind));
+  }
+
+  /** A region is found anew: its calls lead elsewhere than they did. */
+  private renew(head: Block, owner: Region | undefined): void {
+    if (!owner || owner.blocks[0] !== head || owner.renewed === MOST_RENEWED) return;
+    // It is about to be more than it is.
+    if ((this.asked.get(head) ?? owner.kind) !== owner.kind) return;
+    const region = this.find(head, owner.kind);
+    // Once for each region that asks.
+    region.renewed = owner.renewed + 1;
+    owner.renewed = MOST_RENEWED;
+    if (!this.queue.length) this.since = performance.now();
+    this.queue.push(region);
+  }
+
+  /** Whether a block is about x87 numbers, from which a light region gains little. */
+  private computes(block: Block): boolean {
+    const count = block.insns.reduce((n, { def }) => n + (def.unit === 'x87' ? 1 : 0), 0);
+    block.release();
+    return count >= LEAST_X87 && !this.code.plainFloats.has(block.page.physical);
   }
 
   /** Whether a small region that asks to be a wide one has done so after few instructions: it, or what it leads to, loops. */
@@ -152,16 +178,19 @@ export class Jit {
     }
   }
 
-  /** Compiles what the guest spends its time in. */
+  /**
+   * Compiles what the guest spends its time in: with no credit left, only what has cost more time in the interpreter already than
+   * writing it will take.
+   */
   private hurry(): void {
     const { queue } = this;
-    if (this.credit <= 0) return;
+    const rich = this.credit > 0;
     const urgent: Region[] = [];
     for (let i = 0; i < queue.length && urgent.length < URGENT_BATCH; i++) {
       const region = queue[i]!;
       const head = region.blocks[0]!;
       // What is to be written anew has asked for it because it runs much.
-      if (!this.asked.has(head) && this.code.overdue(head) < URGENT) continue;
+      if (this.asked.has(head) ? !rich : this.code.overdue(head) < URGENT) continue;
       urgent.push(region);
       queue.splice(i--, 1);
     }
@@ -201,6 +230,7 @@ export class Jit {
     const region = findRegion(head, kind, {
       pageAt: (distance) => this.cpu.codePageAt(distance),
       pointerAt: (offset) => this.cpu.pointerAt(offset),
+      calledAt: (block) => this.calledAt(block),
       share: (block) => this.code.share(block),
     });
     head.compiled = true;
@@ -211,6 +241,17 @@ export class Jit {
     region.onDrop = () => this.abandon(region);
     for (const page of region.pages.values()) page.onDrop.add(region.onDrop);
     return region;
+  }
+
+  /** Where a call has gone, in bytes from S.VPC, which is where the region's first block is; nowhere if to many places. */
+  private calledAt(block: Block): readonly number[] {
+    const { site } = block;
+    const { cpu } = this;
+    if (!site || cpu.i32[(site + CallSite.CHANGES) >> 2]! > MOST_CHANGES) return [];
+    return [CallSite.TARGET, CallSite.OTHER]
+      .map((at) => cpu.u64[(site + at) >> 3]!)
+      .flatMap((target) => (target ? [cpu.distanceOf(target)] : []))
+      .filter((distance) => distance !== undefined);
   }
 
   private write(found: readonly Region[]): { regions: Region[]; bytes: Uint8Array<ArrayBuffer> } | undefined {
@@ -284,7 +325,9 @@ export class Jit {
       region.askedAt = this.cpu.instructions;
       region.entries.forEach((block, k) => {
         // The main entry takes over; others where nothing compiled is there yet, or a region of a lesser kind.
-        if (k > 0 && block.compiled && region.kind <= (this.owners.get(block)?.kind ?? Kind.Loops)) return;
+        const old = this.owners.get(block);
+        const again = old?.blocks[0] === region.blocks[0];
+        if (k > 0 && !again && block.compiled && region.kind <= (old?.kind ?? Kind.Loops)) return;
         block.compiled = true;
         this.owners.set(block, region);
         this.code.setHandler(block, region.slot!);

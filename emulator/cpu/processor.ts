@@ -495,7 +495,12 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
     const table = this.i32[(this.state + S.TLB_READ) >> 2]!;
     const x = this.u64[(table + (Number(linear >> 9n) & 0x7ffff8)) >> 3]! ^ linear;
     if ((x & 0xffffffff00000fffn) > 4088n || x & 7n) return undefined;
-    const distance = BigInt.asIntN(64, this.u64[Number(x) >> 3]! - page);
+    return this.distanceOf(this.u64[Number(x) >> 3]!);
+  }
+
+  /** A linear address as a distance from S.VPC, if that is a number. In 64-bit code. */
+  distanceOf(linear: bigint): number | undefined {
+    const distance = BigInt.asIntN(64, linear - this.u64[(this.state + S.VPC) >> 3]!);
     return distance > -(1n << 47n) && distance < 1n << 47n ? Number(distance) : undefined;
   }
 

@@ -6,7 +6,35 @@
 import { S, STATE_BASE } from './layout.ts';
 import type { RuntimeFunction } from './runtime.ts';
 import type { FunctionBuilder } from './wasm/builder.ts';
-import { I32, i32, I64, i64, k32, k64, V128, type Expr } from './wasm/expr.ts';
+import { I32, i32, I64, i64, k32, k64, V128, v128, type Expr } from './wasm/expr.ts';
+
+/** Of `info` of an access: its size, and whether it is for writing, too. */
+const SIZE = 0xff;
+const WRITE_BACK = 0x100;
+
+/**
+ * An access of 2 to 16 bytes that goes on into the next page, where the TLB knows both: nothing else is to be seen to.
+ *
+ * @param write is given the number of bytes in the second page, and host addresses: of the last 16 bytes of the first page, and of the
+ *   start of the second one
+ */
+function crossing(f: FunctionBuilder, table: number, write: (over: Expr, tail: Expr, head: Expr) => void): void {
+  const address = f.param(0);
+  const size = f.let(i32.and(f.param(1), SIZE));
+  const over = f.let(i32.sub(i32.add(i32.and(i32.wrap(address), 0xfff), size), 4096));
+  f.if(i32.and(i32.gt_s(over, 0), i32.le_u(size, 16)), () => {
+    const next = f.let(i64.and(i64.add(address, k64(4096)), k64(-4096)));
+    const [first, second] = [address, next].map((at) => lookup(f, at, table)) as [Expr, Expr];
+    const missed = (x: Expr): Expr => tlbMisses(x, k64(4095));
+    f.if(i32.eqz(i32.or(missed(first), missed(second))), () => {
+      const tail = f.let(i32.add(i32.and(i32.wrap(first), -4096), 4096 - 16));
+      write(over, tail, i32.wrap(second));
+    });
+  });
+}
+
+const vector = (at: Expr): Expr => v128.load(at);
+const SCRATCH = STATE_BASE + S.SCRATCH;
 
 /** slowAccess, slowStore (address, info, record): as the imports `access` and `store` of emit.ts. */
 const SLOW: readonly RuntimeFunction[] = (['access', 'store'] as const).map((name) => ({
@@ -14,6 +42,27 @@ const SLOW: readonly RuntimeFunction[] = (['access', 'store'] as const).map((nam
   signature: { params: [I64, I32, I32], results: [I32] },
   build(f, call): void {
     const address = f.param(0);
+    if (name === 'access')
+      f.if(i32.eqz(i32.and(f.param(1), WRITE_BACK)), () =>
+        crossing(f, S.TLB_READ, (over, tail, head) => {
+          f.store(16, SCRATCH, vector(tail));
+          f.store(16, SCRATCH + 16, vector(head));
+          f.return(i32.add(i32.sub(over, i32.and(f.param(1), SIZE)), SCRATCH + 16));
+        }),
+      );
+    else
+      crossing(f, S.TLB_WRITE, (over, tail, head) => {
+        // What is to be written, 16 bytes of it, between what is there: at the end of the one page, and from where it ends in the other.
+        const at = f.let(i32.add(over, SCRATCH + 32));
+        const value = f.let(vector(k32(SCRATCH)));
+        const first = f.let(i32.sub(at, i32.and(f.param(1), SIZE)));
+        f.store(16, SCRATCH + 16, vector(tail));
+        f.store(16, first, value);
+        f.store(16, at, vector(i32.add(head, over)));
+        f.store(16, tail, vector(k32(SCRATCH + 16)));
+        f.store(16, head, vector(k32(SCRATCH + 32)));
+        f.return(k32(1));
+      });
     f.return(call(name, i32.wrap(address), i32.wrap(i64.shr_u(address, 32)), f.param(1), f.param(2)));
   },
 }));

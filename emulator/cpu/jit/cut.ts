@@ -51,5 +51,6 @@ export function cutBlocks(region: Region): Region {
     bases: new Map([...region.bases].map(([b, base]) => [of(b), base])),
     rare: new Set([...region.rare].map(of)),
     entries: region.entries.map(of),
+    known: new Map([...region.known].map(([b, to]) => [of(b), to.map(of)])),
   };
 }

@@ -53,6 +53,8 @@ export interface RegionContext {
   readonly vpc: Local;
   readonly exitRecord: Local;
   readonly exitTarget: Local;
+  /** Instructions that have not been taken off the fuel. */
+  readonly spent: Local;
   /** Operands of the last flag-setting instruction, by type. */
   readonly pending32: readonly Local[];
   readonly pending64: readonly Local[];
@@ -92,6 +94,8 @@ export interface RegionContext {
   /** Of a light region: where it counts its rounds, and from what it counts down; the same for leaving it for want of room. */
   heat:
     { readonly at: number; readonly rounds: number; readonly leavingAt: number; readonly leavings: number } | undefined;
+  /** Where a region counts calls that lead elsewhere than it expects, and from what it counts down. */
+  astray: { readonly at: number; readonly from: number } | undefined;
   /** Of a region that spans pages: which are known to be in their places. */
   placed: Placed | undefined;
   /** The stride that is being written. */
@@ -142,6 +146,7 @@ export function newContext(
     vpc: f.local(I64),
     exitRecord: f.local(I32),
     exitTarget: f.local(I64),
+    spent: f.local(I32),
     pending32: locals(I32, 2),
     pending64: locals(I64, 2),
     compared: undefined,
@@ -164,6 +169,7 @@ export function newContext(
     mxcsrUsual: false,
     trial: undefined,
     heat: undefined,
+    astray: undefined,
     placed: undefined,
     stride: undefined,
     lanes: new Uint8Array(16),
@@ -202,14 +208,29 @@ export function tlbOf(mode: Mode, write: boolean): number {
   return write ? TLB_KERNEL_WRITE : TLB_KERNEL_READ;
 }
 
-/** Takes a block's instructions off the fuel, which stays in memory: devices read the clock by it. */
+/**
+ * Takes a block's instructions off the fuel, once somebody may look at it: devices read the clock by it, but changing memory takes
+ * longer than a short block. Nothing is ever put there, for it may be set to 0 at any time (`leave`).
+ */
 export function takeFuel(c: RegionContext, instructions: number): void {
+  const { f, spent } = c;
   if (c.stride) {
     c.stride.done += instructions;
     return;
   }
-  const at = c.state + S.FUEL;
-  c.f.store(4, at, i32.sub(i32.load(k32(at)), k32(instructions)));
+  f.set(spent, i32.add(spent.get, instructions));
+}
+
+/** What is left of the fuel. */
+export function fuelLeft(c: RegionContext): Expr {
+  return i32.sub(i32.load(k32(c.state + S.FUEL)), c.spent.get);
+}
+
+/** Before somebody may look at the fuel. */
+export function writeFuel(c: RegionContext): void {
+  const { f, spent } = c;
+  f.store(4, c.state + S.FUEL, fuelLeft(c));
+  f.set(spent, k32(0));
 }
 
 export class JitEmit extends Emit {
@@ -600,6 +621,7 @@ export class JitEmit extends Emit {
   }
 
   override callHelper(): void {
+    writeFuel(this.c);
     super.callHelper();
     this.c.windows.clear();
     this.c.mirrored = 0;
@@ -673,6 +695,7 @@ export class JitEmit extends Emit {
     const odd = trial?.evidence.odd();
     if (odd) this.f.brIf(odd, trial!.again, 0);
     this.c.x87?.exiting();
+    writeFuel(this.c);
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;
     // Regions must not go on after their own code has changed: the slow path is told that a region asks.
@@ -802,6 +825,7 @@ export class JitEmit extends Emit {
     this.c.windows.clear();
     this.c.mirrored = 0;
     spill(this.c);
+    writeFuel(this.c);
     this.f.if(this.callImport('helper', this.record()), () => this.f.return(), undefined, 0);
     reload(this.c);
     this.c.lanes.fill(0);

@@ -39,6 +39,8 @@ export type Kind = (typeof Kind)[keyof typeof Kind];
 
 /** Added to the record with which a region asks to be compiled anew: it is left much, and is to be a wide one. */
 export const ASKS_WIDE = 1;
+/** The same: calls in it often lead elsewhere than when it was found. */
+export const ASKS_AGAIN = 2;
 
 export interface Region {
   readonly kind: Kind;
@@ -55,6 +57,8 @@ export interface Region {
   readonly rare: ReadonlySet<Block>;
   /** Blocks that can be entered from outside, by selector. */
   readonly entries: readonly Block[];
+  /** Where blocks' computed jumps and calls are expected to go. */
+  readonly known: ReadonlyMap<Block, readonly Block[]>;
   /** Its function's slot in the table once it is written. */
   slot: number | undefined;
   dropped: boolean;
@@ -62,6 +66,8 @@ export interface Region {
   strides: number;
   /** What its pages call when their translations are dropped. */
   onDrop: () => void;
+  /** How often it has been found anew for the sake of its calls. */
+  renewed: number;
   /** Instructions that the processor had executed when it was installed, or when it last asked to be a wide region. */
   askedAt: number;
   /** Its module has been instantiated. */
@@ -77,6 +83,8 @@ export interface Surroundings {
   pageAt(distance: number): CodePage | undefined;
   /** The address that is stored `offset` bytes from the start of the first block's page, from there on, if it can be read at once. */
   pointerAt(offset: number): number | undefined;
+  /** Where the call to a computed address at a block's end has gone, in the same way; nowhere where it goes to many places. */
+  calledAt(block: Block): readonly number[];
   /** How often a block has run, as a share of what makes a block hot. */
   share(block: Block): number;
 }
@@ -131,6 +139,7 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
   const entries: Block[] = [head];
   const rare = new Set<Block>();
   const left = new Set<number>();
+  const known = new Map<Block, readonly number[]>();
   const maxBlocks = kind === Kind.Small ? MAX_BLOCKS_SMALL : MAX_BLOCKS;
   const maxInsns = kind === Kind.Small ? MAX_INSNS_SMALL : MAX_INSNS;
   const least = light ? LEAST_SHARE_LIGHT : LEAST_SHARE;
@@ -178,13 +187,17 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
     // What computed jumps in this page have led to so far: the cases of a switch, the handlers of an interpreter.
     const last = b.insns[b.insns.length - 1]!;
     if (!jumpsIndirectly(b)) continue;
-    if (last.mem?.base === 16 && last.mem.index < 0 && last.bits === 64 && !usesSegment(last)) {
-      // Through a table of the dynamic linker, which changes once if ever.
-      const base = bases.get(b)!;
-      const to = around.pointerAt(base + b.end + last.mem.disp);
-      if (to !== undefined) add(b, to - base, false);
-    } else if (isJmp(last)) for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
+    let to: readonly number[] = [];
+    // Through a table of the dynamic linker, which changes once if ever.
+    const linked = last.mem?.base === 16 && last.mem.index < 0 && last.bits === 64 && !usesSegment(last);
+    if (linked) to = [around.pointerAt(bases.get(b)! + b.end + last.mem!.disp)].filter((x) => x !== undefined);
+    else if (isCall(last)) to = around.calledAt(b);
+    if (to.length) {
+      known.set(b, to);
+      for (const offset of to) add(b, offset - bases.get(b)!, false);
+    } else if (isJmp(last) && !linked) for (const t of b.page.blocks.values()) if (t.jumpedTo) add(b, t.offset, false);
   }
+  const found = { pages, bases };
   return {
     kind,
     light,
@@ -194,9 +207,16 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
     bases,
     rare,
     entries,
+    known: new Map(
+      [...known].flatMap(([b, offsets]) => {
+        const to = offsets.map((offset) => blockAt(found, offset)).filter(fits);
+        return to.length ? [[b, to]] : [];
+      }),
+    ),
     slot: undefined,
     dropped: false,
     strides: 0,
+    renewed: 0,
     askedAt: 0,
     installed: false,
     number: 0,

@@ -20,10 +20,11 @@ import { modeBits, S } from '../layout.ts';
 import { handlerOf, HEADER_SIZE, meta, metaOffset } from '../record.ts';
 import { FunctionBuilder, HANDLER } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
-import { JitEmit, newContext, reload, spill, type RegionContext } from './emit.ts';
+import { JitEmit, newContext, reload, spill, writeFuel, type RegionContext } from './emit.ts';
 import { cutBlocks } from './cut.ts';
-import { blockAt, fits, jumpsIndirectly, returnOffset, successorOffsets, type Region } from './find.ts';
+import { blockAt, fits, returnOffset, successorOffsets, type Region } from './find.ts';
 import { buildGraph } from './graph.ts';
+import { planGuards } from './guards.ts';
 import { flagLiveness } from './liveness.ts';
 import { Kept, PATIENCE, writeEntry } from './pages.ts';
 import { registersOf } from './registers.ts';
@@ -79,19 +80,21 @@ export function emitRegion(
     const o = returnOffset(b);
     return o === undefined ? [] : [near(b, o)].filter(fits);
   };
-  const jumps = new Set(blocks.filter(jumpsIndirectly));
+  const guards = planGuards(blocks, region.known, successors, returns);
+  const edges = (b: Block): Block[] => [...successors(b), ...(guards.of.get(b) ?? [])];
   const sites = new Set(blocks.flatMap(returns));
-  const targets = blocks.filter((b) => sites.has(b) || b.jumpedTo).slice(0, MAX_TARGETS);
+  const { jumps } = guards;
+  const targets = blocks.filter((b) => (sites.has(b) ? guards.sites.has(b) : b.jumpedTo)).slice(0, MAX_TARGETS);
   const live = flagLiveness(blocks, near);
   const x87 =
-    region.light || blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, successors);
+    region.light || blocks.some((b) => code.plainFloats.has(b.page.physical)) ? undefined : planX87(blocks, edges);
   const plan = (header: Block, body: ReadonlySet<Block>): Stride | undefined => {
     if (region.light || x87 || modeBits(mode) !== 64) return undefined;
     const stride = planStride(header, body, region, live, state, mode, link);
     if (stride) found.strides++;
     return stride;
   };
-  const graph = buildGraph(blocks, successors, returns, region.entries, jumps, targets, plan);
+  const graph = buildGraph(blocks, edges, returns, region.entries, jumps, targets, plan);
   const insns = blocks.flatMap((b) => b.insns);
   const registers = region.light ? undefined : registersOf(insns, state, mode, link);
   const c = newContext(f, state, mode, link, registers, false);
@@ -129,6 +132,10 @@ export function emitRegion(
       new JitEmit(c, NO_INSN, 0, 0, 0).mxcsrChanged();
     }
   }
+  if (again.rounds && region.known.size) {
+    c.astray = { at: code.bytes(4), from: again.leavings };
+    code.setWord(c.astray.at, again.leavings);
+  }
   f.block((exit) => {
     c.exit = exit;
     f.block((fault) => {
@@ -136,7 +143,7 @@ export function emitRegion(
       f.block((back) => {
         c.back = back;
         const write = (): void => {
-          new Structure(c, region, graph, code, live, selector, targets).write();
+          new Structure(c, region, graph, code, live, selector, targets, guards).write();
         };
         if (!region.light) return write();
         f.block((interpret) => {
@@ -163,6 +170,7 @@ function settleBy(c: RegionContext, kind: Expr): void {
 function writeInterpret(c: RegionContext): void {
   const { f, link } = c;
   settleBy(c, c.exitKind.get);
+  writeFuel(c);
   const record = c.exitRecord.get;
   const other = c.exitHandler.get;
   f.returnCallIndirect(link.handlerType, select(other, other, handlerOf(record)), record);
@@ -174,6 +182,7 @@ function writeExit(c: RegionContext): void {
   spill(c);
   c.x87?.writeExit();
   const record = c.exitRecord.get;
+  writeFuel(c);
   const out = i32.le_s(i32.load(k32(state + S.FUEL)), 0);
   f.if(i32.gt_s(record, 0), () => {
     f.if(out, () => {

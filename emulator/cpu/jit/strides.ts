@@ -19,7 +19,7 @@ import { S, type Mode } from '../layout.ts';
 import { tlbAnswer, tlbMisses } from '../slow.ts';
 import { FunctionBuilder, HANDLER, type Label, type Local } from '../wasm/builder.ts';
 import { I32, i32, i64, k32, k64, select, type Expr } from '../wasm/expr.ts';
-import { JitEmit, newContext, tlbOf, type RegionContext } from './emit.ts';
+import { fuelLeft, JitEmit, newContext, tlbOf, type RegionContext } from './emit.ts';
 import { blockAt, isCall, isRel, type Region } from './find.ts';
 import { liveBefore, type FlagLiveness } from './liveness.ts';
 import { keepingSteps, RIP, sameRegisters, stepOf, type Place, type Window } from './windows.ts';
@@ -352,7 +352,7 @@ export function writeLook(
   const { rounds } = locals;
   if (c.mxcsr && stride.usual) f.brIf(c.mxcsr.get, poor, 0);
   // The first writing does the round after which the fuel is used up.
-  const fuel = f.let(i32.sub(i32.load(k32(c.state + S.FUEL)), 1));
+  const fuel = f.let(i32.sub(fuelLeft(c), 1));
   f.brIf(i32.lt_s(fuel, stride.least * stride.longest), poor, 0);
   f.set(rounds, i32.div_u(fuel, k32(stride.longest)));
   stride.streams.forEach((s, k) => {

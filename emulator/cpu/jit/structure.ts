@@ -6,10 +6,11 @@ import { jumpCacheOffset, recordsOf } from '../interp.ts';
 import { jumpCacheOf, S } from '../layout.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { callExpr, I32, i32, i64, k32, k64, type Expr } from '../wasm/expr.ts';
-import { EXIT_FAR, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
-import { ASKS_WIDE, blockAt, isJmp, Kind, type Region } from './find.ts';
+import { EXIT_FAR, fuelLeft, JitEmit, leave, takeFuel, type RegionContext } from './emit.ts';
+import { ASKS_AGAIN, ASKS_WIDE, blockAt, isCall, isJmp, Kind, type Region } from './find.ts';
 import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './groups.ts';
 import type { buildGraph, Node } from './graph.ts';
+import { CallSite, type Guards } from './guards.ts';
 import type { FlagLiveness } from './liveness.ts';
 import { writeAsked } from './pages.ts';
 import {
@@ -46,6 +47,7 @@ export class Structure {
     private readonly live: FlagLiveness,
     private readonly selector: ReturnType<FunctionBuilder['local']>,
     private readonly targets: readonly Block[],
+    private readonly guards: Guards,
   ) {
     this.evidence = new Evidence(c.f);
     this.strideLocals = new StrideLocals(c.f);
@@ -212,6 +214,11 @@ export class Structure {
     if (heat && this.region.kind === Kind.Small) this.count(heat.leavingAt, heat.leavings, ASKS_WIDE);
   }
 
+  private countAstray(): void {
+    const { astray } = this.c;
+    if (astray) this.count(astray.at, astray.from, ASKS_AGAIN);
+  }
+
   /** Counts down the word at `at`; where it comes to 0 it is set to `from` again, and the region is asked for anew. */
   private count(at: number, from: number, why: number): void {
     const { f, link, state } = this.c;
@@ -244,7 +251,7 @@ export class Structure {
       const block = target.block ?? target.header?.block;
       this.countRound();
       f.if(
-        i32.le_s(i32.load(k32(this.c.state + S.FUEL)), 0),
+        i32.le_s(fuelLeft(this.c), 0),
         () => {
           f.set(this.c.exitRecord, k32(block ? block.record : EXIT_FAR));
           leave(this.c);
@@ -265,10 +272,16 @@ export class Structure {
   private jump(n: Node, target: Expr, check: () => void): void {
     const { c } = this;
     const { f } = c;
-    const j = this.graph.indirect;
+    const b = n.block!;
+    for (const to of this.guards.of.get(b) ?? []) {
+      const offset = this.region.bases.get(to)! + to.offset;
+      f.if(i64.eq(target, this.wrap(i64.add(c.vpc.get, k64(offset)))), () => this.edge(n, offset));
+    }
+    const j = this.guards.jumps.has(b) ? this.graph.indirect : undefined;
     const saved = c.pending;
     const windows = c.windows.save();
     const { mirrored } = c;
+    this.noteCall(b, target);
     f.set(c.exitTarget, target);
     f.set(c.exitRecord, k32(EXIT_FAR));
     const enter = (): void => {
@@ -311,10 +324,31 @@ export class Structure {
       c.pending = saved;
     });
     this.settle();
-    // The cases of a switch, the handlers of an interpreter.
-    if (this.region.left.size && isJmp(n.block!.insns.at(-1)!)) this.countLeaving();
+    const last = b.insns.at(-1)!;
+    if (isCall(last) && this.guards.of.has(b)) this.countAstray();
+    // The cases of a switch, the handlers of an interpreter; and calls, which will be known.
+    else if (isCall(last) || (this.region.left.size && isJmp(last))) this.countLeaving();
     leave(c);
     c.windows.restore(windows);
+  }
+
+  /** What calls to computed addresses lead to, in a light region, and where they lead elsewhere than expected. */
+  private noteCall(b: Block, target: Expr): void {
+    const { c, code } = this;
+    const { f } = c;
+    if (!isCall(b.insns.at(-1)!) || !(c.light || this.guards.of.has(b))) return;
+    const at = code.siteOf(b);
+    const word = (offset: number): Expr => i64.load(k32(at + offset));
+    f.if(
+      i32.and(i64.ne(word(CallSite.TARGET), target), i64.ne(word(CallSite.OTHER), target)),
+      () => {
+        f.store(8, at + CallSite.OTHER, word(CallSite.TARGET));
+        f.store(8, at + CallSite.TARGET, target);
+        f.store(4, at + CallSite.CHANGES, i32.add(i32.load(k32(at + CallSite.CHANGES)), 1));
+      },
+      undefined,
+      0,
+    );
   }
 
   private indirect(n: Node): void {

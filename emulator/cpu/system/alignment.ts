@@ -8,9 +8,8 @@ import { GuestFault, type Cpu } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import type { Insn } from '../insn.ts';
 import { DS, ES, RBP, RCX, RDI, RDX, RSI, RSP, S, SS } from '../layout.ts';
-import { Fsw } from '../x87/common.ts';
 import { isRepeated } from './debug.ts';
-import { ADDRESS_ONLY, bytesOf, stackAccess, STRING, WITHIN } from './limits.ts';
+import { ADDRESS_ONLY, bytesOf, raisesPending, stackAccess, STRING, WITHIN } from './limits.ts';
 import { checkPort } from './tss.ts';
 
 /** Whether accesses have to be aligned now. */
@@ -68,10 +67,7 @@ export function checkAlignment(cpu: Cpu, insn: Insn): number {
   }
   if (name.startsWith('maskmov'))
     return misaligned(cpu, insn.segment >= 0 ? insn.segment : DS, cpu.low(RDI), 8) ? Vector.AC : WITHIN;
-  if (!insn.mem || ADDRESS_ONLY.test(name)) return WITHIN;
-  // #MF of an earlier instruction comes first.
-  if (insn.def.unit === 'x87' && !/^f(n|x[rs])/.test(name) && cpu.i32[(cpu.state + S.FSW) >> 2]! & Fsw.ES)
-    return WITHIN;
+  if (!insn.mem || ADDRESS_ONLY.test(name) || raisesPending(cpu, insn)) return WITHIN;
   const o = insn.operands.find((x) => x.kind === 'mem');
   if (o?.size === 16 && name.startsWith('movnt')) return WITHIN;
   const to = o && o.size > 0 ? Math.min(o.size, 16) : alignmentOf(insn);

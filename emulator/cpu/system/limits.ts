@@ -7,7 +7,8 @@ import { CR0_PE, DF, IOPL } from '../bits.ts';
 import { GuestFault, type Cpu, type Segment } from '../cpu.ts';
 import { Vector } from '../emit.ts';
 import { CF, OF, PF, SF, ZF, type Insn } from '../insn.ts';
-import { CS, DS, ES, FS, RAX, RBP, RBX, RCX, RDI, RSI, RSP, SS } from '../layout.ts';
+import { CS, DS, ES, FS, RAX, RBP, RBX, RCX, RDI, RSI, RSP, S, SS } from '../layout.ts';
+import { Fsw } from '../x87/common.ts';
 import { isRepeated } from './debug.ts';
 import { ATTR, isVirtual8086 } from './segments.ts';
 import { stackMask } from './stack.ts';
@@ -65,6 +66,10 @@ export function bytesOf(insn: Insn): number {
   return name === 'fld' || name === 'fstp' || name === 'fbld' || name === 'fbstp' ? 10 : 1;
 }
 
+/** Whether an instruction is going to raise #MF for an earlier x87 instruction, which it does before it looks at its operand. */
+export const raisesPending = (cpu: Cpu, insn: Insn): boolean =>
+  insn.def.unit === 'x87' && !/^f(n|x[rs])/.test(insn.def.name) && (cpu.i32[(cpu.state + S.FSW) >> 2]! & Fsw.ES) !== 0;
+
 const SENSITIVE = /^(pushf|popf|int|iret)$/;
 /** What uses its operand's address only. */
 export const ADDRESS_ONLY = /^(lea|nop|invlpg|prefetch|clflush)/;
@@ -112,7 +117,7 @@ export function checkLimits(cpu: Cpu, insn: Insn, eip: number): number {
         ? Vector.SS
         : Vector.GP;
   }
-  if (!insn.mem || ADDRESS_ONLY.test(name)) return WITHIN;
+  if (!insn.mem || ADDRESS_ONLY.test(name) || raisesPending(cpu, insn)) return WITHIN;
   const o = insn.operands.find((x) => x.kind === 'mem');
   const size = o && o.size > 0 ? o.size : bytesOf(insn);
   const write = insn.operands[0]?.kind === 'mem' && insn.def.access !== 'r';

@@ -1,6 +1,7 @@
 /** What only compiled regions of several blocks can get wrong. */
 import { describe, expect, test } from 'vitest';
 import type { Tier } from '../../../emulator/processor.ts';
+import { Kind, type Region } from '../../../emulator/cpu/jit/find.ts';
 import { asm, assembles } from './assembler.ts';
 import { CodeMachine } from './machine-code.ts';
 
@@ -86,6 +87,19 @@ test('a light region that loops is compiled anew, one that does not is left', ()
   expect(regions(30)).toBeGreaterThan(once);
 });
 
+test('the first region of x87 code has its registers in locals', () => {
+  // xor eax, eax; 1: fld1; fld1; faddp; fstp st0, or four times inc edx; dec ecx; jne 1b
+  const kinds = (body: string): number[] => {
+    const machine = new CodeMachine('auto', 2, 1_000_000);
+    machine.slice = 20;
+    machine.run(hex(`31c0 ${body} ffc9 75f4`), { rcx: 40n });
+    const owners = Reflect.get(machine.cpu.jit, 'owners') as Map<unknown, Region>;
+    return [...owners.values()].map(({ kind }) => kind);
+  };
+  expect(kinds('d9e8 d9e8 dec1 ddd8')).toContain(Kind.Loops);
+  expect(kinds('ffc2 ffc2 ffc2 ffc2')).not.toContain(Kind.Loops);
+});
+
 test('a small region that is much left for want of room is compiled anew with more', () => {
   // xor eax, eax; 1: (inc eax; jmp +0) × 20; dec ecx; jne 1b
   const code = hex(`31c0 ${'ffc0eb00'.repeat(20)} ffc9 75ac`);
@@ -101,6 +115,44 @@ test('a small region that is much left for want of room is compiled anew with mo
   const once = regions(1_000_000);
   expect(once).toBeGreaterThan(2);
   expect(regions(100)).toBeGreaterThan(once);
+});
+
+test('with no time left for writing, only what has long been interpreted is compiled', () => {
+  // xor eax, eax; 1: add eax, ecx; dec ecx; jne 1b
+  const code = hex('31c0 01c8 ffc9 75fa');
+  const regions = (rounds: bigint): number => {
+    const machine = new CodeMachine('auto', 2);
+    machine.cpu.synchronous = false;
+    machine.slice = 1000;
+    Reflect.set(machine.cpu.jit, 'credit', -1e6);
+    machine.run(code, { rcx: rounds });
+    return machine.cpu.jit.regions;
+  };
+  expect(regions(5_000n)).toBe(0);
+  expect(regions(50_000n)).toBeGreaterThan(0);
+});
+
+test('devices see how many instructions have been executed', () => {
+  // mov ecx, 50; 1: xor eax, eax; test cl, 3; jne 2f; mov eax, [r8]; 2: add ebx, eax; jmp 3f; 3: dec ecx; jne 1b
+  const code = hex('b932000000 31c0 f6c103 7503 418b00 01c3 eb00 ffc9 75ee');
+  const seen = (machine: CodeMachine): number[] => {
+    const { cpu } = machine;
+    const counts: number[] = [];
+    Object.assign(cpu.host.bus, { readMmio: () => counts.push(cpu.instructions) });
+    // A page that is no memory.
+    cpu.memory.write64(0x4000 + 0x60 * 8, 0x8000_0003);
+    for (let i = 0; i < 3; i++) machine.run(code, { r8: 0x46_0000n });
+    return counts;
+  };
+  const expected = seen(new CodeMachine('interp'));
+  expect(expected).toHaveLength(36);
+  for (const tier of ['jit', 'light'] as const) expect(seen(new CodeMachine(tier))).toEqual(expected);
+  for (const rounds of [0, 20]) {
+    const machine = new CodeMachine('auto', 2, rounds);
+    machine.slice = 60;
+    expect(seen(machine)).toEqual(expected);
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  }
 });
 
 test('a loop that is entered in the middle stays in its region', () => {

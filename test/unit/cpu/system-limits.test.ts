@@ -1,5 +1,6 @@
 /** Segments that are not flat: limits, expand-down, rights, null, in 32-bit and 16-bit code. */
 import { describe, expect, test } from 'vitest';
+import { CR0_NE } from '../../../emulator/cpu/bits.ts';
 import { CS, DS, FS, Mode } from '../../../emulator/cpu/layout.ts';
 import { asm, asm16, asm32, assembles, type Code } from './assembler.ts';
 import { CODE, DATA, FREE, GDT, SystemMachine, UCODE32, UDATA, watchCompiler } from './system-machine.ts';
@@ -55,6 +56,18 @@ describe.skipIf(!assembles).each(['interp', 'jit'] as const)('%s', (tier) => {
     const trap = m.trap();
     expect(trap.vector).toBe(allowed ? 0x80 : 13);
     if (!allowed) expect([trap.code, trap.rip < code.bytes.length - 2]).toEqual([0, true]);
+  });
+
+  // SDM vol. 3, 6.9: #MF of an earlier instruction comes before any fault of the operand.
+  test.each<[string, string, number]>([
+    ['an instruction that waits', 'fld tbyte ptr [0xff7]', 16],
+    ['a store that waits', 'fst dword ptr [0xffd]', 16],
+    ['one that does not wait', 'fnstcw [0xfff]', 13],
+  ])('an x87 exception is pending: %s', (_, text, vector) => {
+    start(asm32(`${load}fninit; push 0x37b; fldcw [esp]; fld1; fldz; fdivp; ${text}; int 0x80`), data(0xfff));
+    cpu.cr0 |= CR0_NE;
+    cpu.modeChanged();
+    expect(m.trap().vector).toBe(vector);
   });
 
   test('other segments than the limited one are as before', () => {
