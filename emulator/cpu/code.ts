@@ -39,6 +39,7 @@ import {
   isNamed,
   metaAddress,
   metaWord,
+  PAGE_CHECK_SIZE,
   R,
   RAISE_SIZE,
   type RecordLayout,
@@ -71,6 +72,8 @@ export interface CodeHost extends HandlerHost {
   readonly heat: number;
   /** Physical address of the page after the one that S.VPC is in, or −1 after recording a fault. */
   fetchNextPage(record: number): number;
+  /** After `fetchNextPage`. @returns the epoch of translations, which is another one from when that page's may have changed */
+  watchNextPage(): number;
   /** Sets S.RIP to a record's instruction. */
   rewind(record: number): void;
   /** Before an instruction in a limited mode: 1 to go on, 0 with RIP set back to it. */
@@ -285,11 +288,12 @@ export class CodeCache {
       record += size;
     };
     if (crosses) {
-      begin(Slot.CrossCheck, offset, 0, 1);
+      begin(Slot.PageCheck, offset, 0, 1);
       u8[record + R.CHECK] = NEXT_PAGE;
       // The page that it was decoded from, also where the bytes are no instruction; -1: no page was there.
       w[(record + R.AUX) >> 2] = this.lastCross;
-      end(CHECK_SIZE);
+      w[(record + R.EPOCH) >> 2] = 0;
+      end(PAGE_CHECK_SIZE);
     }
     const dead = this.deadFlags(insns);
     const last = insns[insns.length - 1];
@@ -419,8 +423,13 @@ export class CodeCache {
       return this.host.checkAccesses(this.insns[this.host.i32[(record + R.AUX) >> 2]!]!, record);
     const second = this.host.fetchNextPage(record);
     if (second < 0) return 0;
-    const expected = this.host.i32[(record + R.AUX) >> 2]!;
-    if (second === expected) return 1;
+    const { i32: w, state } = this.host;
+    if (second === w[(record + R.AUX) >> 2]!) {
+      w[(record + R.EPOCH) >> 2] = this.host.watchNextPage();
+      w[(record + R.PLACE) >> 2] = w[(state + S.VPC) >> 2]!;
+      w[(record + R.PLACE + 4) >> 2] = w[(state + S.VPC + 4) >> 2]!;
+      return 1;
+    }
     // Another page is mapped there now: decode the instruction afresh.
     const block = this.blockOf(record);
     if (block) this.dropBlock(block);
