@@ -16,7 +16,7 @@ import { layoutOf } from './interp.ts';
 import { NO_INSN, type Insn } from './insn.ts';
 import { CallSite } from './jit/guards.ts';
 import { JumpCaches } from './jump-cache.ts';
-import { JUMP_CACHE_HASH, modeIsUser, type Mode, MODES, RECORDS, RECORDS_BYTES } from './layout.ts';
+import { JUMP_CACHE_HASH, modeIsUser, type Mode, MODES, RECORDS, RECORDS_BYTES, S } from './layout.ts';
 import { backOf, HEADER_SIZE, metaAddress, metaWord, R } from './record.ts';
 import { Check, MAX_BLOCK, Translator } from './translate.ts';
 
@@ -41,6 +41,8 @@ export interface CodeHost extends HandlerHost {
   readonly heat: number;
   /** Physical address of the page after the one that S.VPC is in, or −1 after recording a fault. */
   fetchNextPage(record: number): number;
+  /** After `fetchNextPage`. @returns the epoch of translations, which is another one from when that page's may have changed */
+  watchNextPage(): number;
   /** Sets S.RIP to a record's instruction. */
   rewind(record: number): void;
   /** Before an instruction in a limited mode: 1 to go on, 0 with RIP set back to it. */
@@ -224,8 +226,13 @@ export class CodeCache {
     if (this.host.u8[record + R.CHECK] === Check.Limits) return this.host.checkAccesses(this.insnOf(record), record);
     const second = this.host.fetchNextPage(record);
     if (second < 0) return 0;
-    const expected = this.host.i32[(record + R.AUX) >> 2]!;
-    if (second === expected) return 1;
+    const { i32: w, state } = this.host;
+    if (second === w[(record + R.AUX) >> 2]!) {
+      w[(record + R.EPOCH) >> 2] = this.host.watchNextPage();
+      w[(record + R.PLACE) >> 2] = w[(state + S.VPC) >> 2]!;
+      w[(record + R.PLACE + 4) >> 2] = w[(state + S.VPC + 4) >> 2]!;
+      return 1;
+    }
     // Another page is mapped there now: decode the instruction afresh.
     const block = this.blockOf(record);
     if (block) this.dropBlock(block);

@@ -9,15 +9,25 @@ import {
   meta,
   metaCount,
   metaOffset,
+  PAGE_CHECK_SIZE,
   R,
   type RecordLayout,
 } from './record.ts';
 import { RUNTIME } from './runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
-import { callExpr, i32, i64, I32, k32 } from './wasm/expr.ts';
+import { callExpr, i32, i64, I32, k32, select, type Expr } from './wasm/expr.ts';
 
 /** Table slots of the fixed handlers. */
-export const Slot = { Invalid: 0, Resync: 1, CrossCheck: 2, GoOnNear: 3, GoOnFar: 4, Raise: 5, FIRST_FREE: 6 } as const;
+export const Slot = {
+  Invalid: 0,
+  Resync: 1,
+  CrossCheck: 2,
+  GoOnNear: 3,
+  GoOnFar: 4,
+  Raise: 5,
+  PageCheck: 6,
+  FIRST_FREE: 7,
+} as const;
 
 /** A handler's table slot, and what the records that it serves are like. */
 export interface Handler {
@@ -96,10 +106,21 @@ export function buildCore(state: number): ModuleBuilder {
   resync.store(8, state + S.RIP, i64.add(i64.load(k32(state + S.VPC)), i64.extend_u(metaOffset(m0))));
   resync.store(4, state + S.FUEL, i32.sub(i32.load(k32(state + S.FUEL)), i32.sub(metaCount(m0), 1)));
   const check = new FunctionBuilder(HANDLER);
-  const ok = check.let(callExpr(I32, cross, [check.param(0)]));
-  check.if(i32.eqz(ok), () => check.return());
-  const after = check.let(i32.add(check.param(0), CHECK_SIZE));
-  call(check, after);
+  const checked = (f: FunctionBuilder): void => {
+    f.if(i32.eqz(callExpr(I32, cross, [f.param(0)])), () => f.return());
+  };
+  checked(check);
+  call(check, check.let(i32.add(check.param(0), CHECK_SIZE)));
+  // As long as no translation of code has changed, the next page is what it was.
+  const pageCheck = new FunctionBuilder(HANDLER);
+  const word = (at: number): Expr => i32.load(k32(state + at));
+  const epoch = select(i32.eq(word(S.CPL), k32(3)), word(S.USER_EPOCH), word(S.KERNEL_EPOCH));
+  const same = i32.and(
+    i32.eq(epoch, i32.load(pageCheck.param(0), R.EPOCH)),
+    i64.eq(i64.load(k32(state + S.VPC)), i64.load(pageCheck.param(0), R.PLACE)),
+  );
+  pageCheck.if(i32.eqz(same), () => checked(pageCheck), undefined, 0);
+  call(pageCheck, pageCheck.let(i32.add(pageCheck.param(0), PAGE_CHECK_SIZE)));
   const raise = new FunctionBuilder(HANDLER);
   raise.drop(
     callExpr(I32, link.imports.raise!, [
@@ -110,7 +131,7 @@ export function buildCore(state: number): ModuleBuilder {
   );
   const indices = [invalid, resync, check].map((f) => m.add(f));
   const goOn = [true, false].map((near) => m.add(buildGoOn(state, link, near)));
-  m.element(0, [...indices, ...goOn, m.add(raise)]);
+  m.element(0, [...indices, ...goOn, m.add(raise), m.add(pageCheck)]);
   return m;
 }
 

@@ -110,11 +110,17 @@ export class JumpCaches {
     }
   }
 
+  /** Everything goes, but that pages count: who watches them goes by epochs, which stay the same. */
   clear(): void {
     this.kept.forgetAll();
     this.clearLocal();
     for (let i = 0; i < this.globals; i++) this.forget(this.global[i]!);
     this.globals = 0;
+  }
+
+  /** The same where all epochs change, too. */
+  clearWatched(): void {
+    this.clear();
     this.pages.fill(0);
   }
 
@@ -126,7 +132,7 @@ export class JumpCaches {
   /** The translation of one linear page is gone. @returns whether it counted, so that everything was emptied */
   clearPage(lo: number): boolean {
     if (!(this.pages[lo >>> 17]! & (1 << ((lo >>> 12) & 31)))) return false;
-    this.clear();
+    this.clearWatched();
     return true;
   }
 }

@@ -446,13 +446,23 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       this.fetchedGlobal = this.mmu.global;
     }
     if (physical === FAULTED) return undefined;
+    this.watchFetched(low);
+    return this.code.page(physical, this.mode);
+  }
+
+  /** Sees to it that `codeEpoch` changes with the translation of a page at a linear address, which `fetchedGlobal` is about. */
+  private watchFetched(lo: number): void {
     if (this.cpl !== 3 && !this.fetchedGlobal && !this.localKernel) {
       // From now on the epoch of kernels changes with the address space.
       this.localKernel = true;
       this.tellEpochs();
     }
-    this.code.jumps.watch(low);
-    return this.code.page(physical, this.mode);
+    this.code.jumps.watch(lo);
+  }
+
+  watchNextPage(): number {
+    this.watchFetched((this.i32[(this.state + S.VPC) >> 2]! + 4096) | 0);
+    return this.codeEpoch;
   }
 
   /** Linear address of the page `distance` pages from another one. */
@@ -633,7 +643,7 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       this.globalEpoch += 2;
       this.epochs.clear();
       this.localKernel = false;
-      this.code.jumps.clear();
+      this.code.jumps.clearWatched();
     } else this.code.jumps.clearLocal();
     this.tellEpochs();
   }

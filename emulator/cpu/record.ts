@@ -21,14 +21,18 @@ export const R = {
    * second takes the place of the first where the target is not near.
    */
   LINKS: 8,
-  /** Of a check before an instruction (CrossCheck): what is checked (u8). AUX is the page expected, or leads to the instruction. */
+  /** Of a check before an instruction (CrossCheck, PageCheck): what is checked (u8). AUX is the page expected, or leads to the instruction. */
   CHECK: 2,
+  /** Of a PageCheck: it has been passed in this epoch of translations (i32; 0: none) from the page at this linear address (i64). */
+  EPOCH: 8,
+  PLACE: 12,
   /** Of a record that raises an exception: vector (u8), error code (i32). */
   VECTOR: 2,
   CODE: 4,
 } as const;
-/** Bytes of these two kinds of records. */
+/** Bytes of these kinds of records. */
 export const CHECK_SIZE = 8;
+export const PAGE_CHECK_SIZE = 20;
 export const RAISE_SIZE = 8;
 /** Bytes of the word before a block's first record: the entry's number (8 bits), above it the block's (24 bits). */
 export const HEADER_SIZE = 4;

@@ -19,6 +19,7 @@ import {
   isNamed,
   metaAddress,
   metaWord,
+  PAGE_CHECK_SIZE,
   R,
   RAISE_SIZE,
   type RecordLayout,
@@ -149,11 +150,12 @@ export class Translator {
     this.start = this.record = at + HEADER_SIZE;
     w[at >> 2] = 0;
     if (crosses) {
-      this.begin(Slot.CrossCheck, offset, 0, 1);
+      this.begin(Slot.PageCheck, offset, 0, 1);
       u8[this.record + R.CHECK] = Check.NextPage;
       // The page that it was decoded from, also where the bytes are no instruction; -1: no page was there.
       w[(this.record + R.AUX) >> 2] = this.otherPage;
-      this.end(CHECK_SIZE);
+      w[(this.record + R.EPOCH) >> 2] = 0;
+      this.end(PAGE_CHECK_SIZE);
     }
     findDeadFlags(found, imms, count, this.dead);
     const target = this.writeRecords(page, count, crosses, limited || guarded);

@@ -51,6 +51,19 @@ test('an address space that comes back brings its records, but none of the share
   expect(records(i32, Mode.Kernel16)).toEqual([]);
 });
 
+test('pages that count do so until translations have changed, whatever becomes of the records', () => {
+  const { jumps } = caches();
+  jumps.remember(Mode.User64, 0x1234, 0, 1, false);
+  jumps.watch(0x5678);
+  expect(jumps.clearPage(0x9000)).toBe(false);
+  jumps.clear();
+  expect(jumps.clearPage(0x5000)).toBe(true);
+  expect(jumps.clearPage(0x1000)).toBe(false);
+  jumps.watch(0x5678);
+  jumps.clearWatched();
+  expect(jumps.clearPage(0x5000)).toBe(false);
+});
+
 test('a record is found by its whole address, in the table that is asked', () => {
   const { jumps } = caches();
   jumps.remember(Mode.User64, 0x1000, 1, 7, false);

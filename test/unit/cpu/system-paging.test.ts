@@ -283,6 +283,29 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
       m.run();
       expect([cpu.low(2), cpu.low(3)]).toEqual([0x22221111, 0x33331111]);
     });
+
+    test.each([
+      ['', ''],
+      [' and code elsewhere, too', 'mov byte ptr [rdi], 0xc3; '],
+    ])('so is one after which nothing of that page is run%s', (_, elsewhere) => {
+      // ret imm16 with its immediate in the next page
+      start(
+        asm(
+          'call rdi; mov rbp, rsp; push 0; call rax; sub rbp, rsp; mov edx, ebp; ' +
+            `${elsewhere}mov qword ptr [rcx], 0x609007; invlpg [rsi]; mov rbp, rsp; push 0; call rax; sub rbp, rsp`,
+        ),
+        'kernel',
+        NEXT - 1,
+      );
+      cpu.setBig(1, BigInt(PT + 6 * 8));
+      cpu.setBig(6, BigInt(NEXT));
+      cpu.setBig(7, BigInt(NEXT + 0x1000));
+      cpu.memory.write(NEXT - 1, Uint8Array.of(0xc2, 0, 0));
+      cpu.memory.write(0x60_9000, Uint8Array.of(8, 0));
+      cpu.memory.write(NEXT + 0x1000, Uint8Array.of(0xc3));
+      m.run();
+      expect([cpu.low(2), cpu.low(5)]).toEqual([8, 0]);
+    });
   });
 
   describe('instructions that a fault interrupts', () => {

@@ -81,6 +81,16 @@ describe.skipIf(!assembles).each(['interp', 'jit', 'light'] as const)('%s', (tie
     expect([cpu.low(5) & 0xff, cpu.low(7) & 0xff, cpu.low(3) & 0xff]).toEqual([1, 2, 1]);
   });
 
+  test('an instruction that crosses into a page is the one of the current space', () => {
+    // ret imm16 with its immediate in PAGE
+    const call = (to: string): string => `mov r8, rsp; push 0; call rax; sub r8, rsp; mov ${to}, r8d`;
+    run(
+      `mov byte ptr [rax-1], 0xc2; mov dword ptr [rax], 0; mov dword ptr [rax+0x1000], 8; dec rax; ${enable}; ${call('ebp')};
+      ${call('ebp')}; ${away}; ${call('edi')}; ${backKept}; ${call('ebx')}; mov dword ptr [rax+1], 8; ${call('edx')}`,
+    );
+    expect([cpu.low(5), cpu.low(7), cpu.low(3), cpu.low(2)]).toEqual([8, 0, 8, 0]);
+  });
+
   test.each([
     [
       'CR4.PCIDE comes on with another PCID than 0',
