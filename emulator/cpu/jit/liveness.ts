@@ -16,13 +16,15 @@ export interface FlagLiveness {
 /** Leaving the region, all flags are live. */
 export function flagLiveness(
   blocks: readonly Block[],
-  near: (b: Block, offset: number) => Block | undefined,
+  blockAt: (b: Block, offset: number) => Block | undefined,
 ): FlagLiveness {
   const flow = blocks.map((block) => {
     const last = block.insns[block.insns.length - 1]!;
     const list = block.branches && (!isRel(last) || isCall(last)) ? [] : successorOffsets(block);
-    const successors = list.map((offset) => near(block, offset)).filter((s) => s !== undefined);
-    const stays = list.length === (!block.branches || isJmp(last) ? 1 : 2) && successors.length === list.length;
+    const successors = list.map((offset) => blockAt(block, offset)).filter((s) => s !== undefined);
+    // Where the page of a successor is mapped elsewhere meanwhile, the edge leaves.
+    const near = list.every((offset) => offset >= 0 && offset < 4096);
+    const stays = near && list.length === (!block.branches || isJmp(last) ? 1 : 2) && successors.length === list.length;
     // What is live before it: `read` and, of what is live after it, `passed`.
     const before = (after: number): number => block.insns.reduceRight((live, insn) => liveBefore(insn, live), after);
     return { block, successors, leaves: stays ? 0 : ARITH, read: before(0), passed: before(ARITH) };

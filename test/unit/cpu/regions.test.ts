@@ -225,6 +225,7 @@ describe.skipIf(!assembles).each([
 
   test.each([0, 12])('a region that runs sees it (%d rounds)', (rounds) => {
     const machine = prepare(rounds);
+    machine.slice = 500;
     const change = `cmp ecx, 500; jne %%on; mov [rsi], rdi; ${flush}; %%on: dec ecx; jnz %%again; ret`;
     machine.cpu.memory.write(caller, Uint8Array.from(asm(`${loop} ${change}`).bytes));
     const registers = { r8: caller, r9: callee, rsi: entry, rdi: other | 3 };
@@ -234,6 +235,33 @@ describe.skipIf(!assembles).each([
       Object.fromEntries(Object.entries(registers).map(([name, x]) => [name, BigInt(x)])),
     ).registers;
     expect(rdx).toBe(1000n + 501n + 2n * 499n);
+    expect(machine.cpu.jit.regions).toBeGreaterThan(0);
+  });
+
+  test.each([
+    [0, 500],
+    [0, 499],
+    [12, 500],
+    [12, 499],
+  ])('code that is new there sees the flags that the old one did not look at (%d rounds, %d)', (rounds, at) => {
+    const machine = prepare(rounds);
+    machine.slice = 500;
+    const { memory } = machine.cpu;
+    // The code at the start of the next page but one goes back to 0x40.
+    const back = 0x40 - 0x2000;
+    const change = `mov [rsi], rdi; ${flush}`;
+    const text = `cmp ecx, 500; jne %%on; ${change}; %%on: cmp ecx, r10d; jmp %%start+0x2000`;
+    memory.write(caller, Uint8Array.from(asm(text).bytes));
+    memory.write(caller + 0x40, Uint8Array.from(asm('add edx, eax; dec ecx; jnz %%start-0x40; ret').bytes));
+    memory.write(callee, Uint8Array.from(asm(`xor eax, eax; jmp %%start${back}`).bytes));
+    memory.write(other, Uint8Array.from(asm(`sete al; movzx eax, al; jmp %%start${back}`).bytes));
+    const registers = { r8: caller, r9: callee, rsi: entry, rdi: other | 3, r10: at };
+    const code = asm('mov ecx, 1000; xor edx, edx; call r8').bytes;
+    const { rdx } = machine.run(
+      code,
+      Object.fromEntries(Object.entries(registers).map(([name, x]) => [name, BigInt(x)])),
+    ).registers;
+    expect(rdx).toBe(1n);
     expect(machine.cpu.jit.regions).toBeGreaterThan(0);
   });
 });
