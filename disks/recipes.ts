@@ -18,65 +18,18 @@ const BASE = [
 ];
 
 /** What most Python programs import, some of it or all. */
-const MODULES = [
-  ...[
-    'abc',
-    'argparse',
-    'array',
-    'ast',
-    'asyncio',
-    'base64',
-    'bisect',
-    'calendar',
-    'collections',
-    'concurrent.futures',
-  ],
-  ...['configparser', 'contextlib', 'copy', 'csv', 'ctypes', 'dataclasses', 'datetime', 'decimal', 'difflib', 'email'],
-  ...[
-    'enum',
-    'fractions',
-    'functools',
-    'getpass',
-    'glob',
-    'gzip',
-    'hashlib',
-    'heapq',
-    'html',
-    'http.server',
-    'inspect',
-  ],
-  ...[
-    'io',
-    'itertools',
-    'json',
-    'logging',
-    'math',
-    'multiprocessing',
-    'operator',
-    'os',
-    'pathlib',
-    'pickle',
-    'platform',
-  ],
-  ...['pprint', 'queue', 'random', 're', 'secrets', 'select', 'shlex', 'shutil', 'signal', 'socket', 'sqlite3', 'ssl'],
-  ...['statistics', 'string', 'struct', 'subprocess', 'sys', 'tarfile', 'tempfile', 'textwrap', 'threading', 'time'],
-  ...[
-    'timeit',
-    'traceback',
-    'types',
-    'typing',
-    'unittest',
-    'urllib.request',
-    'uuid',
-    'xml.etree.ElementTree',
-    'zipfile',
-  ],
-];
+const MODULES = `
+  abc argparse array ast asyncio base64 bisect calendar collections concurrent.futures configparser contextlib
+  copy csv ctypes dataclasses datetime decimal difflib email enum fractions functools getpass glob gzip hashlib
+  heapq html http.server inspect io itertools json logging math multiprocessing operator os pathlib pickle
+  platform pprint queue random re secrets select shlex shutil signal socket sqlite3 ssl statistics string struct
+  subprocess sys tarfile tempfile textwrap threading time timeit traceback types typing unittest urllib.request
+  uuid xml.etree.ElementTree zipfile`;
 
 const PROGRAMS = [
   // The interactive one: its prompt is a program of its own.
   "printf 'import sys\n1 + 1\n' | python3 -i 2>&1",
-  `python3 -c 'import ${MODULES.join(', ')}'`,
+  `python3 -c 'import ${MODULES.trim().split(/\s+/).join(', ')}'`,
   'apt-cache policy bash && apt list --installed && dpkg -l',
   'ls -la --color=always /etc && find /etc -name "*.conf" | sort | head && grep -r root /etc/passwd && df -h && free && top -bn1',
   'nano --version && less --version && tar --version && gzip --version && sed --version && awk 1 /etc/hostname',
