@@ -137,6 +137,7 @@ export class BlockCache {
 
   /** Fetches blocks while nothing else is wanted, in this order. What memory cannot hold is left out. */
   prefetch(blocks: readonly number[]): void {
+    this.ahead?.plan(blocks);
     const most = Math.floor(this.memory / 2 / this.source.blockSize);
     this.background.push(
       ...blocks.filter((b) => b >= 0 && b * this.source.blockSize < this.source.size).slice(0, most),

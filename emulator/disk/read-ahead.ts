@@ -37,6 +37,7 @@ export class ReadAhead {
   /** Guesses that were read, and that have not been. */
   readonly counters = { used: 0, unused: 0 };
   private readonly known = new Map<number, Known>();
+  private readonly planned = new Set<number>();
   private readonly followers: Follower[];
   /** Of each block that is in an order: [follower, place], one after the other. */
   private readonly places = new Map<number, number[]>();
@@ -73,8 +74,13 @@ export class ReadAhead {
     this.next = last + 1;
     for (let i = last + 1; i <= last + this.window && i < this.count; i++) guess(i);
     let fresh = false;
-    for (let i = first; i <= last; i++) fresh = this.isFresh(i) || fresh;
+    for (let i = first; i <= last; i++) fresh = (this.isFresh(i) && !this.planned.has(i)) || fresh;
     if (fresh && !this.followOrder(first, last, guess)) this.lookAround(first, last, guess);
+  }
+
+  /** These are fetched whatever is read, as a boot's are: reading them says nothing of what else will be. */
+  plan(blocks: readonly number[]): void {
+    for (const block of blocks) this.planned.add(block);
   }
 
   /** A block is fetched because it was guessed. */

@@ -36,6 +36,14 @@ describe('read-ahead', () => {
     expect(guesses(ahead, 100)).toEqual([]);
   });
 
+  test('what is fetched anyway says nothing, but is read', () => {
+    const ahead = new ReadAhead(1000, 8, [[100, 700, 800]]);
+    ahead.plan([100, 105]);
+    expect([100, 105].flatMap((block) => guesses(ahead, block))).toEqual([]);
+    expect(guesses(ahead, 700)).toEqual([800]);
+    expect(guesses(ahead, 103)).toEqual([104, 102, 105]);
+  });
+
   test('where such guesses are of no use they become few', () => {
     const ahead = new ReadAhead(10_000, 8);
     for (let block = 0; block < 12; block += 3) guesses(ahead, block);
