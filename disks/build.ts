@@ -1,7 +1,8 @@
 /**
  * `npm run disk -- NAME…` builds disks into build/disks/NAME: manifest.json, chunks/, kernel, initramfs and the raw image.
  * Options: --reuse takes the last run's packages instead of asking the archive again, --snapshot makes only the snapshot of
- * a built disk anew, --programs only its lists of what programs read, --output=DIRECTORY instead of build/disks, --list names the recipes.
+ * a built disk anew, --programs only its lists of what programs read, --output=DIRECTORY instead of build/disks, --list
+ * names the recipes.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';

@@ -4,28 +4,24 @@
  * of it is in that file is found in the host's time, too, and may differ by some pages.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, openAsBlob, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { openAsBlob, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
-import { createProcessor } from '../emulator/cpu/processor.ts';
 import type { DiskManifest, ManifestFile, ManifestSnapshot } from '../emulator/disk/manifest.ts';
 import { openDisk, type OpenDisk } from '../emulator/disk/open.ts';
 import type { OverlayState } from '../emulator/disk/overlay.ts';
-import type { BlockDevice } from '../emulator/disk/types.ts';
-import { Machine, type MachineState, type PagedState } from '../emulator/machine.ts';
-import type { Macrotasks } from '../emulator/macrotask.ts';
+import type { MachineState, PagedState } from '../emulator/machine.ts';
 import { BLOCK_PAGES, type FirstPages, PAGE_SIZE } from '../emulator/machine-state.ts';
 import type { PageTable } from '../emulator/pager.ts';
 import { encodeSnapshot, SNAPSHOT_FORMAT } from '../emulator/snapshot.ts';
 import { Traffic } from '../emulator/traffic.ts';
-import { AgentClient } from '../src/agent/client.ts';
+import type { AgentClient } from '../src/agent/client.ts';
+import { Bench, MEMORY, type Pace, readManifest, replaceManifest } from './bench.ts';
 import { watched } from './watched.ts';
 
 const compress = promisify(gzip);
 
-/** What a page asks for when nobody says otherwise. */
-const MEMORY = 512 * 2 ** 20;
 const CHUNK_PAGES = 64;
 /** Pages that stay free while the balloon takes the others: the kernel's reserves. */
 const MARGIN = 1500;
@@ -48,150 +44,16 @@ const SETTLED = 400_000_000;
 /** Typed in the rehearsal, one after the other, after the prompt; the agent has run them before, as a page does. */
 const REHEARSED = ["python3 -c 'print(2**100)'", 'ls -l /', 'cat /etc/os-release', 'ps aux'];
 
-/** A host's clock on which each slice takes a second, so that each has a turn of its own; and what is done before each turn. */
-class Turns {
-  before: () => void = () => undefined;
-  private time = 0;
-  readonly now = (): number => (this.time += 1000);
-  readonly macrotasks: Macrotasks = {
-    post: (call) =>
-      void setImmediate(() => {
-        this.before();
-        call();
-      }),
-    close: () => undefined,
-  };
-}
-
 /** No page comes but those that the machine touches. */
 const ONLY_TOUCHED = new Traffic(() => true);
 
-/** Whose time a machine has: its instructions', the same with each slice in a turn of its own, or the host's. */
-type Pace = 'instructions' | 'slices' | 'real';
-
-/** A machine of the builder, with its console and agent. It stands still while what it has said is dealt with. */
-class Bench {
-  console = '';
-  raw: Uint8Array[] = [];
-  private agentData: (bytes: Uint8Array) => void = () => undefined;
-  private waiting: { pattern: RegExp; done(): void } | undefined;
-
-  private constructor(
-    readonly machine: Machine,
-    attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void },
-    private readonly turns: Turns,
-  ) {
-    attach.console = (bytes) => {
-      this.raw.push(bytes);
-      this.console += new TextDecoder().decode(bytes);
-      this.standStill();
-      if (this.waiting?.pattern.test(this.console)) this.waiting.done();
-    };
-    attach.agent = (bytes) => {
-      this.standStill();
-      this.agentData(bytes);
-    };
-  }
-
-  /** The agent; a machine that is restored forgets what was sent before. */
-  connect(nonce: number): AgentClient {
-    return new AgentClient(
-      {
-        write: (bytes) => void this.machine.writeAgent(bytes),
-        onData: (listener) => (this.agentData = listener),
-        onClose: () => undefined,
-      },
-      nonce,
-    );
-  }
-
-  static async create(
-    directory: string,
-    manifest: DiskManifest,
-    disk: BlockDevice,
-    kernel: boolean,
-    pace: Pace = 'instructions',
-  ): Promise<Bench> {
-    const nobody = (): undefined => undefined;
-    const attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void } = {
-      console: nobody,
-      agent: nobody,
-    };
-    const file = (name: string): Uint8Array => new Uint8Array(readFileSync(join(directory, name)));
-    const turns = new Turns();
-    const machine = await Machine.create({
-      createProcessor,
-      memory: MEMORY,
-      deterministic: pace !== 'real',
-      ...(kernel && { kernel: file('vmlinux'), initrd: file('initramfs.gz'), cmdline: manifest.cmdline }),
-      disks: [disk],
-      ...(pace === 'slices' && { now: turns.now, macrotasks: turns.macrotasks }),
-      events: { console: (bytes) => attach.console(bytes), agent: (bytes) => attach.agent(bytes) },
-    });
-    return new Bench(machine, attach, turns);
-  }
-
-  /** Holds the machine before a slice. Only where each slice has a turn of its own. */
-  async before(reached: () => boolean): Promise<void> {
-    await new Promise<void>((there) => {
-      this.turns.before = () => {
-        if (this.machine.status !== 'running' || !reached()) return;
-        this.turns.before = () => undefined;
-        this.machine.pause();
-        there();
-      };
-    });
-  }
-
-  /** Answers come from promises, at a time that depends on the host: the guest's own must not pass meanwhile. */
-  private standStill(): void {
-    if (this.machine.status !== 'running') return;
-    this.machine.pause();
-    setImmediate(() => this.machine.resume());
-  }
-
-  /** Resolves when the console shows the pattern; what was there before is forgotten. */
-  async shows(pattern: RegExp, act: () => void): Promise<void> {
-    this.console = '';
-    const shown = new Promise<void>((resolve) => (this.waiting = { pattern, done: resolve }));
-    const ended = this.machine.stopped.then((exit) => {
-      throw new Error(`the machine for the snapshot ended: ${exit.reason} ${exit.message ?? ''}\n${this.console}`);
-    });
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error(`the machine for the snapshot does not get on; it says:\n${this.console}`)),
-        120_000,
-      );
-    });
-    act();
-    try {
-      await Promise.race([shown, ended, late]);
-    } finally {
-      clearTimeout(timer);
-      this.waiting = undefined;
-    }
-  }
-
-  type(text: string): void {
-    void this.machine.writeConsole(new TextEncoder().encode(text));
-  }
-}
-
-/** Runs a command. @throws Error with what it said when it fails */
-async function sh(agent: AgentClient, command: string): Promise<string> {
-  const { status, stdout, stderr } = await agent.run(['sh', '-c', command]);
-  const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
-  if (status !== 0) throw new Error(`"${command}" in the machine for the snapshot failed: ${text(stderr)}`);
-  return text(stdout);
-}
-
 /** Lets the balloon take all free pages, which makes them zero, and gives them back. */
-async function clearFreePages({ balloon }: Machine, agent: AgentClient): Promise<void> {
-  const free = Number(/MemFree: +(\d+)/.exec(await sh(agent, 'cat /proc/meminfo'))?.[1]) / 4;
+async function clearFreePages(bench: Bench, agent: AgentClient): Promise<void> {
+  const { balloon } = bench.machine;
+  const free = Number(/MemFree: +(\d+)/.exec(await bench.sh(agent, 'cat /proc/meminfo'))?.[1]) / 4;
   const settles = async (pages: number): Promise<void> => {
     balloon.target = pages;
-    for (let tries = 0; balloon.actual !== pages && tries < 30; tries++) await sh(agent, 'sleep 0.1');
+    for (let tries = 0; balloon.actual !== pages && tries < 30; tries++) await bench.sh(agent, 'sleep 0.1');
   };
   await settles(Math.max(0, Math.floor(free - MARGIN)));
   await settles(0);
@@ -220,9 +82,9 @@ async function take(
     await bench.shows(PROMPT, () => machine.start());
     const screen = new Uint8Array(Buffer.concat(bench.raw));
     const agent = bench.connect(1);
-    for (const command of WARM) await sh(agent, command);
-    await sh(agent, 'sync');
-    await clearFreePages(machine, agent);
+    for (const command of WARM) await bench.sh(agent, command);
+    await bench.sh(agent, 'sync');
+    await clearFreePages(bench, agent);
     const state = await machine.save();
     const mount = superblock.find((instructions) => instructions > superblock[0]! + PARTITIONS);
     if (mount === undefined) throw new Error('the machine for the snapshot has not mounted its disk');
@@ -312,9 +174,9 @@ async function rehearse(
       bench.type('x');
     });
     const count = touched.length;
-    for (const command of commands) await sh(agent, command);
+    for (const command of commands) await bench.sh(agent, command);
     for (const command of commands) await bench.shows(PROMPT, () => bench.type(`${KILL_LINE}${command}\r`));
-    for (const program of programs) await sh(agent, program);
+    for (const program of programs) await bench.sh(agent, program);
     return { touched: [...new Set(touched)], first: count };
   } finally {
     machine.stop();
@@ -439,11 +301,8 @@ export async function writeSnapshot(
 
 /** Puts a snapshot into the manifest of a built disk. */
 export async function addSnapshot(directory: string, programs: readonly string[]): Promise<string> {
-  const path = join(directory, 'manifest.json');
-  if (!existsSync(path)) throw new Error(`there is no disk in ${directory}`);
-  const manifest = JSON.parse(readFileSync(path, 'utf8')) as DiskManifest;
+  const manifest = readManifest(directory);
   const { snapshot, summary } = await writeSnapshot(directory, manifest, programs);
-  writeFileSync(`${path}.part`, JSON.stringify({ ...manifest, snapshot }));
-  renameSync(`${path}.part`, path);
+  replaceManifest(directory, { ...manifest, snapshot });
   return summary;
 }

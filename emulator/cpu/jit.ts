@@ -89,11 +89,10 @@ export class Jit {
     if (this.tier === 'interp') return;
     const block = this.code.blockOf(record & ~(ASKS_WIDE | ASKS_AGAIN));
     if (!block || modeIsLimited(block.page.mode) || block.raises || block.crosses || block.count === 0) return;
-    const least = this.cpu.again.rounds && !this.computes(block) ? Kind.Small : Kind.Loops;
-    const kind = !block.compiled ? least : record & ASKS_WIDE ? Kind.Wide : Kind.Loops;
     const owner = this.owners.get(block);
-    const best = Math.max(owner?.kind ?? -1, this.asked.get(block) ?? -1);
     if (record & ASKS_AGAIN) return this.renew(block, owner);
+    const kind = !block.compiled ? this.firstKind(block) : record & ASKS_WIDE ? Kind.Wide : Kind.Loops;
+    const best = Math.max(owner?.kind ?? -1, this.asked.get(block) ?? -1);
     if (block.compiled && (!owner || kind <= best)) return;
     if (kind === Kind.Wide && !this.leftOften(owner!)) return;
     if (!this.queue.length) this.since = performance.now();
@@ -113,11 +112,12 @@ export class Jit {
     this.queue.push(region);
   }
 
-  /** Whether a block is about x87 numbers, from which a light region gains little. */
-  private computes(block: Block): boolean {
+  /** A block's first region is a light one, but not where it is about x87 numbers, from which these gain little. */
+  private firstKind(block: Block): Kind {
+    if (!this.cpu.again.rounds) return Kind.Loops;
     const count = block.insns.reduce((n, { def }) => n + (def.unit === 'x87' ? 1 : 0), 0);
     block.release();
-    return count >= LEAST_X87 && !this.code.plainFloats.has(block.page.physical);
+    return count >= LEAST_X87 && !this.code.plainFloats.has(block.page.physical) ? Kind.Loops : Kind.Small;
   }
 
   /** Whether a small region that asks to be a wide one has done so after few instructions: it, or what it leads to, loops. */

@@ -7,7 +7,6 @@
  * the instruction itself), no address or immediate of 64 bits.
  */
 import type { Handler } from './handler-modules.ts';
-import { fuses } from './interp.ts';
 import { ARITH, DEFS, flagsRead, flagsWritten, type Insn } from './insn.ts';
 
 /** Instructions with implicit memory operands (stack and string instructions), which may fault. */
@@ -55,13 +54,6 @@ export class Template {
     const implicit = (touching[def.id] ??= IMPLICIT_MEMORY.test(def.name));
     this.exposes = insn.mem !== undefined || def.faults || !def.emit || def.ends || implicit;
   }
-
-  /** Whether it shares a handler with the branch `next` (`fuses`). */
-  fusesWith(next: Template): boolean {
-    if (!next.relative) return false;
-    return (this.fusing ??= /^(cmp|test)$/.test(this.insn.def.name)) && fuses(this.insn, next.insn);
-  }
-  private fusing: boolean | undefined;
 }
 
 /** Templates that are kept: direct-mapped; a power of two. */

@@ -7,7 +7,7 @@ import type { CodeHost } from './code.ts';
 import { decode } from './decoder.ts';
 import { type Handler, Slot } from './handler-modules.ts';
 import type { Handlers } from './handlers.ts';
-import { layoutOf, memForm } from './interp.ts';
+import { fuses, layoutOf, memForm } from './interp.ts';
 import { NO_INSN, type Insn } from './insn.ts';
 import { FS, modeBits, modeIsLimited, modeIsUser, modeStack, type Mode, RAM_BASE, S } from './layout.ts';
 import {
@@ -229,18 +229,15 @@ export class Translator {
       const { record } = this;
       records[k] = record;
       const kind = dead[k]! + shape * 2;
-      let variant = template.variants[kind];
-      w[metaAddress(record) >> 2] = metaWord(at, after - at, k + 1, (record - this.start) >> 2);
-      if (!variant) {
-        const handler = handlers.handler(insn, dead[k] === 1, SHAPES[shape]!);
-        u16[(record + R.FN) >> 1] = handler.slot;
+      const variant = template.variants[kind];
+      const handler = variant?.handler ?? handlers.handler(insn, dead[k] === 1, SHAPES[shape]!);
+      this.begin(handler.slot, at, after - at, k + 1);
+      if (variant) this.copy(variant, template, k, near);
+      else {
         this.fill(record, handler.layout, insn, after, k + 1, near);
-        variant = { handler, words: this.wordsOf(record, handler.layout.size) };
-        if (template.kept) template.variants[kind] = variant;
+        // The template's instruction may be another one than this.
+        if (template.kept) this.copy(this.keep(template, kind, handler), template, k, near);
       }
-      // What is filled in may be that of another instruction of the template.
-      if (template.kept) this.copy(variant, template, k, near);
-      const { handler } = variant;
       using[k] = handler;
       if (insn.def.helper !== undefined) {
         w[(record + R.AUX) >> 2] = this.insns.length;
@@ -256,7 +253,7 @@ export class Translator {
     for (let k = 0; k < count - 1; k++) {
       let slot = crosses ? undefined : handlers.run(using, k, count);
       // Only the last instruction is a branch.
-      if (slot === undefined && k === count - 2 && found[k]!.fusesWith(found[k + 1]!))
+      if (slot === undefined && k === count - 2 && fuses(found[k]!.insn, found[k + 1]!.insn))
         ({ slot } = handlers.pair(found[k]!.insn, found[k + 1]!.insn, SHAPES[shape]!));
       if (slot !== undefined) u16[(records[k]! + R.FN) >> 1] = slot;
     }
@@ -278,10 +275,12 @@ export class Translator {
     this.record += size;
   }
 
-  private wordsOf(record: number, size: number): number[] {
+  /** Keeps the record under way for what is like its instruction. */
+  private keep(template: Template, kind: number, handler: Handler): Variant {
+    const { record } = this;
     const words: number[] = [];
-    for (let at = record; at < record + size; at += 4) words.push(this.host.i32[at >> 2]!);
-    return words;
+    for (let at = record; at < record + handler.layout.size; at += 4) words.push(this.host.i32[at >> 2]!);
+    return (template.variants[kind] = { handler, words });
   }
 
   /** Writes the record of the `k`th instruction from its template: what is its own is filled in. */

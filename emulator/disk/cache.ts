@@ -278,12 +278,11 @@ export class BlockCache {
       },
       (cause: unknown) => {
         done();
-        if (ahead && !this.controller.signal.aborted) {
-          this.discouraged = true;
-          // The guest has come to wait for it: now it is worth all attempts.
-          if (job.demand) this.demand.unshift(job);
-        }
-        if (this.demand[0] !== job) this.endWithError(job, asBlockError(cause, 'the disk'));
+        const guess = ahead && !this.controller.signal.aborted;
+        if (guess) this.discouraged = true;
+        // Where the guest has come to wait for a guess, it is now worth all attempts.
+        if (guess && job.demand) this.demand.unshift(job);
+        else this.endWithError(job, asBlockError(cause, 'the disk'));
         this.pump();
       },
     );
