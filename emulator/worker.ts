@@ -13,6 +13,7 @@ import type {
 import { plainError } from '../src/protocol.ts';
 import { BootFiles } from './boot-files.ts';
 import type { Fetch, FetchPolicy } from './disk/fetch.ts';
+import type { FetchHelper } from './disk/fetch-helper.ts';
 import type { DiskManifest } from './disk/manifest.ts';
 import { openDisk, type OpenDisk } from './disk/open.ts';
 import type { PagedState } from './machine-state.ts';
@@ -79,6 +80,8 @@ export interface WorkerEnvironment {
   /** Does ahead of `createMachine` what can be done without its parts; called while these are on their way. */
   prepare?: () => Promise<void>;
   fetch?: Fetch;
+  /** Another thread to fetch in, which is begun with the first call. */
+  fetchHelper?: () => FetchHelper | undefined;
   /** Called after the last message. */
   exit?: () => void;
 }
@@ -118,6 +121,7 @@ class Session {
   private readonly progress: Progress = { phase: 'manifest', loaded: 0, diskBlocks: 0, diskBytes: 0, instructions: 0 };
   /** Before the machine is there: what was typed, and the size of the terminal. */
   private early: Extract<ToWorker, { type: 'input' | 'resize' }>[] = [];
+  private readonly helper: FetchHelper | undefined;
   private readonly files: BootFiles;
   private snapshot: SnapshotSource | undefined;
   private restTimer: ReturnType<typeof setTimeout> | undefined;
@@ -127,6 +131,7 @@ class Session {
     private readonly port: Port<ToWorker, FromWorker>,
     private readonly environment: WorkerEnvironment,
   ) {
+    this.helper = environment.fetchHelper?.();
     this.files = new BootFiles(this.policy, this.controller.signal);
   }
 
@@ -404,7 +409,10 @@ class Session {
 
   private get policy(): Partial<FetchPolicy> {
     const { fetch } = this.environment;
-    const policy: Partial<FetchPolicy> = { onRetry: (error) => (this.progress.trouble = error.message) };
+    const policy: Partial<FetchPolicy> = {
+      helper: this.helper,
+      onRetry: (error) => (this.progress.trouble = error.message),
+    };
     if (fetch) policy.fetch = fetch;
     return policy;
   }

@@ -1,8 +1,7 @@
-import { detectCompression, gunzip } from './compression.ts';
-import { aheadPolicy, checkStatus, type FetchPolicy, fetchPolicy, readBody, request, withRetry } from './fetch.ts';
-import { sha256Hex } from './hash.ts';
+import { aheadPolicy, type FetchPolicy, fetchPolicy, withRetry } from './fetch.ts';
+import { attemptBy } from './fetch-helper.ts';
 import type { DiskManifest } from './manifest.ts';
-import { BlockError, type BlockSource, checkRange, type TransferStats } from './types.ts';
+import { type BlockSource, checkRange, type TransferStats } from './types.ts';
 
 /** A disk as a directory of compressed chunks, each named by the SHA-256 of its contents. Any static host will do. */
 export class ChunkSource implements BlockSource {
@@ -56,39 +55,19 @@ export class ChunkSource implements BlockSource {
   }
 
   private async chunk(index: number, signal: AbortSignal | undefined, ahead: boolean): Promise<Uint8Array> {
-    const expected = this.chunkLength(index);
-    const hash = this.manifest.chunks[index];
-    if (hash === null || hash === undefined) return new Uint8Array(expected);
-    const url = new URL(`chunks/${hash}`, this.url).href;
+    const length = this.chunkLength(index);
+    const sha256 = this.manifest.chunks[index];
+    if (sha256 === null || sha256 === undefined) return new Uint8Array(length);
+    const url = new URL(`chunks/${sha256}`, this.url).href;
     const policy = ahead ? this.ahead : this.policy;
-    return withRetry(policy, url, signal, async (attempt) => {
-      const response = await request(policy, url, {
-        signal: attempt.signal,
-        // A damaged answer may sit in the browser's cache: a second attempt goes past it.
-        cache: attempt.number > 1 ? 'reload' : 'default',
-      });
-      attempt.alive();
-      checkStatus(response, url, [200]);
-      // Deflate cannot grow its input by more than this; anything longer is another file (an error page, say).
-      const limit = expected + (expected >> 6) + 1024;
-      const stored = await readBody(response, url, limit, attempt, (n) => (this.transfer.fetchedBytes += n));
-      // Some servers label .gz-like files with Content-Encoding, and fetch has then unpacked them already.
-      const packed = this.manifest.compression === 'gzip' && detectCompression(stored) === 'gzip';
-      const bytes = packed ? await gunzip(stored, expected, url) : stored;
-      if (bytes.length !== expected)
-        throw new BlockError(
-          'short',
-          `${url} holds ${bytes.length} bytes where a chunk of ${expected} was expected; upload it again`,
-          url,
-        );
-      const actual = await sha256Hex(bytes);
-      if (actual !== hash)
-        throw new BlockError(
-          'hash',
-          `${url} is damaged: its SHA-256 is ${actual}; upload it again, or clear what lies between (proxy, cache)`,
-          url,
-        );
-      return bytes;
+    const { compression } = this.manifest;
+    return withRetry(policy, url, signal, (attempt) => {
+      let before = 0;
+      const onProgress = (loaded: number): void => {
+        this.transfer.fetchedBytes += loaded - before;
+        before = loaded;
+      };
+      return attemptBy(policy, { kind: 'chunk', url, sha256, length, compression }, attempt, onProgress);
     });
   }
 }

@@ -1,3 +1,4 @@
+import type { FetchHelper } from './fetch-helper.ts';
 import { BlockError } from './types.ts';
 
 /** The part of `fetch` that is used here; a test, or Node for `file:` addresses, puts its own in. */
@@ -6,6 +7,10 @@ export type Fetch = (url: string, init?: RequestInit) => Promise<Response>;
 /** How hard to try. Times are milliseconds. */
 export interface FetchPolicy {
   fetch: Fetch;
+  /** Another thread that fetches, unpacks and checks whole files and chunks. */
+  helper?: FetchHelper;
+  /** Of these requests among the browser's others. */
+  priority?: RequestPriority;
   /** Attempts in all, the first one included. */
   attempts: number;
   /** Pause before the second attempt; doubles from there up to `maxDelay`. */
@@ -30,8 +35,7 @@ export function fetchPolicy(changes: Partial<FetchPolicy> = {}): FetchPolicy {
 
 /** The same for what nobody waits for: one attempt. */
 export function aheadPolicy(policy: FetchPolicy): FetchPolicy {
-  const { fetch } = policy;
-  return { ...policy, attempts: 1, fetch: (url, init) => fetch(url, { ...init, priority: 'low' }) };
+  return { ...policy, attempts: 1, priority: 'low' };
 }
 
 /** One attempt: its signal, and `alive`, to be called whenever bytes arrive. */

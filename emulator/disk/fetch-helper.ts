@@ -1,0 +1,159 @@
+/**
+ * Fetching in a thread of its own. Of the time in which a program starts for the first time, a fifth goes into getting, unpacking
+ * and checking its chunks; the processor's thread has better to do.
+ */
+import { type Attempt, asBlockError, type Fetch } from './fetch.ts';
+import { attemptJob, type FetchJob, type JobAttempt, type OnProgress } from './fetch-job.ts';
+import { BlockError, type BlockErrorCode } from './types.ts';
+
+/** To the helper. Times are milliseconds. */
+export type ToFetchHelper =
+  | { type: 'job'; id: number; job: FetchJob; number: number; priority?: RequestPriority }
+  | { type: 'abort'; id: number };
+
+export type FromFetchHelper =
+  /** It listens. */
+  | { type: 'ready' }
+  /** Something has come. */
+  | { type: 'progress'; id: number; loaded: number; total: number | undefined }
+  | { type: 'done'; id: number; bytes: Uint8Array }
+  | { type: 'failed'; id: number; error: { code: BlockErrorCode; message: string; url?: string; lasting: boolean } };
+
+export interface HelperPort<In, Out> {
+  post(message: Out, transfer?: Transferable[]): void;
+  onMessage(listener: (message: In) => void): void;
+}
+
+/** Between two reports of progress. */
+const PROGRESS_INTERVAL = 100;
+
+/** Makes attempts at jobs for who is at the other end. */
+export function serveFetches(
+  port: HelperPort<ToFetchHelper, FromFetchHelper>,
+  fetch: Fetch = (url, init) => globalThis.fetch(url, init),
+): void {
+  const running = new Map<number, AbortController>();
+  port.onMessage((message) => {
+    const { id } = message;
+    if (message.type === 'abort') {
+      running.get(id)?.abort();
+      return;
+    }
+    const { job, number, priority } = message;
+    const controller = new AbortController();
+    running.set(id, controller);
+    let told = 0;
+    let last = { loaded: 0, total: undefined as number | undefined };
+    const tell = (): void => {
+      told = performance.now();
+      port.post({ type: 'progress', id, ...last });
+    };
+    const progress: OnProgress = (loaded, total) => {
+      last = { loaded, total };
+      if (performance.now() - told > PROGRESS_INTERVAL) tell();
+    };
+    attemptJob(job, fetch, { signal: controller.signal, number, priority, alive: () => undefined }, progress).then(
+      (bytes) => {
+        running.delete(id);
+        tell();
+        // A part of a larger array cannot be handed over.
+        const whole = bytes.byteLength === bytes.buffer.byteLength ? bytes : bytes.slice();
+        port.post({ type: 'done', id, bytes: whole }, [whole.buffer as ArrayBuffer]);
+      },
+      (cause: unknown) => {
+        running.delete(id);
+        const { code, message, url, lasting } = asBlockError(cause, job.url);
+        port.post({ type: 'failed', id, error: { code, message, url, lasting } });
+      },
+    );
+  });
+  port.post({ type: 'ready' });
+}
+
+interface Waiting {
+  job: FetchJob;
+  attempt: JobAttempt;
+  onProgress: OnProgress;
+  settle: (bytes: Uint8Array | Promise<Uint8Array>) => void;
+  fail: (error: BlockError) => void;
+}
+
+/** The other end: does what the helper does itself until that is ready, and when it has failed. */
+export class FetchHelper {
+  private ready = false;
+  private lastId = 0;
+  private readonly waiting = new Map<number, Waiting>();
+
+  constructor(
+    private readonly port: HelperPort<FromFetchHelper, ToFetchHelper>,
+    private readonly fetch: Fetch = (url, init) => globalThis.fetch(url, init),
+  ) {
+    port.onMessage((message) => this.handle(message));
+  }
+
+  /** As `attemptJob`. */
+  attempt(job: FetchJob, attempt: JobAttempt, onProgress: OnProgress): Promise<Uint8Array> {
+    if (!this.ready) return attemptJob(job, this.fetch, attempt, onProgress);
+    const id = ++this.lastId;
+    return new Promise((settle, fail) => {
+      this.waiting.set(id, { job, attempt, onProgress, settle, fail });
+      attempt.signal.addEventListener('abort', () => this.abort(id), { once: true });
+      this.port.post({ type: 'job', id, job, number: attempt.number, priority: attempt.priority });
+    });
+  }
+
+  /** It can't be loaded, or has ended. What it had is done here. */
+  lost(): void {
+    this.ready = false;
+    for (const [id, { job, attempt, onProgress, settle }] of this.waiting) {
+      this.waiting.delete(id);
+      settle(attemptJob(job, this.fetch, attempt, onProgress));
+    }
+  }
+
+  private abort(id: number): void {
+    const waiting = this.waiting.get(id);
+    if (!waiting) return;
+    this.waiting.delete(id);
+    this.port.post({ type: 'abort', id });
+    const { url } = waiting.job;
+    waiting.fail(new BlockError('aborted', `stopped while ${url} was read`, url));
+  }
+
+  private handle(message: FromFetchHelper): void {
+    if (message.type === 'ready') {
+      this.ready = true;
+      return;
+    }
+    const waiting = this.waiting.get(message.id);
+    // Aborted meanwhile.
+    if (!waiting) return;
+    switch (message.type) {
+      case 'progress':
+        waiting.attempt.alive();
+        waiting.onProgress(message.loaded, message.total);
+        return;
+      case 'done':
+        this.waiting.delete(message.id);
+        waiting.settle(message.bytes);
+        return;
+      case 'failed': {
+        this.waiting.delete(message.id);
+        const { code, message: text, url, lasting } = message.error;
+        waiting.fail(new BlockError(code, text, url, { lasting }));
+      }
+    }
+  }
+}
+
+/** Makes one attempt by a helper, where there is one. */
+export function attemptBy(
+  policy: { readonly fetch: Fetch; readonly helper?: FetchHelper; readonly priority?: RequestPriority },
+  job: FetchJob,
+  attempt: Attempt,
+  onProgress: OnProgress,
+): Promise<Uint8Array> {
+  const { fetch, helper, priority } = policy;
+  const own = { signal: attempt.signal, number: attempt.number, priority, alive: () => attempt.alive() };
+  return helper ? helper.attempt(job, own, onProgress) : attemptJob(job, fetch, own, onProgress);
+}
