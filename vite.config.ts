@@ -9,7 +9,7 @@ const here = (path: string): string => fileURLToPath(new URL(path, import.meta.u
 export default defineConfig({
   base: './',
   plugins: [contentSecurityPolicy(), serviceWorker()],
-  worker: { format: 'es', plugins: () => [warmHandlers()] },
+  worker: { format: 'es', plugins: () => [warmHandlers(true)] },
   // The examples import what an embedder does.
   resolve: {
     alias: [

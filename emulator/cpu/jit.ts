@@ -54,14 +54,27 @@ const OFTEN = 500;
 const MOST_RENEWED = 2;
 /** x87 instructions of a block whose first region has registers in locals. */
 const LEAST_X87 = 4;
+/** Milliseconds from which on somebody may notice that the guest stands still; writing ends well before. */
+const LONG_PAUSE = 20;
+const LONGEST_WRITING = 8;
 /** Most regions that wait; the coolest of more start again. */
 const MOST_WAITING = 256;
+
+/** Regions, and the module of their functions. */
+interface Batch {
+  readonly regions: readonly Region[];
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
 
 export class Jit {
   regions = 0;
   codeBytes = 0;
   /** Milliseconds spent in writing WebAssembly. */
   emitTime = 0;
+  /** Milliseconds of the longest time for which the guest stood still for all this. */
+  longestPause = 0;
+  /** How often that was longer than LONG_PAUSE. */
+  longPauses = 0;
   private readonly queue: Region[] = [];
   /** When the oldest region of the queue came, in milliseconds. */
   private since = 0;
@@ -146,36 +159,52 @@ export class Jit {
    * @param wait compiles everything at once (deterministic runs)
    */
   pump(ran: number, wait: boolean): void {
-    const { queue } = this;
     this.credit = Math.min(this.credit + ran * SHARE, MOST_CREDIT);
-    if (!queue.length) return;
+    if (this.queue.length) this.timed(() => this.compileWaiting(wait));
+  }
+
+  /** The guest stands still meanwhile. */
+  private timed(work: () => void): void {
+    const began = performance.now();
+    work();
+    const took = performance.now() - began;
+    if (took > LONG_PAUSE) this.longPauses++;
+    this.longestPause = Math.max(this.longestPause, took);
+  }
+
+  private compileWaiting(wait: boolean): void {
+    const { queue } = this;
     if (!wait) this.hurry();
     if (!queue.length) return;
     if (!wait && queue.length < BATCH && performance.now() - this.since < PATIENCE) return;
-    while (queue.length && (wait || (this.compiling < 2 && this.affords(queue.length)))) {
+    while (wait && queue.length) {
       if (!this.code.reserve(BATCH * ROOM)) return;
-      const epoch = this.epoch;
-      const batch = this.write(wait ? queue.splice(0, BATCH) : this.hottest());
-      this.since = performance.now();
-      if (!batch) continue;
-      if (wait) {
-        this.install(batch.regions, new WebAssembly.Module(batch.bytes));
-        continue;
-      }
-      this.compiling++;
-      WebAssembly.compile(batch.bytes).then(
-        (module) => {
-          this.compiling--;
-          if (epoch === this.epoch) this.install(batch.regions, module);
-          else for (const region of batch.regions) this.release(region);
-        },
-        (error: unknown) => {
-          // The interpreter goes on with these blocks; a region that cannot be compiled is a defect worth seeing.
-          this.compiling--;
-          console.error('a region could not be compiled', error);
-        },
-      );
+      const batch = this.write(queue.splice(0, BATCH));
+      if (batch) this.install(batch.regions, new WebAssembly.Module(batch.bytes));
     }
+    // One batch at a time: the guest stands still.
+    if (!queue.length || this.compiling >= 2 || !this.affords(queue.length)) return;
+    if (!this.code.reserve(BATCH * ROOM)) return;
+    const batch = this.write(this.hottest(), performance.now() + LONGEST_WRITING);
+    this.since = performance.now();
+    if (batch) this.compile(batch);
+  }
+
+  private compile({ regions, bytes }: Batch): void {
+    const { epoch } = this;
+    this.compiling++;
+    WebAssembly.compile(bytes).then(
+      (module) => {
+        this.compiling--;
+        if (epoch === this.epoch) this.timed(() => this.install(regions, module));
+        else for (const region of regions) this.release(region);
+      },
+      (error: unknown) => {
+        // The interpreter goes on with these blocks; a region that cannot be compiled is a defect worth seeing.
+        this.compiling--;
+        console.error('a region could not be compiled', error);
+      },
+    );
   }
 
   /**
@@ -254,12 +283,17 @@ export class Jit {
       .filter((distance) => distance !== undefined);
   }
 
-  private write(found: readonly Region[]): { regions: Region[]; bytes: Uint8Array<ArrayBuffer> } | undefined {
+  /** @param until when to leave the rest in the queue */
+  private write(found: readonly Region[], until = Infinity): Batch | undefined {
     const t = performance.now();
     const m = new ModuleBuilder();
     const link = declareImports(m, true);
     const regions: Region[] = [];
-    for (const region of found) {
+    for (const [k, region] of found.entries()) {
+      if (regions.length && performance.now() > until) {
+        this.queue.unshift(...found.slice(k));
+        break;
+      }
       if (region.dropped) continue;
       let body: FunctionBuilder;
       try {

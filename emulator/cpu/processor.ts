@@ -922,6 +922,8 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       regions: this.jit.regions,
       codeBytes: this.jit.codeBytes,
       emitMilliseconds: this.jit.emitTime,
+      longestPause: this.jit.longestPause,
+      longPauses: this.jit.longPauses,
       exceptions: this.exceptions,
       interrupts: this.interruptCount,
       tlbFills: this.mmu.fills,

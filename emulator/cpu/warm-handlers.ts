@@ -8,7 +8,7 @@ import { buildCore, type Handler, pairKey, Slot, type WantedHandler, writeHandle
 import { buildRun, FAR, fuses, joins, layoutOf, shapeKey, type Step } from './interp.ts';
 import { RUNS } from './runs.ts';
 import { WARM } from './warm.ts';
-import { BUILT } from './warm-built.ts';
+import { BUILT, type BuiltModule } from './warm-built.ts';
 
 /** Runs by their instructions' handlers: what a run so far goes on with. */
 export interface RunNode {
@@ -113,17 +113,19 @@ let planned: Plan | undefined;
 /** By the state's base: it is a constant in the code. */
 const made = new Map<number, WarmHandlers>();
 
-function make(state: number, bytes: ReturnType<typeof writeWarm>): WarmHandlers {
+function make(state: number, core: WebAssembly.Module, module: WebAssembly.Module): WarmHandlers {
   const { handlers, runs, slots } = (planned ??= plan());
-  const { core, module } = bytes;
-  const warm = { handlers, runs, slots, core: new WebAssembly.Module(core), module: new WebAssembly.Module(module) };
+  const warm = { handlers, runs, slots, core, module };
   made.set(state, warm);
   return warm;
 }
 
 /** The handlers for processors whose state is at `state`. */
 export function warmHandlers(state: number): WarmHandlers {
-  return made.get(state) ?? make(state, writeWarm(state));
+  const known = made.get(state);
+  if (known) return known;
+  const { core, module } = writeWarm(state);
+  return make(state, new WebAssembly.Module(core), new WebAssembly.Module(module));
 }
 
 /** Makes them ahead, from what a build has written where there is that. */
@@ -133,8 +135,21 @@ export async function prepareHandlers(state: number): Promise<void> {
     warmHandlers(state);
     return;
   }
-  const [core, module] = await Promise.all([inflate(BUILT.core), inflate(BUILT.module)]);
-  make(state, { core, module });
+  const [core, module] = await Promise.all([inflate(BUILT.core), load(BUILT.module)]).catch(() => []);
+  // Without the file they are written here.
+  if (!core || !module) warmHandlers(state);
+  else make(state, new WebAssembly.Module(core), module);
+}
+
+async function load(built: BuiltModule): Promise<WebAssembly.Module> {
+  if ('deflated' in built) return new WebAssembly.Module(await inflate(built.deflated));
+  try {
+    // The browser keeps what it has made of the file: a second visit starts with handlers that are optimized already.
+    return await WebAssembly.compileStreaming(fetch(built.url));
+  } catch {
+    // A server may give the file another type.
+    return WebAssembly.compile(await (await fetch(built.url)).arrayBuffer());
+  }
 }
 
 /** Bytes from what deflate (without a header) and Base64 made of them. */

@@ -26,6 +26,8 @@ export interface HelperPort<In, Out> {
 
 /** Between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
+/** From then on it may be the helper that does not answer. */
+const MOST_ATTEMPTS = 2;
 
 /** Makes attempts at jobs for who is at the other end. */
 export function serveFetches(
@@ -93,7 +95,7 @@ export class FetchHelper {
 
   /** As `attemptJob`. */
   attempt(job: FetchJob, attempt: JobAttempt, onProgress: OnProgress): Promise<Uint8Array> {
-    if (!this.ready) return attemptJob(job, this.fetch, attempt, onProgress);
+    if (!this.ready || attempt.number > MOST_ATTEMPTS) return attemptJob(job, this.fetch, attempt, onProgress);
     const id = ++this.lastId;
     return new Promise((settle, fail) => {
       this.waiting.set(id, { job, attempt, onProgress, settle, fail });

@@ -151,6 +151,7 @@ function counters(results: Results): string {
           figure(get('regions')),
           figure(get('codeBytes') / 1e6),
           figure(get('emitMilliseconds')),
+          figure(get('longPauses')),
           figure((get('tlbFills') / instructions) * 1e6),
           figure((get('exceptions') / instructions) * 1e6),
           figure((get('interrupts') / instructions) * 1e6),
@@ -160,6 +161,6 @@ function counters(results: Results): string {
   );
   if (!rows.length) return '';
   const head =
-    'counters|10⁶ instructions|MIPS|interpreted %|regions|MB of code|ms emitting|TLB fills/10⁶|exceptions/10⁶|interrupts/10⁶';
+    'counters|10⁶ instructions|MIPS|interpreted %|regions|MB of code|ms emitting|pauses over 20 ms|TLB fills/10⁶|exceptions/10⁶|interrupts/10⁶';
   return table(head.split('|'), rows);
 }
