@@ -33,6 +33,18 @@ async function main(): Promise<void> {
       `     before the prompt: ${(disk!.fetchedBytes / 1e6).toFixed(1)} MB of disk, ${(kernelBytes / 1e6).toFixed(1)} MB of kernel\n`,
     );
     await check('runs python3', () => type(page, "python3 -c 'print(2**100)'", /\n1267650600228229401496703205376\s/));
+    await check("fetches chunks in a thread of their own, beside the processor's", async () => {
+      const counts: Record<string, number> = {};
+      for (const worker of page.workers()) {
+        const [name, chunks] = await worker.evaluate((): [string, number] => [
+          (globalThis as unknown as { name: string }).name,
+          performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/chunks/')).length,
+        ]);
+        counts[name] = chunks;
+      }
+      const { 'linux-vm-fetch': apart = 0, 'linux-vm': here = 0 } = counts;
+      if (!(apart > 10 && apart > 10 * here)) throw new Error(`it fetched ${JSON.stringify(counts)}`);
+    });
     await check('lists packages', () =>
       type(page, 'apt list --installed 2>/dev/null | grep ^bash/', /\nbash\/.*installed/),
     );
