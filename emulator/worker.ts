@@ -80,8 +80,8 @@ export interface WorkerEnvironment {
   /** Does ahead of `createMachine` what can be done without its parts; called while these are on their way. */
   prepare?: () => Promise<void>;
   fetch?: Fetch;
-  /** Another thread to fetch in, which is begun with the first call. */
-  fetchHelper?: () => FetchHelper | undefined;
+  /** Makes what fetches in another thread. */
+  fetchHelper?: () => FetchHelper;
   /** Called after the last message. */
   exit?: () => void;
 }

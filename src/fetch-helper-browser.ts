@@ -4,21 +4,23 @@ import { MovableWorker } from './movable-worker.ts';
 /** Name of a worker that fetches for the machine's; it has the same script, so that there is no other file to be found. */
 export const FETCH_HELPER = 'linux-vm-fetch';
 
-/** Starts one. @returns undefined where a worker cannot have one of its own; all works without it, too */
-export function startFetchHelper(script: string): FetchHelper | undefined {
-  let worker: Worker;
-  try {
-    worker = new MovableWorker(new URL(script), { type: 'module', name: FETCH_HELPER });
-  } catch {
-    return undefined;
-  }
-  const helper = new FetchHelper({
-    post: (message: ToFetchHelper) => worker.postMessage(message),
-    onMessage: (listener) => worker.addEventListener('message', (event) => listener(event.data as FromFetchHelper)),
+/** What starts such workers when they are needed. Where a worker cannot have one of its own, all works without. */
+export const fetchHelper = (script: string): FetchHelper =>
+  new FetchHelper(() => {
+    let worker: Worker;
+    try {
+      worker = new MovableWorker(new URL(script), { type: 'module', name: FETCH_HELPER });
+    } catch {
+      return undefined;
+    }
+    return {
+      post: (message: ToFetchHelper) => worker.postMessage(message),
+      onMessage: (listener) => worker.addEventListener('message', (event) => listener(event.data as FromFetchHelper)),
+      onLost: (listener) =>
+        worker.addEventListener('error', (event) => {
+          event.preventDefault();
+          listener();
+        }),
+      terminate: () => worker.terminate(),
+    };
   });
-  worker.addEventListener('error', (event) => {
-    event.preventDefault();
-    helper.lost();
-  });
-  return helper;
-}

@@ -2,7 +2,7 @@ import { prepareProcessor } from '../emulator/cpu/processor.ts';
 import { createMachine } from '../emulator/create-machine.ts';
 import { serveFetches, type ToFetchHelper } from '../emulator/disk/fetch-helper.ts';
 import { serve } from '../emulator/worker.ts';
-import { FETCH_HELPER, startFetchHelper } from './fetch-helper-browser.ts';
+import { FETCH_HELPER, fetchHelper } from './fetch-helper-browser.ts';
 import type { ToWorker } from './protocol.ts';
 
 /** The entry of the page's worker, and of the one that fetches for it. */
@@ -27,5 +27,5 @@ else
       post,
       onMessage: (listener) => scope.addEventListener('message', (event) => listener(event.data as ToWorker)),
     },
-    { createMachine, prepare: prepareProcessor, fetchHelper: () => startFetchHelper(import.meta.url) },
+    { createMachine, prepare: prepareProcessor, fetchHelper: () => fetchHelper(import.meta.url) },
   );

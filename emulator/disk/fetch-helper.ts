@@ -80,32 +80,76 @@ interface Waiting {
   fail: (error: BlockError) => void;
 }
 
-/** The other end: does what the helper does itself until that is ready, and when it has failed. */
+/** A thread that runs `serveFetches`. */
+export interface HelperThread extends HelperPort<FromFetchHelper, ToFetchHelper> {
+  /** Called when it cannot be loaded, or has failed. */
+  onLost(listener: () => void): void;
+  terminate(): void;
+}
+
+/**
+ * The other end: does what the helper does itself until that is ready, and when it has failed. A helper that has nothing
+ * to do ends, for what it has fetched stays in its memory; there is another one when there is something again.
+ */
 export class FetchHelper {
+  private thread: HelperThread | undefined;
   private ready = false;
+  private failed = false;
   private lastId = 0;
   private readonly waiting = new Map<number, Waiting>();
+  private idle: ReturnType<typeof setTimeout> | undefined;
 
+  /**
+   * @param start gives undefined where there can be no other thread
+   * @param longestIdle milliseconds without a job after which a helper ends
+   */
   constructor(
-    private readonly port: HelperPort<FromFetchHelper, ToFetchHelper>,
+    private readonly start: () => HelperThread | undefined,
     private readonly fetch: Fetch = (url, init) => globalThis.fetch(url, init),
+    private readonly longestIdle = 4000,
   ) {
-    port.onMessage((message) => this.handle(message));
+    this.wake();
   }
 
   /** As `attemptJob`. */
   attempt(job: FetchJob, attempt: JobAttempt, onProgress: OnProgress): Promise<Uint8Array> {
+    this.wake();
     if (!this.ready || attempt.number > MOST_ATTEMPTS) return attemptJob(job, this.fetch, attempt, onProgress);
     const id = ++this.lastId;
     return new Promise((settle, fail) => {
       this.waiting.set(id, { job, attempt, onProgress, settle, fail });
       attempt.signal.addEventListener('abort', () => this.abort(id), { once: true });
-      this.port.post({ type: 'job', id, job, number: attempt.number, priority: attempt.priority });
+      this.thread!.post({ type: 'job', id, job, number: attempt.number, priority: attempt.priority });
     });
   }
 
+  /** There is a helper, and it has some time again. */
+  private wake(): void {
+    clearTimeout(this.idle);
+    this.idle = setTimeout(() => this.rest(), this.longestIdle);
+    if (this.thread || this.failed) return;
+    const thread = this.start();
+    this.failed = !thread;
+    this.thread = thread;
+    thread?.onMessage((message) => {
+      if (thread === this.thread) this.handle(message);
+    });
+    thread?.onLost(() => {
+      if (thread === this.thread) this.lost();
+    });
+  }
+
+  private rest(): void {
+    if (this.waiting.size) return this.wake();
+    this.thread?.terminate();
+    this.thread = undefined;
+    this.ready = false;
+  }
+
   /** It can't be loaded, or has ended. What it had is done here. */
-  lost(): void {
+  private lost(): void {
+    this.failed = true;
+    this.thread = undefined;
     this.ready = false;
     for (const [id, { job, attempt, onProgress, settle }] of this.waiting) {
       this.waiting.delete(id);
@@ -117,7 +161,7 @@ export class FetchHelper {
     const waiting = this.waiting.get(id);
     if (!waiting) return;
     this.waiting.delete(id);
-    this.port.post({ type: 'abort', id });
+    this.thread?.post({ type: 'abort', id });
     const { url } = waiting.job;
     waiting.fail(new BlockError('aborted', `stopped while ${url} was read`, url));
   }

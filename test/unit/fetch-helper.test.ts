@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { ChunkSource } from '../../emulator/disk/chunks.ts';
 import type { Fetch, FetchPolicy } from '../../emulator/disk/fetch.ts';
 import {
@@ -18,20 +18,28 @@ const sha256 = createHash('sha256').update(bytes).digest('hex');
 const manifest = { size: 4096, chunkSize: 4096, chunks: [sha256], compression: 'gzip' as const };
 
 /** Two threads in one: each message is a copy, and comes later. */
-function pair(theirs: Fetch, ours: Fetch = () => Promise.reject(new Error('not here'))) {
+function pair(theirs: Fetch, ours: Fetch = () => Promise.reject(new Error('not here')), longestIdle = 10_000) {
   let toHelper: (message: ToFetchHelper) => void = () => undefined;
   let fromHelper: (message: FromFetchHelper) => void = () => undefined;
   let cut = false;
+  let lose: () => void = () => undefined;
+  const count = { started: 0, ended: 0 };
   const seen: ToFetchHelper[] = [];
   const helper = new FetchHelper(
-    {
-      post(message) {
-        seen.push(message);
-        if (!cut) queueMicrotask(() => toHelper(structuredClone(message)));
-      },
-      onMessage: (listener) => (fromHelper = listener),
+    () => {
+      count.started++;
+      return {
+        post(message) {
+          seen.push(message);
+          if (!cut) queueMicrotask(() => toHelper(structuredClone(message)));
+        },
+        onMessage: (listener) => (fromHelper = listener),
+        onLost: (listener) => (lose = listener),
+        terminate: () => count.ended++,
+      };
     },
     ours,
+    longestIdle,
   );
   const start = (): void =>
     serveFetches(
@@ -52,7 +60,7 @@ function pair(theirs: Fetch, ours: Fetch = () => Promise.reject(new Error('not h
     maxDelay: 1,
     stallTimeout: 100,
   };
-  return { helper, start, seen, policy, cutOff: () => (cut = true) };
+  return { start, seen, policy, count, cutOff: () => (cut = true), lose: () => lose() };
 }
 
 const answer = (body: Uint8Array, calls: (RequestInit | undefined)[] = []): Fetch => {
@@ -80,7 +88,7 @@ describe('a helper that fetches', () => {
 
   test('leaves the work to the other thread until it listens, and when it is lost', async () => {
     const never: Fetch = () => new Promise(() => undefined);
-    const { policy, start, helper, seen } = pair(never, answer(gzipSync(bytes)));
+    const { policy, start, lose, seen } = pair(never, answer(gzipSync(bytes)));
     const source = new ChunkSource(manifest, BASE, { policy });
     expect(await source.read(0, 4096)).toEqual(bytes);
     expect(seen).toEqual([]);
@@ -88,10 +96,27 @@ describe('a helper that fetches', () => {
     await Promise.resolve();
     const read = source.read(0, 4096);
     expect(seen).toHaveLength(1);
-    helper.lost();
+    lose();
     expect(await read).toEqual(bytes);
     expect(await source.read(0, 4096)).toEqual(bytes);
     expect(seen).toHaveLength(1);
+  });
+
+  test('ends when it has nothing to do, and is there again when it has', async () => {
+    const { policy, start, count, seen } = pair(answer(gzipSync(bytes)), answer(gzipSync(bytes)), 60);
+    const source = new ChunkSource(manifest, BASE, { policy });
+    start();
+    await Promise.resolve();
+    expect(await source.read(0, 4096)).toEqual(bytes);
+    expect([count, seen.length]).toEqual([{ started: 1, ended: 0 }, 1]);
+    await vi.waitFor(() => expect(count.ended).toBe(1));
+    // Until the new one listens it is done here.
+    expect(await source.read(0, 4096)).toEqual(bytes);
+    expect([count.started, seen.length]).toEqual([2, 1]);
+    start();
+    await Promise.resolve();
+    expect(await source.read(0, 4096)).toEqual(bytes);
+    expect(seen).toHaveLength(2);
   });
 
   test('that does not answer is done without at the third attempt', async () => {
