@@ -1,3 +1,4 @@
+import { release } from '../release.ts';
 import { concat } from './fetch.ts';
 import { BlockError } from './types.ts';
 import { unzstd as unpackZstd } from './zstd.ts';
@@ -50,7 +51,10 @@ export async function gunzip(bytes: Uint8Array, limit: number, url: string): Pro
     }
     parts.push(step.value);
   }
-  return parts.length === 1 ? parts[0]! : concat(parts, length);
+  if (parts.length === 1) return parts[0]!;
+  const whole = concat(parts, length);
+  for (const part of parts) release(part);
+  return whole;
 }
 
 async function unzstd(bytes: Uint8Array, limit: number, url: string): Promise<Uint8Array> {

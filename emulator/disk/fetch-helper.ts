@@ -26,6 +26,11 @@ export interface HelperPort<In, Out> {
 
 /** Between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
+/**
+ * Bytes after which a helper gives way to another one: it makes hardly any small objects, so that the collector of its garbage, which
+ * are large ones, hardly ever has reason to run.
+ */
+const MOST_HANDLED = 8 << 20;
 /** From then on it may be the helper that does not answer. */
 const MOST_ATTEMPTS = 2;
 
@@ -96,6 +101,8 @@ export class FetchHelper {
   private ready = false;
   private failed = false;
   private lastId = 0;
+  /** Bytes that the present helper has given. */
+  private handled = 0;
   private readonly waiting = new Map<number, Waiting>();
   private idle: ReturnType<typeof setTimeout> | undefined;
 
@@ -144,6 +151,7 @@ export class FetchHelper {
     this.thread?.terminate();
     this.thread = undefined;
     this.ready = false;
+    this.handled = 0;
   }
 
   /** It can't be loaded, or has ended. What it had is done here. */
@@ -182,6 +190,10 @@ export class FetchHelper {
       case 'done':
         this.waiting.delete(message.id);
         waiting.settle(message.bytes);
+        this.handled += message.bytes.length;
+        if (this.handled < MOST_HANDLED || this.waiting.size) return;
+        this.rest();
+        this.wake();
         return;
       case 'failed': {
         this.waiting.delete(message.id);

@@ -72,6 +72,7 @@ async function chunk(job: ChunkJob, response: Response, attempt: Attempt, onProg
   // Some servers label .gz-like files with Content-Encoding, and fetch has then unpacked them already.
   const packed = job.compression === 'gzip' && detectCompression(stored) === 'gzip';
   const bytes = packed ? await gunzip(stored, length, url) : stored;
+  if (packed) release(stored);
   if (bytes.length !== length)
     throw new BlockError(
       'short',

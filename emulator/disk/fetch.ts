@@ -1,3 +1,4 @@
+import { release } from '../release.ts';
 import type { FetchHelper } from './fetch-helper.ts';
 import { BlockError } from './types.ts';
 
@@ -178,7 +179,9 @@ export async function readBody(
     throw asBlockError(cause, url);
   }
   if (parts.length === 1) return parts[0]!;
-  return concat(parts, length);
+  const whole = concat(parts, length);
+  for (const part of parts) release(part);
+  return whole;
 }
 
 export function concat(parts: readonly Uint8Array[], length = parts.reduce((sum, p) => sum + p.length, 0)): Uint8Array {

@@ -119,6 +119,16 @@ describe('a helper that fetches', () => {
     expect(seen).toHaveLength(2);
   });
 
+  test('gives way to another one when it has fetched much', async () => {
+    const { policy, start, count } = pair(answer(new Uint8Array(5 << 20)));
+    start();
+    await Promise.resolve();
+    await fetchFile({ url: 'http://host/file' }, { policy });
+    expect(count).toEqual({ started: 1, ended: 0 });
+    await fetchFile({ url: 'http://host/file' }, { policy });
+    expect(count).toEqual({ started: 2, ended: 1 });
+  });
+
   test('that does not answer is done without at the third attempt', async () => {
     const { policy, start, cutOff, seen } = pair(answer(gzipSync(bytes)), answer(gzipSync(bytes)));
     start();
