@@ -1,5 +1,5 @@
 /** What only compiled regions of several blocks can get wrong. */
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { Tier } from '../../../emulator/processor.ts';
 import { Kind, type Region } from '../../../emulator/cpu/jit/find.ts';
 import { asm, assembles } from './assembler.ts';
@@ -130,6 +130,29 @@ test('with no time left for writing, only what has long been interpreted is comp
   };
   expect(regions(5_000n)).toBe(0);
   expect(regions(50_000n)).toBeGreaterThan(0);
+});
+
+test('writing ends before somebody notices that the guest stands still, and goes on in the next turn', async () => {
+  const machine = new CodeMachine('auto', 2, 1_000_000);
+  const { jit } = machine.cpu;
+  machine.cpu.synchronous = false;
+  machine.slice = 30;
+  const queue = Reflect.get(jit, 'queue') as Region[];
+  // Four loops like the one above.
+  machine.run(hex('31c0 01c8 ffc9 75fa' + 'b90a000000 01c8 ffc9 75fa'.repeat(3)), { rcx: 10n });
+  const waiting = queue.length;
+  expect(waiting).toBeGreaterThan(2);
+  let time = performance.now() + 1000;
+  const clock = vi.spyOn(performance, 'now').mockImplementation(() => (time += 5));
+  try {
+    jit.pump(1000, false);
+    expect(queue).toHaveLength(waiting - 1);
+    jit.pump(1000, false);
+    expect(queue).toHaveLength(waiting - 2);
+  } finally {
+    clock.mockRestore();
+  }
+  await vi.waitFor(() => expect(jit.regions).toBe(2));
 });
 
 test('devices see how many instructions have been executed', () => {
