@@ -568,11 +568,11 @@ export class X87Stack implements Status {
     if (operation === 0 && same) {
       twice(f, out, this, a, rare(Operation.ADD));
       this.setReach(to, Math.max(a.reach, ROUNDED));
-    } else if (operation === 0) sum(f, out, this, a, b, false, false, rare(Operation.ADD));
+    } else if (operation === 0) this.setReach(to, sum(f, out, this, a, b, false, false, rare(Operation.ADD)));
     else if (operation === 1) this.setReach(to, product(f, out, this, a, b, false, rare(Operation.MULTIPLY)));
     else if (operation >= 6) this.setReach(to, quotient(f, out, this, a, b, rare(Operation.DIVIDE)));
     else if (same) putExact(f, out, this, ZERO_VECTOR, ZERO_VECTOR);
-    else sum(f, out, this, a, b, true, false, rare(Operation.SUBTRACT));
+    else this.setReach(to, sum(f, out, this, a, b, true, false, rare(Operation.SUBTRACT)));
   }
 
   /** Reads a memory operand. */

@@ -17,7 +17,23 @@
  */
 import { ANY_TRUE, F64X2, I32X4, I64X2 } from '../wasm/simd.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { F64, I32, I64, f32, f64, i32, i64, k32, k64, kf64, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
+import {
+  F64,
+  I32,
+  I64,
+  V128,
+  f32,
+  f64,
+  i32,
+  i64,
+  k32,
+  k64,
+  kf64,
+  kv64x2,
+  select,
+  v128,
+  type Expr,
+} from '../wasm/expr.ts';
 import { BIAS, MAX_EXPONENT, SIGN } from './common.ts';
 
 /** A number: two doubles in lanes 0 of vectors, evaluated. `plain`: it is known to be a double, and the rest zero. */
@@ -30,7 +46,7 @@ export interface Pair {
 }
 /** The reach of a number whose double is the number rounded, and the longest one there is. */
 export const ROUNDED = 0.5;
-export const LONGEST = 32;
+export const LONGEST = 64;
 export interface PairLocals {
   readonly high: Local;
   readonly low: Local;
@@ -191,19 +207,29 @@ function unlessCommon(f: FunctionBuilder, { high, reach }: Rounded, rare: Label,
  * number: the exponent of what it is more is to be 65 to 85 less than its own one, and not all upper bits may be ones with the largest.
  */
 function unlessClear(f: FunctionBuilder, { excess, size }: Rounded, rare: Label): void {
-  const difference = i32.shl(upperHalf(v128.bin(I32X4.sub, excess, size)), 1);
-  f.brIf(i32.gt_u(i32.add(difference, 85 << 21), k32((21 << 21) - 4)), rare, 0);
+  f.brIf(i32.gt_u(i32.add(exponentsApart(excess, size), 85 * ONE), k32(20 * ONE + ONE - 4)), rare, 0);
 }
 
+/** By how much a's exponent is more than b's, with what their fractions add: in units of which `ONE` make one. */
+const exponentsApart = (a: Expr, b: Expr): Expr => i32.shl(upperHalf(v128.bin(I32X4.sub, a, b)), 1);
+const ONE = 1 << 21;
+
 /**
- * Goes on with `rare` where the exponents of two numbers differ by more than 39. Below that all bits of their sum are in 103 places, and of
- * the lower half of it there are not more than a double has. Rests that reach further take some of these.
+ * How much the exponents of two numbers that are added may differ. Below that all bits of their sum are in 103 places, and of the
+ * lower half of it there are not more than a double has. Rests that reach further take some of these.
  */
-function unlessNear(f: FunctionBuilder, a: Pair, b: Pair, rare: Label): void {
-  const most = (39 - Math.max(0, Math.ceil(Math.log2(a.reach + b.reach)))) << 21;
-  const difference = i32.shl(upperHalf(v128.bin(I32X4.sub, a.high, b.high)), 1);
-  f.brIf(i32.gt_u(i32.add(difference, most), 2 * most), rare, 0);
-}
+const mostApart = (a: Pair, b: Pair): number => 39 - Math.max(0, Math.ceil(Math.log2(a.reach + b.reach)));
+/** Whether they do (i32). */
+const areFar = (a: Pair, b: Pair): Expr => {
+  const most = mostApart(a, b) * ONE;
+  return i32.gt_u(i32.add(exponentsApart(a.high, b.high), most), 2 * most);
+};
+
+/** How far the rest of a sum reaches whose exponent is not less than those of a and b by more than `lost`. */
+const sumReach = (a: Pair, b: Pair, lost: number): number => ROUNDED + 2 ** lost * (a.reach + b.reach);
+/** Bits that may cancel in a sum before its double must be rounded: some, but not so many that products would pay for it. */
+const mayCancel = (a: Pair, b: Pair): number | undefined =>
+  [3, 2, 1].find((lost) => sumReach(a, b, lost) <= (lost === 1 ? LONGEST / 2 : LONGEST / 4));
 
 function put(f: FunctionBuilder, out: PairLocals, status: Status, r: Rounded): void {
   f.set(out.high, r.high);
@@ -253,9 +279,10 @@ const isExact = (r: Expr, x: Expr, y: Expr): Expr => v128.and(bin(eq, bin(sub, r
 const isZero = (x: Expr): Expr => bin(eq, x, ZERO_VECTOR);
 
 /**
- * out = a + b, or a − b, the double rounded.
+ * out = a + b, or a − b.
  *
  * @param thorough less is left to `rare`; here and below
+ * @returns how far the result's rest reaches
  */
 export function sum(
   f: FunctionBuilder,
@@ -266,7 +293,7 @@ export function sum(
   negate: boolean,
   thorough: boolean,
   rare: () => void,
-): void {
+): number {
   const [plus, minus] = negate ? [sub, add] : [add, sub];
   const s = f.let(bin(plus, a.high, b.high));
   const part = f.let(bin(sub, s, a.high));
@@ -301,15 +328,16 @@ export function sum(
       },
       () => again(r, over, []),
     );
-    return;
+    return ROUNDED;
   }
   const lows = a.plain ? f.let(bin(plus, ZERO_VECTOR, b.low)) : b.plain ? a.low : f.let(bin(plus, a.low, b.low));
   const y = f.let(bin(sub, over, lows));
-  const r = round(f, status, s, y, 0, true);
+  const lost = thorough ? undefined : mayCancel(a, b);
+  const r = lost === undefined ? round(f, status, s, y, 0, true) : roundSum(f, status, a, b, s, y, lost);
   unless(
     f,
     (label) => {
-      unlessNear(f, a, b, label);
+      if (lost === undefined) f.brIf(areFar(a, b), label, 0);
       unlessCommon(f, r, label, false);
       put(f, out, status, r);
     },
@@ -320,6 +348,31 @@ export function sum(
       again(r, y, exact);
     },
   );
+  return r.reach;
+}
+
+/** Rounds s − y, the sum of a and b, of which up to `lost` bits may cancel; it is zero where they are too far apart. */
+function roundSum(f: FunctionBuilder, status: Status, a: Pair, b: Pair, s: Expr, y: Expr, lost: number): Rounded {
+  const high = f.temp(V128);
+  const over = f.temp(V128);
+  f.set(high, s);
+  f.set(over, y);
+  const most = mostApart(a, b);
+  const odd = (x: Pair): Expr => i32.gt_u(i32.add(exponentsApart(x.high, s), (most - lost) * ONE), most * ONE);
+  const settle = (): void => {
+    f.set(high, bin(sub, s, y));
+    f.set(over, bin(add, bin(sub, high.get, s), y));
+    f.if(areFar(a, b), () => f.set(high, ZERO_VECTOR));
+  };
+  f.block((done) => {
+    f.block((apart) => {
+      f.brIf(odd(a), apart, 0);
+      f.brIf(odd(b), apart, 0);
+      f.br(done);
+    });
+    settle();
+  });
+  return round(f, status, high.get, over.get, sumReach(a, b, lost), false);
 }
 
 /** out = a + a. */
@@ -468,10 +521,13 @@ export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, 
   });
 }
 
+/** A number rounded to a double. A zero's rest may be of either sign, and must not change its own. */
+const rounded = (f: FunctionBuilder, a: Pair): Expr => f.let(bin(sub, a.high, f.let(bin(sub, ZERO_VECTOR, a.low))));
+
 /** The same number, its double rounded. */
 export function settled(f: FunctionBuilder, a: Pair): Pair {
   if (a.reach <= ROUNDED) return a;
-  const high = f.let(bin(add, a.high, a.low));
+  const high = rounded(f, a);
   return { high, low: f.let(bin(sub, a.low, bin(sub, high, a.high))), plain: false, reach: ROUNDED };
 }
 
@@ -537,11 +593,7 @@ function normalised(f: FunctionBuilder, high: Expr, low: Expr): Expr {
 }
 
 /** As a double, in a vector. */
-export function narrow64(f: FunctionBuilder, a: Pair): Expr {
-  if (a.plain) return a.high;
-  // A zero's rest may be of either sign.
-  return f.let(bin(sub, a.high, f.let(bin(sub, ZERO_VECTOR, a.low))));
-}
+export const narrow64 = (f: FunctionBuilder, a: Pair): Expr => (a.plain ? a.high : rounded(f, a));
 
 /**
  * As a single's bits (i32), and what that is more; others than normal results and zeros are left to `rare`, which does not

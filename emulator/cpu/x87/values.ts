@@ -61,8 +61,8 @@ export const X87_VALUES: readonly RuntimeFunction[] = [
       const rare = (): void => f.br(slow);
       f.block((done) => {
         for (const [which, write] of [
-          [Operation.ADD, (): void => sum(f, out, status, a, b, false, true, rare)],
-          [Operation.SUBTRACT, (): void => sum(f, out, status, a, b, true, true, rare)],
+          [Operation.ADD, (): void => void sum(f, out, status, a, b, false, true, rare)],
+          [Operation.SUBTRACT, (): void => void sum(f, out, status, a, b, true, true, rare)],
           [Operation.MULTIPLY, (): void => void product(f, out, status, a, b, true, rare)],
         ] as const)
           f.if(i32.eq(operation, which), () => {
