@@ -46,7 +46,7 @@ export interface Pair {
 }
 /** The reach of a number whose double is the number rounded, and the longest one there is. */
 export const ROUNDED = 0.5;
-export const LONGEST = 64;
+export const LONGEST = 128;
 export interface PairLocals {
   readonly high: Local;
   readonly low: Local;
@@ -229,7 +229,7 @@ const areFar = (a: Pair, b: Pair): Expr => {
 const sumReach = (a: Pair, b: Pair, lost: number): number => ROUNDED + 2 ** lost * (a.reach + b.reach);
 /** Bits that may cancel in a sum before its double must be rounded: some, but not so many that products would pay for it. */
 const mayCancel = (a: Pair, b: Pair): number | undefined =>
-  [3, 2, 1].find((lost) => sumReach(a, b, lost) <= (lost === 1 ? LONGEST / 2 : LONGEST / 4));
+  [2, 1].find((lost) => sumReach(a, b, lost) <= (lost === 1 ? LONGEST / 2 : LONGEST / 8));
 
 function put(f: FunctionBuilder, out: PairLocals, status: Status, r: Rounded): void {
   f.set(out.high, r.high);
@@ -441,7 +441,7 @@ export function product(
     );
     return ROUNDED;
   }
-  // The product of both rests is below 2^-29 units.
+  // The product of both rests is below 2^-25 units.
   const { fused } = status;
   const less = (u: Expr, v: Expr, from: Expr): Expr =>
     fused ? minusProduct(u, v, from) : bin(sub, from, bin(mul, u, v));
@@ -506,7 +506,8 @@ export function quotient(
 /** out = √a. @returns how far its rest reaches */
 export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, a: Pair, rare: () => void): number {
   const h = f.let(v128.un(F64X2.sqrt, a.high));
-  const inverse = f.let(bin(div, splat(-0.5), h));
+  // Of -0.5 ÷ h there need not be more than some 40 bits, and the division need not wait for the root.
+  const inverse = f.let(bin(mul, bin(div, splat(-0.5), a.high), h));
   let left: Expr;
   if (status.fused) left = minusProduct(h, h, a.high);
   else {
@@ -661,7 +662,12 @@ export function toExtended(f: FunctionBuilder, { high: x, low: y }: Pair): { sig
   const wide = f.let(i64.extend_u(below));
   const scale = f64.reinterpret(i64.shl(i64.extend_u(i32.add(i32.sub(63 + 2 * BIAS64, e), below)), 52));
   const base = i64.shl(i64.or(i64.shl(fraction, 11), k64(1n << 63n)), wide);
-  const significand = i64.add(base, i64.trunc_sat_f64_s(f64.mul(rest, scale)));
+  // The rest in units is in the last places of a number that is large enough.
+  const units = i64.sub(
+    i64.reinterpret(f64.add(f64.mul(rest, scale), kf64(1.5 * 2 ** 52))),
+    k64(power(52) | (1n << 51n)),
+  );
+  const significand = i64.add(base, units);
   const exponent = i32.sub(i32.add(e, BIAS - BIAS64), below);
   return {
     significand: f.let(select(zero, k64(0), significand)),
