@@ -56,9 +56,10 @@ export interface PairLocals {
 export interface Constants {
   /** The exponent of a double. */
   readonly exponent: Expr;
-  /** Times a power of two: 1.5 × 2^52 units of a number of that exponent, and as many of their parts. */
+  /** Times a power of two: 1.5 × 2^52 units of a number of that exponent. */
   readonly grid: Expr;
-  readonly partsGrid: Expr;
+  /** By number of bits less one: how far from a sum's exponent those of its terms may be, if so many bits may cancel (`roundSum`). */
+  readonly apart: readonly Expr[];
 }
 
 /** What is kept of the status word; of vectors lane 0 counts. */
@@ -83,15 +84,15 @@ const LEAST = -400;
 const LARGEST = 1000;
 
 const SIGNS = both(1n << 63n);
-/** Parts of a unit, as a power of two. */
-const PARTS = 24;
-const gridOf = (parts: number): bigint => power(52 - 63 - parts) | (1n << 51n);
+/** The window for exponents of a sum's terms: 32 of them, the largest one of as many more than the sum's as bits may cancel. */
+const WINDOW = 32;
+const apartFor = (lost: number): bigint => BigInt(WINDOW - lost) << 52n;
 /** `Constants` in their order. */
-export const CONSTANTS: readonly bigint[] = [0x7ffn << 52n, gridOf(0), gridOf(PARTS)];
-const constantsOf = ([exponent, grid, partsGrid]: readonly Expr[]): Constants => ({
+export const CONSTANTS: readonly bigint[] = [0x7ffn << 52n, power(52 - 63) | (1n << 51n), apartFor(1), apartFor(2)];
+const constantsOf = ([exponent, grid, ...apart]: readonly Expr[]): Constants => ({
   exponent: exponent!,
   grid: grid!,
-  partsGrid: partsGrid!,
+  apart,
 });
 /** Written where they are used. */
 export const IMMEDIATE = constantsOf(CONSTANTS.map(both));
@@ -189,17 +190,23 @@ function round(f: FunctionBuilder, { constants }: Status, x: Expr, y: Expr, reac
 /** The upper half of a vector's first lane. */
 const upperHalf = (x: Expr): Expr => v128.extract(I32X4.extract, I32, x, 1);
 
+/** By how much a's exponent is more than b's, with what their fractions add: in units of which `ONE` make one. */
+const exponentsApart = (a: Expr, b: Expr): Expr => i32.shl(upperHalf(v128.bin(I32X4.sub, a, b)), 1);
+const ONE = 1 << 21;
+
+/** What takes an exponent that is common to the upper half of all that there are. */
+const COMMON = 1024 - (BIAS64 + LEAST);
+
 /**
  * Goes on with `rare` where units of the result are not those that were thought, for powers of two and zeros (and whatever begins
- * like one, or where the rest may reach that far), and for what is too large, infinite or not a number; or, if it is `bounded`, too small.
+ * like one, or where the rest may reach that far), and for what is too small, or so large that it may be too large, infinite or not a
+ * number: the upper bit of the exponent and any one of the fraction are to be ones.
  */
-function unlessCommon(f: FunctionBuilder, { high, reach }: Rounded, rare: Label, bounded: boolean): void {
-  const upper = f.let(i32.shl(upperHalf(high), 1));
-  const fraction = (1 << 21) - 1;
-  if (reach <= ROUNDED) f.brIf(i32.eqz(i32.and(upper, fraction)), rare, 0);
-  else f.brIf(i32.le_u(i32.and(i32.add(upper, 2), fraction), 2), rare, 0);
-  const [least, most] = [bounded ? BIAS64 + LEAST : 0, BIAS64 + LARGEST];
-  f.brIf(i32.ge_u(i32.sub(upper, least << 21), k32((most - least) << 21)), rare, 0);
+function unlessCommon(f: FunctionBuilder, { high, reach }: Rounded, rare: Label): void {
+  // Just below a power of two, one more in the fraction makes it zero; so two of its values are none, and its last bit does not count.
+  const loose = reach > ROUNDED ? 2 : 0;
+  const upper = i32.add(i32.shl(upperHalf(high), 1), k32(COMMON * ONE + loose));
+  f.brIf(i32.le_u(i32.and(upper, k32((1 << 31) | (ONE - 2 - loose))), k32(1 << 31)), rare, 0);
 }
 
 /**
@@ -209,10 +216,6 @@ function unlessCommon(f: FunctionBuilder, { high, reach }: Rounded, rare: Label,
 function unlessClear(f: FunctionBuilder, { excess, size }: Rounded, rare: Label): void {
   f.brIf(i32.gt_u(i32.add(exponentsApart(excess, size), 85 * ONE), k32(20 * ONE + ONE - 4)), rare, 0);
 }
-
-/** By how much a's exponent is more than b's, with what their fractions add: in units of which `ONE` make one. */
-const exponentsApart = (a: Expr, b: Expr): Expr => i32.shl(upperHalf(v128.bin(I32X4.sub, a, b)), 1);
-const ONE = 1 << 21;
 
 /**
  * How much the exponents of two numbers that are added may differ. Below that all bits of their sum are in 103 places, and of the
@@ -248,7 +251,6 @@ export function putExact(f: FunctionBuilder, out: PairLocals, status: Status, hi
 /**
  * x − y, of which y may err by 2^-23 units; what that does not settle is left to `rare`.
  *
- * @param bounded it may be too small
  * @returns how far the result's rest reaches
  */
 function finish(
@@ -258,7 +260,6 @@ function finish(
   x: Expr,
   y: Expr,
   reach: number,
-  bounded: boolean,
   rare: (r: Rounded) => void,
 ): number {
   const r = round(f, status, x, y, reach, reach > LONGEST);
@@ -266,7 +267,7 @@ function finish(
     f,
     (label) => {
       unlessClear(f, r, label);
-      unlessCommon(f, r, label, bounded);
+      unlessCommon(f, r, label);
       put(f, out, status, r);
     },
     () => rare(r),
@@ -323,7 +324,7 @@ export function sum(
     unless(
       f,
       (label) => {
-        unlessCommon(f, r, label, false);
+        unlessCommon(f, r, label);
         put(f, out, status, r);
       },
       () => again(r, over, []),
@@ -338,7 +339,7 @@ export function sum(
     f,
     (label) => {
       if (lost === undefined) f.brIf(areFar(a, b), label, 0);
-      unlessCommon(f, r, label, false);
+      unlessCommon(f, r, label);
       put(f, out, status, r);
     },
     () => {
@@ -357,8 +358,9 @@ function roundSum(f: FunctionBuilder, status: Status, a: Pair, b: Pair, s: Expr,
   const over = f.temp(V128);
   f.set(high, s);
   f.set(over, y);
-  const most = mostApart(a, b);
-  const odd = (x: Pair): Expr => i32.gt_u(i32.add(exponentsApart(x.high, s), (most - lost) * ONE), most * ONE);
+  // Bits 20 to 30 are the exponent's.
+  const from = f.let(v128.bin(I32X4.sub, s, status.constants.apart[lost - 1]!));
+  const both = v128.or(v128.bin(I32X4.sub, a.high, from), v128.bin(I32X4.sub, b.high, from));
   const settle = (): void => {
     f.set(high, bin(sub, s, y));
     f.set(over, bin(add, bin(sub, high.get, s), y));
@@ -366,8 +368,7 @@ function roundSum(f: FunctionBuilder, status: Status, a: Pair, b: Pair, s: Expr,
   };
   f.block((done) => {
     f.block((apart) => {
-      f.brIf(odd(a), apart, 0);
-      f.brIf(odd(b), apart, 0);
+      f.brIf(i32.and(upperHalf(both), k32(0x7ff00000 & -(WINDOW << 20))), apart, 0);
       f.br(done);
     });
     settle();
@@ -434,7 +435,7 @@ export function product(
     unless(
       f,
       (label) => {
-        unlessCommon(f, r, label, true);
+        unlessCommon(f, r, label);
         put(f, out, status, r);
       },
       () => again(r, []),
@@ -448,7 +449,7 @@ export function product(
   let over = less(x.low, y.high, left);
   if (!y.plain) over = less(x.high, y.low, over);
   over = f.let(over);
-  return finish(f, out, status, p, over, reachOf(x, y), true, (r) => {
+  return finish(f, out, status, p, over, reachOf(x, y), (r) => {
     const first = f.let(bin(mul, x.low, y.high));
     if (!thorough) {
       if (!y.plain) return again(r, []);
@@ -494,7 +495,7 @@ export function quotient(
     left = bin(add, left, taken);
   } else if (!a.plain) left = bin(add, left, a.low);
   const rest = f.let(left);
-  return finish(f, out, status, q, f.let(bin(mul, rest, inverse)), reachOf(a, b), true, () => {
+  return finish(f, out, status, q, f.let(bin(mul, rest, inverse)), reachOf(a, b), () => {
     // Nothing is left of a double: the quotient is one.
     const small = bin(lt, v128.un(abs, q), powers(LEAST));
     const doubles = [a, b].filter((x) => !x.plain).map((x) => isZero(x.low));
@@ -516,7 +517,7 @@ export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, 
   }
   if (!a.plain) left = bin(add, left, a.low);
   const rest = f.let(left);
-  return finish(f, out, status, h, f.let(bin(mul, rest, inverse)), reachOf(a), false, () => {
+  return finish(f, out, status, h, f.let(bin(mul, rest, inverse)), reachOf(a), () => {
     const exact = a.plain ? isZero(rest) : v128.and(isZero(rest), isZero(a.low));
     f.if(holds(exact), () => putExact(f, out, status, h, ZERO_VECTOR), rare);
   });
