@@ -26,6 +26,7 @@ import {
   isBad,
   isInexact,
   isUp,
+  join,
   narrow32,
   narrow64,
   negated,
@@ -48,7 +49,7 @@ import {
   type PairLocals,
   type Status,
 } from '../x87/pairs.ts';
-import { Operation, VALUE } from '../x87/values.ts';
+import { Operation, VALUE, VALUES } from '../x87/values.ts';
 import type { JitEmit, RegionContext } from './emit.ts';
 import { effectOf, x87Op, type Demand, type Effect, type MemoryFormat, type X87Op, type X87Plan } from './x87-plan.ts';
 
@@ -195,19 +196,18 @@ export class X87Stack implements Status {
     return i32.or(i32.and(this.word(S.FSW), ~Fsw.C1), flags);
   }
 
-  private store(top: Expr, tags: Expr, registers: (r: number, write: () => void) => void): void {
+  /** @param changed registers that are written back, of those that `maybe` has (masks) */
+  private store(top: Expr, tags: Expr, maybe: number, changed: Expr): void {
     const { f, state } = this.c;
     f.store(4, state + S.FSW, this.status());
     f.store(4, state + S.FTOP, i32.and(i32.add(this.base.get, top), 7));
     const turned = f.let(i32.shl(tags, this.base.get));
     f.store(4, state + S.FTW, i32.and(i32.or(turned, i32.shr_u(turned, 8)), 0xff));
+    if (!maybe) return;
     this.registers.forEach((register, r) => {
-      if (register && this.plan.written & (1 << r))
-        registers(r, () => {
-          const { high, low } = register;
-          f.drop(this.function(I32, 'x87_value_put', this.address(r), high.get, low.get));
-        });
+      if (register && maybe & (1 << r)) f.store(16, state + VALUES + r * 16, join(register.high.get, register.low.get));
     });
+    f.drop(this.call('x87_values_put', this.base.get, changed));
   }
 
   private allTags(s: StackState): Expr {
@@ -220,17 +220,11 @@ export class X87Stack implements Status {
     if (!s) return;
     const mark = this.c.f.mark();
     this.makeC1(s);
-    this.store(k32(s.top), this.allTags(s), (r, write) => {
-      if (s.dirty & (1 << r)) write();
-      else if (this.plan.written & (1 << r)) this.ifChanged(this.dirty, r, write);
-    });
+    const { written } = this.plan;
+    this.store(k32(s.top), this.allTags(s), written, i32.or(i32.and(this.dirty.get, ~s.dirty & written), s.dirty));
     this.c.f.release(mark);
     this.state = undefined;
     this.c.f.set(this.exitTop, k32(-1));
-  }
-
-  private ifChanged(dirty: Local, r: number, write: () => void): void {
-    this.c.f.if(i32.and(dirty.get, 1 << r), write);
   }
 
   /** Before what may lead to the region's exit: which registers are where. */
@@ -248,7 +242,7 @@ export class X87Stack implements Status {
   writeExit(): void {
     const { f } = this.c;
     f.if(i32.ge_s(this.exitTop.get, 0), () =>
-      this.store(this.exitTop.get, this.exitTags.get, (r, write) => this.ifChanged(this.exitDirty, r, write)),
+      this.store(this.exitTop.get, this.exitTags.get, this.plan.written, this.exitDirty.get),
     );
   }
 

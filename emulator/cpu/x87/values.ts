@@ -6,11 +6,12 @@
 import { S } from '../layout.ts';
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
-import { I32, V128, i32, k32, kv64x2, select, type Expr } from '../wasm/expr.ts';
-import { loadFsw, loadSignExponent, loadSignificand, runtime, storeRegister } from './common.ts';
+import { I32, V128, i32, k32, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
+import { loadFsw, loadSignExponent, loadSignificand, registerAddress, runtime, storeRegister } from './common.ts';
 import {
   excessOf,
   fromExtended,
+  fromVector,
   IMMEDIATE,
   isBad,
   isBounded,
@@ -27,6 +28,8 @@ import {
 
 /** Where these functions leave both parts of a number, and 16 bytes behind it something of its sign if it was rounded up, else zeros. */
 export const VALUE = S.TEMP + 0x80;
+/** Where a region leaves numbers for `x87_values_put`: 16 bytes for each register, by relative number. */
+export const VALUES = S.TEMP;
 const A = S.TEMP + 0xa0;
 const B = S.TEMP + 0xb0;
 const TO = S.TEMP + 0xc0;
@@ -129,7 +132,25 @@ export const X87_VALUES: readonly RuntimeFunction[] = [
     V128,
   ),
 
-  /** x87_value_put(address, a): the other way. */
+  /** x87_values_put(state, base, mask): from VALUES to the registers, of which `base` is the number of the relative register 0. */
+  runtime('x87_values_put', [I32, I32, I32], (f) => {
+    const state = f.param(0);
+    const left = f.local(I32);
+    f.set(left, f.param(2));
+    f.block((done) => {
+      f.loop((again) => {
+        f.brIf(i32.eqz(left.get), done);
+        const r = f.let(i32.ctz(left.get));
+        const v = fromVector(f, v128.load(i32.add(state, i32.shl(r, 4)), VALUES));
+        putExtended(f, f.let(registerAddress(state, i32.and(i32.add(f.param(1), r), 7))), v);
+        f.set(left, i32.and(left.get, i32.sub(left.get, 1)));
+        f.br(again);
+      });
+    });
+    f.return(k32(0));
+  }),
+
+  /** x87_value_put(address, a): `x87_value_get` the other way. */
   runtime('x87_value_put', [I32, V128, V128], (f) => {
     putExtended(f, f.param(0), pairParameter(f, 1));
     f.return(k32(0));
