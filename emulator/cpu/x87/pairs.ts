@@ -653,27 +653,42 @@ export function fromExtended(f: FunctionBuilder, signExponent: Expr, significand
 /** A pair as a register holds it. */
 export function toExtended(f: FunctionBuilder, { high: x, low: y }: Pair): { signExponent: Expr; significand: Expr } {
   const high = f.let(bitsOf(x));
-  const sign = f.let(i64.and(high, k64(1n << 63n)));
-  const rest = f.let(f64.reinterpret(i64.xor(bitsOf(y), sign)));
-  const fraction = f.let(i64.and(high, (1n << 52n) - 1n));
-  const e = f.let(i32.and(i32.wrap(i64.shr_u(high, 52)), 0x7ff));
-  const zero = f.let(i64.eqz(i64.shl(high, 1)));
-  // Just below a power of two numbers are of the exponent below it.
-  const below = f.let(i32.and(i64.eqz(fraction), f64.lt(rest, kf64(0))));
-  const wide = f.let(i64.extend_u(below));
-  const scale = f64.reinterpret(i64.shl(i64.extend_u(i32.add(i32.sub(63 + 2 * BIAS64, e), below)), 52));
-  const base = i64.shl(i64.or(i64.shl(fraction, 11), k64(1n << 63n)), wide);
-  // The rest in units is in the last places of a number that is large enough.
-  const units = i64.sub(
-    i64.reinterpret(f64.add(f64.mul(rest, scale), kf64(1.5 * 2 ** 52))),
-    k64(power(52) | (1n << 51n)),
-  );
-  const significand = i64.add(base, units);
-  const exponent = i32.sub(i32.add(e, BIAS - BIAS64), below);
-  return {
-    significand: f.let(select(zero, k64(0), significand)),
-    signExponent: f.let(i32.or(select(zero, k32(0), exponent), i32.wrap(i64.shr_u(sign, 48)))),
+  const top = f.let(i32.wrap(i64.shr_u(high, 52)));
+  const sign = i32.shl(i32.and(top, 0x800), 4);
+  const exponent = f.temp(I32);
+  const significand = f.temp(I64);
+  const e = i32.and(top, 0x7ff);
+  f.set(exponent, i32.add(e, BIAS - BIAS64));
+  f.set(significand, i64.or(i64.shl(high, 11), k64(1n << 63n)));
+  // The rest in units of `scale`'s inverse, and positive if it is away from zero: in the last places of a number that is large enough.
+  const unitsOf = (scale: Expr): Expr => {
+    const large = f64.add(f64.mul(f64.reinterpret(bitsOf(y)), f64.reinterpret(scale)), kf64(1.5 * 2 ** 52));
+    return i64.sub(i64.reinterpret(large), k64(power(52) | (1n << 51n)));
   };
+  const scale = f.let(i64.sub(k64(BigInt(63 + 2 * BIAS64) << 52n), i64.and(high, -(1n << 52n))));
+  f.if(
+    i64.eqz(i64.shl(high, 12)),
+    () => {
+      // Zero, or a power of two: numbers just below it are of the exponent below it.
+      f.if(
+        i64.eqz(i64.shl(high, 1)),
+        () => {
+          f.set(exponent, k32(0));
+          f.set(significand, k64(0));
+        },
+        () => {
+          const units = f.let(unitsOf(i64.add(scale, 1n << 52n)));
+          const below = i64.lt_s(units, 0);
+          const half = i64.shr_s(units, 1);
+          f.set(significand, i64.add(significand.get, select(below, i64.add(significand.get, units), half)));
+          f.set(exponent, i32.sub(exponent.get, below));
+        },
+      );
+    },
+    () => f.set(significand, i64.add(significand.get, unitsOf(scale))),
+    0,
+  );
+  return { significand: significand.get, signExponent: f.let(i32.or(exponent.get, sign)) };
 }
 
 /** Two parameters that are a pair. */
