@@ -7,7 +7,6 @@
  */
 import type { Block } from '../block.ts';
 import type { Insn } from '../insn.ts';
-import { returnOffset } from './find.ts';
 
 /** What an instruction does that is done on locals. */
 export type X87Op =
@@ -212,8 +211,6 @@ export interface Demand {
   /** Registers that must be in use, and that must be empty. */
   need: number;
   empty: number;
-  /** Those of the first kind that hold doubles, as numbers do that have only been loaded. */
-  plain: number;
 }
 
 export interface X87Plan {
@@ -232,49 +229,6 @@ interface Facts {
   ends: boolean;
   /** No instruction matters. */
   passes: boolean;
-}
-
-/** Registers that hold doubles after an instruction, if those of `plain` do before it; `top` is ST(0) before it. */
-function plainAfter(op: X87Op, top: number, plain: number): number {
-  const bit = (i: number): number => 1 << ((top + i) & 7);
-  const put = (i: number, known: boolean): number => (known ? plain | bit(i) : plain & ~bit(i));
-  const is = (i: number): boolean => (plain & bit(i)) !== 0;
-  switch (op.kind) {
-    case 'load':
-      return put(-1, op.format !== 'i64' && op.format !== 'f80');
-    case 'constant':
-      return put(-1, BigInt(Number(op.significand)) === op.significand);
-    case 'load-st':
-      return put(-1, is(op.other));
-    case 'store-st':
-      return put(op.other, is(0));
-    case 'exchange': {
-      const [first, other] = [is(0), is(op.other)];
-      plain = put(0, other);
-      return put(op.other, first);
-    }
-    case 'move-if':
-      return put(0, is(0) && is(op.other));
-    case 'sign':
-      return plain;
-    default:
-      return effectOf(op).writes.reduce((known, i) => known & ~bit(i), plain);
-  }
-}
-
-/**
- * Blocks at which the region may be entered, with numbers in registers that nothing is known of: some more than there are, as seen
- * from the blocks themselves.
- */
-function enteredFromOutside(blocks: readonly Block[], next: ReadonlyMap<Block, readonly Block[]>): Set<Block> {
-  const out = new Set(blocks.filter((b) => b.jumpedTo));
-  const returns = (b: Block, to: Block): boolean => b.page === to.page && returnOffset(b) === to.offset;
-  if (blocks[0]) out.add(blocks[0]);
-  for (const b of blocks) {
-    for (const s of next.get(b)!) if (s.page !== b.page) out.add(s);
-    for (const s of blocks) if (returns(b, s)) out.add(s);
-  }
-  return out;
 }
 
 function factsOf(b: Block): Facts {
@@ -346,7 +300,7 @@ export function planX87(blocks: readonly Block[], successors: (b: Block) => read
     }
   }
   const entries = new Map<Block, Demand>();
-  for (const b of entered) entries.set(b, { top: tops.get(b) ?? 0, need: 0, empty: 0, plain: 0 });
+  for (const b of entered) entries.set(b, { top: tops.get(b) ?? 0, need: 0, empty: 0 });
   let touched = 0;
   let written = 0;
   for (const b of blocks) {
@@ -371,7 +325,7 @@ export function planX87(blocks: readonly Block[], successors: (b: Block) => read
     for (let k = from; k < b.insns.length; k++) {
       const op = x87Op(b.insns[k]!);
       if (op === 'other') continue;
-      if (op === 'sync') return { top, need, empty, plain: 0 };
+      if (op === 'sync') return { top, need, empty };
       const { reads, writes, push, pops } = effectOf(op);
       for (const i of reads) {
         const bit = 1 << ((t + i) & 7);
@@ -392,7 +346,7 @@ export function planX87(blocks: readonly Block[], successors: (b: Block) => read
       empty |= d.empty & ~seen;
     }
     // What one way wants in use and another one empty cannot be met for both.
-    return { top, need, empty: empty & ~need, plain: 0 };
+    return { top, need, empty: empty & ~need };
   };
   for (let changed = true; changed;) {
     changed = false;
@@ -404,37 +358,6 @@ export function planX87(blocks: readonly Block[], successors: (b: Block) => read
       if (d.need === e.need && d.empty === e.empty) continue;
       entries.set(b, d);
       changed = true;
-    }
-  }
-  // What is known of numbers is what all ways into a block agree on; they are taken to agree until one is seen not to.
-  const outside = enteredFromOutside(blocks, next);
-  for (const [b, d] of entries) if (!outside.has(b)) d.plain = d.need;
-  // Some blocks cannot be come to any more since others were cut.
-  const reached = new Set(outside);
-  for (const b of reached) for (const s of next.get(b)!) reached.add(s);
-  for (let changed = true; changed;) {
-    changed = false;
-    for (const b of reached) {
-      let top = tops.get(b) ?? 0;
-      let plain = entries.get(b)?.plain ?? 0;
-      for (const insn of b.insns) {
-        const op = x87Op(insn);
-        if (op === 'other') continue;
-        if (op === 'sync') {
-          plain = 0;
-          continue;
-        }
-        plain = plainAfter(op, top, plain);
-        const { push, pops } = effectOf(op);
-        top = (top + pops - (push ? 1 : 0)) & 7;
-      }
-      for (const s of next.get(b)!) {
-        const d = entries.get(s);
-        const known = d && ends.has(b) && d.top === top ? d.plain & plain : 0;
-        if (!d || d.plain === known) continue;
-        d.plain = known;
-        changed = true;
-      }
     }
   }
   return { entries, touched, written, demand };

@@ -22,7 +22,6 @@ import {
   fromInteger,
   fromVector,
   fromWord,
-  hasRest,
   isBad,
   isInexact,
   isUp,
@@ -170,9 +169,7 @@ export class X87Stack implements Status {
       if (!register || !(need & (1 << r))) return;
       f.set(register.high, this.function(V128, 'x87_value_get', this.address(r)));
       f.set(register.low, second(register.high.get));
-      const odd = demand.plain & (1 << r) ? i32.or(isBad(register.high.get), hasRest(register.low.get)) : undefined;
-      const is = odd ?? isBad(register.high.get);
-      bad = bad ? i32.or(bad, is) : is;
+      bad = bad ? i32.or(bad, isBad(register.high.get)) : isBad(register.high.get);
     });
     if (bad) f.if(bad, retreat, undefined, 0);
     f.set(this.residue, ZERO_VECTOR);
@@ -181,10 +178,10 @@ export class X87Stack implements Status {
     this.enterWith(demand);
   }
 
-  private enterWith({ top, need, empty, plain }: Demand): void {
+  private enterWith({ top, need, empty }: Demand): void {
     const known = need | empty;
     this.state = {
-      ...{ top, known, used: need, dirty: 0, plain, reach: ALL_ROUNDED },
+      ...{ top, known, used: need, dirty: 0, plain: 0, reach: ALL_ROUNDED },
       ...{ ordinary: true, up: 'locals' },
     };
   }
@@ -255,8 +252,7 @@ export class X87Stack implements Status {
       s?.top === demand.top &&
       s.ordinary &&
       (s.used & demand.need) === demand.need &&
-      (s.known & ~s.used & demand.empty) === demand.empty &&
-      (s.plain & demand.plain) === demand.plain;
+      (s.known & ~s.used & demand.empty) === demand.empty;
     if (s && fits) {
       this.makeC1(s);
       // Blocks take it that the doubles of what they use are rounded.

@@ -129,7 +129,7 @@ export const excessOfDouble = (v: Expr, { high, low }: Pair): Expr => bin(sub, b
 export const isUp = (excess: Expr, result: Expr): Expr =>
   i32.and(i64.ge_s(i64.xor(bitsOf(excess), bitsOf(result)), 0), i64.ne(i64.shl(bitsOf(excess), 1), 0));
 /** PE, 0 or 1. */
-export const isInexact = (residue: Expr): Expr => hasRest(residue);
+export const isInexact = (residue: Expr): Expr => i64.ne(i64.shl(bitsOf(residue), 1), 0);
 
 /** A double (f64) in a vector. */
 const vectorOf = (x: Expr): Expr => v128.replace(F64X2.replace, ZERO_VECTOR, 0, x);
@@ -622,9 +622,6 @@ export function narrow32(f: FunctionBuilder, a: Pair, rare: () => void): { bits:
 
 /** Not 0 where a vector that has been made by `fromExtended` is none. */
 export const isBad = (v: Expr): Expr => v128.test(ANY_TRUE, bin(F64X2.ne, v, v));
-
-/** Not 0 where the rest of a number is not zero. */
-export const hasRest = (low: Expr): Expr => i64.ne(i64.shl(bitsOf(low), 1), 0);
 
 /** A register's contents as a pair; NaNs where it is neither an ordinary number nor zero. */
 export function fromExtended(f: FunctionBuilder, signExponent: Expr, significand: Expr): Expr {
