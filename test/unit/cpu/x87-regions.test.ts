@@ -152,6 +152,26 @@ const OPERATIONS: readonly [string, string][] = [
   ['fcmovb, frndint', `dbf1 dac1 d9fc d9c9 ddd8`],
   ['fcom, fnstsw', `d8d1 dfe0 668946 38 d9c9 ddd8`],
   ['fcomip, fnstsw', `dbf1 d9c9 ddd8`],
+  // Results whose doubles are not rounded, as operands of every operation, and at the end of a block.
+  ['products of products', `d8c9 d8c8 d8c9 d8c8 dec9`],
+  ['product of a sum of a product', `d9c0 d8ca dec2 dec9`],
+  ['root of a sum of squares', `d8c8 d9c9 d8c8 dec1 d9fa`],
+  ['quotient of a number and a root', `d9c1 d8c9 d9e1 d9fa def9 dec9`],
+  ['quotient of products', `d9c1 d8c9 d9c0 d8ca def9 dec9 def9`],
+  ['product of a difference of squares', `d9c1 d8c8 d9c9 d8c8 dee9 dec9`],
+  ['sums of products of doubles', `dd5e38 dd5e30 dd4638 dc4e30 dd4638 dc4e38 dec1 dc4630 dc6e38`],
+  ['fmul, a jump, fmulp', `d8c9 eb00 d8c8 d8c9 eb00 dec9`],
+  ['fsubp, a jump, fmul m64', `dd5638 dee9 eb00 dc4e38`],
+  ['fmulp, fst m64 and m32', `dec9 dd5638 d95630`],
+  ['fmulp, fist m32', `dec9 db5638`],
+  ['fmul, fadd st, st, fchs, fdivp', `d8c9 d8c0 d9e0 def9`],
+  ['fmulp, frndint', `dec9 d9fc`],
+  ['fmul, fcom, fnstsw', `d8c9 d8d1 dfe0 668946 38 d9c9 ddd8`],
+  // C1, where what it is made of goes.
+  ['fmul, fcmovb, fnstsw', `dbf1 d8c9 dac1 dfe0 668946 38 d9c9 ddd8`],
+  ['fmulp, fst m64, fcmovb, fnstsw', `d9c1 dec9 dbf1 dd5638 dac1 dfe0 668946 32 d9c9 ddd8`],
+  ['fmul, fcomi, a jump, fnstsw', `d8c9 dbf1 eb00 dfe0 668946 38 d9c9 ddd8`],
+  ['fst m64, fcomi, a jump, fnstsw', `dd5638 dbf1 eb00 dfe0 668946 32 d9c9 ddd8`],
 ];
 
 function outcome(m: CodeMachine, code: readonly number[], pairs: readonly [Number80, Number80][], fcw: number): string {
