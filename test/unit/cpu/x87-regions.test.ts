@@ -84,6 +84,25 @@ function apart(): [Number80, Number80] {
   return [{ significand, signExponent: (b.signExponent ^ (random(2) << 15)) + far }, b];
 }
 
+/** The same exponent and some first bits, however many. */
+function alike(): [Number80, Number80] {
+  const b = ordinary();
+  const significand = (b.significand ^ (random64() >> BigInt(1 + random(63)))) | TOP;
+  return [{ significand, signExponent: b.signExponent ^ (random(2) << 15) }, b];
+}
+
+/** Numbers whose product is next to the middle between two singles. */
+function nearSingles(): [Number80, Number80] {
+  const a = random64() | TOP;
+  const middle = BigInt(2 ** 24 + random(2 ** 24) + 1) | 1n;
+  let b = (middle << 103n) / a + BigInt(random(3) - 1);
+  while (b >= TOP * 2n) b >>= 1n;
+  return [
+    { significand: a, signExponent: 0x3fff },
+    { significand: b, signExponent: 0x3ffd | (random(2) << 15) },
+  ];
+}
+
 /** Numbers whose quotient is nearly in the middle between two, or nearly in the middle of its 64 bits. */
 function nearTie(): [Number80, Number80] {
   if (random(16) === 0)
@@ -167,6 +186,8 @@ const OPERATIONS: readonly [string, string][] = [
   ['fmul, fadd st, st, fchs, fdivp', `d8c9 d8c0 d9e0 def9`],
   ['fmulp, frndint', `dec9 d9fc`],
   ['fmul, fcom, fnstsw', `d8c9 d8d1 dfe0 668946 38 d9c9 ddd8`],
+  ['48 × fmul', `${'d8c9'.repeat(48)} ddd9`],
+  ['48 × fmul in a loop', `ba30000000 d8c9 ffca 75fa ddd9`],
   // C1, where what it is made of goes.
   ['fmul, fcmovb, fnstsw', `dbf1 d8c9 dac1 dfe0 668946 38 d9c9 ddd8`],
   ['fmulp, fst m64, fcmovb, fnstsw', `d9c1 dec9 dbf1 dd5638 dac1 dfe0 668946 32 d9c9 ddd8`],
@@ -224,6 +245,8 @@ describe.each(HOSTS)('%s', (_how, fused) => {
       ['numbers at the ends of the range', () => [extreme(), extreme()], 0x37f],
       ['doubles', () => [double(), double()], 0x37f],
       ['sums with much that cancels, and with parts far apart', apart, 0x37f],
+      ['numbers that are alike', alike, 0x37f],
+      ['products next to the middle between two singles', nearSingles, 0x37f],
       ['quotients next to the middle', nearTie, 0x37f],
       ['53 bits', () => [ordinary(), ordinary()], 0x27f],
       ['24 bits, rounded up', () => [ordinary(), ordinary()], 0x87f],
