@@ -254,11 +254,12 @@ export class X87Stack implements Status {
       (s.used & demand.need) === demand.need &&
       (s.known & ~s.used & demand.empty) === demand.empty;
     if (s && fits) {
-      this.makeC1(s);
-      // Blocks take it that the doubles of what they use are rounded.
+      // Who leaves behind the edge finds all of it as the block does.
+      this.keepC1();
       this.registers.forEach((register, r) => {
-        if (!register || !(demand.need & (1 << r)) || s.plain & (1 << r) || s.reach[r]! <= ROUNDED) return;
-        const { high, low } = settled(this.c.f, this.pairOf(s, r));
+        const x = register && this.pairOf(s, r);
+        if (!x || !(demand.need & (1 << r)) || x.reach <= ROUNDED) return;
+        const { high, low } = settled(this.c.f, x);
         this.c.f.set(register.high, high);
         this.c.f.set(register.low, low);
       });
