@@ -192,8 +192,9 @@ const OPERATIONS: readonly [string, string][] = [
   ['fmul, fcmovb, fnstsw', `dbf1 d8c9 dac1 dfe0 668946 38 d9c9 ddd8`],
   ['fmulp, fst m64, fcmovb, fnstsw', `d9c1 dec9 dbf1 dd5638 dac1 dfe0 668946 32 d9c9 ddd8`],
   ['fmul, fcomi, a jump, fnstsw', `d8c9 dbf1 eb00 dfe0 668946 38 d9c9 ddd8`],
-  // Where the region can be entered: whoever must stop does it on the way there.
-  ['fmul, a call, fnstsw', `d8c9 e800000000 58 dfe0 668946 32 d9c9 ddd8`],
+  // All status words of a loop, on whose way back the guest may have to stop.
+  ['a loop of fnstsw, fmul', `ba08000000 dfe0 66014632 d8c9 ffca 75f4 ddd9`],
+  ['a loop of fnstsw, fmul, fst m64', `ba08000000 dfe0 66014632 d8c9 dd5638 ffca 75f1 ddd9`],
   ['fst m64, fcomi, a jump, fnstsw', `dd5638 dbf1 eb00 dfe0 668946 32 d9c9 ddd8`],
 ];
 
