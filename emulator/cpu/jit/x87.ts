@@ -254,7 +254,7 @@ export class X87Stack implements Status {
       (s.used & demand.need) === demand.need &&
       (s.known & ~s.used & demand.empty) === demand.empty;
     if (s && fits) {
-      // Who leaves behind the edge finds all of it as the block does.
+      // Blocks take it that C1 is in its locals and that the doubles of what they use are rounded. Who leaves behind the edge does, too.
       this.keepC1();
       this.registers.forEach((register, r) => {
         const x = register && this.pairOf(s, r);
