@@ -12,23 +12,29 @@ import { multiplyAdd } from '../wasm/fused.ts';
 import { F64X2 } from '../wasm/simd.ts';
 import { Fsw, RESULT } from '../x87/common.ts';
 import {
+  bitsOf,
   constantPair,
   constantsAt,
   CONSTANTS,
   difference,
+  excessOf,
+  excessOfDouble,
   fromInteger,
   fromVector,
   fromWord,
   isBad,
   isInexact,
   isUp,
+  join,
   narrow32,
   narrow64,
   negated,
   product,
   putExact,
   quotient,
+  ROUNDED,
   second,
+  settled,
   squareRoot,
   sum,
   twice,
@@ -42,7 +48,7 @@ import {
   type PairLocals,
   type Status,
 } from '../x87/pairs.ts';
-import { Operation, VALUE } from '../x87/values.ts';
+import { Operation, VALUE, VALUES } from '../x87/values.ts';
 import type { JitEmit, RegionContext } from './emit.ts';
 import { effectOf, x87Op, type Demand, type Effect, type MemoryFormat, type X87Op, type X87Plan } from './x87-plan.ts';
 
@@ -62,9 +68,21 @@ export interface StackState {
   readonly dirty: number;
   /** Registers that are known to hold doubles. */
   readonly plain: number;
+  /** By register: how far its rest reaches (`Pair`). */
+  readonly reach: readonly number[];
   /** The control word is the ordinary one. */
   readonly ordinary: boolean;
+  readonly up: Up;
 }
+
+/**
+ * Where C1 is: whether `excess` is not zero and has the sign of `rounded`. Most of what C1 could be is never looked at, and so it is
+ * made of what the last result left behind only where somebody may: of a register that holds it (`result`), or that was
+ * stored as a double. `zero`: it is 0.
+ */
+type Up = 'zero' | 'locals' | { readonly kind: 'result' | 'stored'; readonly register: number };
+
+const ALL_ROUNDED: readonly number[] = Array.from({ length: 8 }, () => ROUNDED);
 
 export class X87Stack implements Status {
   /** Undefined: it is in memory. */
@@ -78,10 +96,12 @@ export class X87Stack implements Status {
   private readonly tags: Local;
   readonly constants: Constants;
   readonly fused = multiplyAdd.fused;
-  readonly inexact: Local;
   readonly residue: Local;
-  readonly error: Local;
-  readonly rounded: Local;
+  readonly over: Local;
+  /** What was stored last, if it was a double. */
+  private readonly stored: Local;
+  private readonly excess: Local;
+  private readonly rounded: Local;
   /**
    * Registers that had been changed at the block's start, by relative number. What has not been changed is not written back: it
    * may be something that locals do not hold, in a register that is not in use.
@@ -108,9 +128,10 @@ export class X87Stack implements Status {
     );
     this.base = f.local(I32);
     this.tags = f.local(I32);
-    this.inexact = f.local(I32);
     this.residue = f.local(V128);
-    this.error = f.local(V128);
+    this.over = f.local(V128);
+    this.stored = f.local(V128);
+    this.excess = f.local(V128);
     this.rounded = f.local(V128);
     this.dirty = f.local(I32);
     this.exitTop = f.local(I32);
@@ -152,30 +173,38 @@ export class X87Stack implements Status {
     });
     if (bad) f.if(bad, retreat, undefined, 0);
     f.set(this.residue, ZERO_VECTOR);
-    f.set(this.inexact, k32(0));
     f.set(this.dirty, k32(0));
-    this.setC1(i32.and(i32.shr_u(fsw, 9), 1));
-    this.state = { top, known: need | empty, used: need, dirty: 0, plain: 0, ordinary: true };
+    this.putC1(i32.and(i32.shr_u(fsw, 9), 1));
+    this.enterWith(demand);
   }
 
+  private enterWith({ top, need, empty }: Demand): void {
+    const known = need | empty;
+    this.state = {
+      ...{ top, known, used: need, dirty: 0, plain: 0, reach: ALL_ROUNDED },
+      ...{ ordinary: true, up: 'locals' },
+    };
+  }
+
+  /** C1 is to be in locals already. */
   private status(): Expr {
-    const flags = i32.or(i32.shl(isUp(this), 9), i32.shl(isInexact(this), 5));
+    const up = isUp(this.excess.get, this.rounded.get);
+    const flags = i32.or(i32.shl(up, 9), i32.shl(isInexact(this.residue.get), 5));
     return i32.or(i32.and(this.word(S.FSW), ~Fsw.C1), flags);
   }
 
-  private store(top: Expr, tags: Expr, registers: (r: number, write: () => void) => void): void {
+  /** @param changed registers that are written back, of those that `maybe` has (masks) */
+  private store(top: Expr, tags: Expr, maybe: number, changed: Expr): void {
     const { f, state } = this.c;
     f.store(4, state + S.FSW, this.status());
     f.store(4, state + S.FTOP, i32.and(i32.add(this.base.get, top), 7));
     const turned = f.let(i32.shl(tags, this.base.get));
     f.store(4, state + S.FTW, i32.and(i32.or(turned, i32.shr_u(turned, 8)), 0xff));
+    if (!maybe) return;
     this.registers.forEach((register, r) => {
-      if (register && this.plan.written & (1 << r))
-        registers(r, () => {
-          const { high, low } = register;
-          f.drop(this.function(I32, 'x87_value_put', this.address(r), high.get, low.get));
-        });
+      if (register && maybe & (1 << r)) f.store(16, state + VALUES + r * 16, join(register.high.get, register.low.get));
     });
+    f.drop(this.call('x87_values_put', this.base.get, changed));
   }
 
   private allTags(s: StackState): Expr {
@@ -187,17 +216,12 @@ export class X87Stack implements Status {
     const s = this.state;
     if (!s) return;
     const mark = this.c.f.mark();
-    this.store(k32(s.top), this.allTags(s), (r, write) => {
-      if (s.dirty & (1 << r)) write();
-      else if (this.plan.written & (1 << r)) this.ifChanged(this.dirty, r, write);
-    });
+    this.makeC1(s);
+    const { written } = this.plan;
+    this.store(k32(s.top), this.allTags(s), written, i32.or(i32.and(this.dirty.get, ~s.dirty & written), s.dirty));
     this.c.f.release(mark);
     this.state = undefined;
     this.c.f.set(this.exitTop, k32(-1));
-  }
-
-  private ifChanged(dirty: Local, r: number, write: () => void): void {
-    this.c.f.if(i32.and(dirty.get, 1 << r), write);
   }
 
   /** Before what may lead to the region's exit: which registers are where. */
@@ -205,6 +229,7 @@ export class X87Stack implements Status {
     const s = this.state;
     if (!s) return;
     const { f } = this.c;
+    this.makeC1(s);
     f.set(this.exitTop, k32(s.top));
     f.set(this.exitTags, this.allTags(s));
     f.set(this.exitDirty, i32.or(this.dirty.get, s.dirty));
@@ -214,7 +239,7 @@ export class X87Stack implements Status {
   writeExit(): void {
     const { f } = this.c;
     f.if(i32.ge_s(this.exitTop.get, 0), () =>
-      this.store(this.exitTop.get, this.exitTags.get, (r, write) => this.ifChanged(this.exitDirty, r, write)),
+      this.store(this.exitTop.get, this.exitTags.get, this.plan.written, this.exitDirty.get),
     );
   }
 
@@ -229,6 +254,15 @@ export class X87Stack implements Status {
       (s.used & demand.need) === demand.need &&
       (s.known & ~s.used & demand.empty) === demand.empty;
     if (s && fits) {
+      // Blocks take it that C1 is in its locals and that the doubles of what they use are rounded. Who leaves behind the edge does, too.
+      this.keepC1();
+      this.registers.forEach((register, r) => {
+        const x = register && this.pairOf(s, r);
+        if (!x || !(demand.need & (1 << r)) || x.reach <= ROUNDED) return;
+        const { high, low } = settled(this.c.f, x);
+        this.c.f.set(register.high, high);
+        this.c.f.set(register.low, low);
+      });
       // The block knows less of the tags than what comes before it.
       if (s.known & ~(demand.need | demand.empty)) this.c.f.set(this.tags, this.allTags(s));
       if (s.dirty) this.c.f.set(this.dirty, i32.or(this.dirty.get, s.dirty));
@@ -255,14 +289,8 @@ export class X87Stack implements Status {
   /** At the start of a block. */
   enter(b: Block): void {
     const d = this.plan.entries.get(b);
-    this.state = d && {
-      top: d.top,
-      known: d.need | d.empty,
-      used: d.need,
-      dirty: 0,
-      plain: 0,
-      ordinary: true,
-    };
+    if (d) this.enterWith(d);
+    else this.state = undefined;
   }
 
   // ---- instructions ----
@@ -311,20 +339,31 @@ export class X87Stack implements Status {
     return this.registers[(this.state!.top + i) & 7]!;
   }
   private value(i: number): Pair {
-    const { top, plain } = this.state!;
-    const { high, low } = this.st(i);
-    return { high: high.get, low: low.get, plain: (plain & (1 << ((top + i) & 7))) !== 0 };
+    const s = this.state!;
+    return this.pairOf(s, (s.top + i) & 7);
+  }
+  private pairOf({ plain, reach }: StackState, r: number): Pair {
+    const { high, low } = this.registers[r]!;
+    const isPlain = (plain & (1 << r)) !== 0;
+    return { high: high.get, low: low.get, plain: isPlain, reach: isPlain ? 0 : reach[r]! };
   }
   /** The register ST(i) is about to be changed; it is in use from now on. */
-  private change(i: number, plain = false): PairLocals {
+  private change(i: number, plain = false, reach = ROUNDED): PairLocals {
     const s = this.state!;
-    const bit = 1 << ((s.top + i) & 7);
+    const r = (s.top + i) & 7;
+    const bit = 1 << r;
     const known = plain ? s.plain | bit : s.plain & ~bit;
     this.state = { ...s, known: s.known | bit, used: s.used | bit, dirty: s.dirty | bit, plain: known };
+    this.setReach(i, reach);
     return this.st(i);
   }
-  private set(i: number, { high, low, plain }: Pair): void {
-    const to = this.change(i, plain);
+  private setReach(i: number, reach: number): void {
+    const s = this.state!;
+    const r = (s.top + i) & 7;
+    if (s.reach[r] !== reach) this.state = { ...s, reach: s.reach.map((x, k) => (k === r ? reach : x)) };
+  }
+  private set(i: number, { high, low, plain, reach }: Pair): void {
+    const to = this.change(i, plain, reach);
     this.c.f.set(to.high, high);
     this.c.f.set(to.low, low);
   }
@@ -332,7 +371,7 @@ export class X87Stack implements Status {
     const s = this.state!;
     this.state = { ...s, top: (s.top - 1) & 7 };
     this.set(0, x);
-    this.setC1(k32(0));
+    this.setUp('zero');
   }
   private pop(n: number): void {
     for (let i = 0; i < n; i++) {
@@ -340,15 +379,32 @@ export class X87Stack implements Status {
       this.state = { ...s, top: (s.top + 1) & 7, used: s.used & ~(1 << s.top) };
     }
   }
-  /** C1 where nothing was rounded, 0 or 1. */
-  private setC1(up: Expr): void {
+  private setUp(up: Up): void {
+    this.state = { ...this.state!, up };
+  }
+  /** C1 where nothing was rounded, 0 or 1: to its locals. */
+  private putC1(up: Expr): void {
     const { f } = this.c;
-    if (up.op === 0x41) {
-      f.set(this.error, ZERO_VECTOR);
+    f.set(this.rounded, v128.splat(F64X2.splat, f64.const(1)));
+    f.set(this.excess, v128.splat(F64X2.splat, f64.convert_i32_s(up)));
+  }
+  /** To its locals, from wherever it is. */
+  private makeC1(s: StackState): void {
+    const { f } = this.c;
+    const { up } = s;
+    if (up === 'locals') return;
+    if (up === 'zero') {
+      f.set(this.excess, ZERO_VECTOR);
       return;
     }
-    f.set(this.rounded, v128.splat(F64X2.splat, f64.const(1)));
-    f.set(this.error, v128.splat(F64X2.splat, f64.neg(f64.convert_i32_s(up))));
+    const x = this.pairOf(s, up.register);
+    f.set(this.excess, up.kind === 'result' ? excessOf(this.over.get, x.low) : excessOfDouble(this.stored.get, x));
+    f.set(this.rounded, x.high);
+  }
+  /** Where C1 stays as it is, but registers that it may be made of do not. */
+  private keepC1(): void {
+    this.makeC1(this.state!);
+    this.setUp('locals');
   }
 
   /** Arithmetic is written for the ordinary control word. */
@@ -379,8 +435,7 @@ export class X87Stack implements Status {
     f.if(i32.eqz(done), () => this.giveUp(e), undefined, 0);
     f.set(out.high, v128.load64_zero(k32(state + VALUE)));
     f.set(out.low, v128.load64_zero(k32(state + VALUE + 8)));
-    f.set(this.rounded, out.high.get);
-    f.set(this.error, v128.load64_zero(k32(state + VALUE + 16)));
+    f.set(this.over, v128.bin(F64X2.sub, v128.load64_zero(k32(state + VALUE + 16)), out.low.get));
   }
   private operate(e: JitEmit, out: PairLocals, operation: number, a: Pair, b: Pair): void {
     this.take(e, out, this.call('x87_value_operate', k32(operation), a.high, a.low, b.high, b.low));
@@ -394,8 +449,7 @@ export class X87Stack implements Status {
         this.ordinary(e);
         const a = this.value(0);
         const b = op.other ? this.value(op.other) : a;
-        const out = this.change(op.toOther ? op.other : 0);
-        this.arithmetic(e, op.operation, out, a, b);
+        this.arithmetic(e, op.operation, op.toOther ? op.other : 0, a, b);
         this.pop(op.pops);
         return;
       }
@@ -403,7 +457,7 @@ export class X87Stack implements Status {
         this.ordinary(e);
         const a = this.value(0);
         const value = this.operand(e, op.format);
-        this.arithmetic(e, op.operation, this.change(0), a, value);
+        this.arithmetic(e, op.operation, 0, a, value);
         return;
       }
       case 'compare':
@@ -424,42 +478,48 @@ export class X87Stack implements Status {
       case 'store-st': {
         const from = this.value(0);
         this.set(op.other, from);
-        this.setC1(k32(0));
+        this.setUp('zero');
         return this.pop(op.pops);
       }
       case 'exchange': {
         const [a, b] = [this.value(0), this.value(op.other)];
-        const held: Pair = { high: f.let(a.high), low: f.let(a.low), plain: a.plain };
+        const held: Pair = { ...a, high: f.let(a.high), low: f.let(a.low) };
         this.set(0, b);
         this.set(op.other, held);
-        return this.setC1(k32(0));
+        return this.setUp('zero');
       }
       case 'move-if': {
         const [old, from] = [this.value(0), this.value(op.other)];
         const condition = f.let(e.condition(op.condition));
         const chosen = (x: Expr, y: Expr): Expr => select(condition, x, y);
         const plain = old.plain && from.plain;
-        this.set(0, { high: chosen(from.high, old.high), low: chosen(from.low, old.low), plain });
+        const reach = Math.max(old.reach, from.reach);
+        this.keepC1();
+        this.set(0, { high: chosen(from.high, old.high), low: chosen(from.low, old.low), plain, reach });
         return;
       }
       case 'sign': {
         const x = this.value(0);
         this.set(0, op.change ? negated(f, x) : withoutSign(f, x));
-        return this.setC1(k32(0));
+        return this.setUp('zero');
       }
       case 'root': {
         this.ordinary(e);
         const a = this.value(0);
-        const out = this.change(0);
-        squareRoot(f, out, this, a, () => this.operate(e, out, Operation.ROOT, a, a));
+        const out = this.result(0);
+        this.setReach(
+          0,
+          squareRoot(f, out, this, a, () => this.operate(e, out, Operation.ROOT, a, a)),
+        );
         return;
       }
       case 'whole': {
         const a = this.value(0);
-        this.take(e, this.change(0), this.call('x87_value_whole', a.high, a.low));
+        this.take(e, this.result(0), this.call('x87_value_whole', a.high, a.low));
         return;
       }
       case 'status': {
+        this.keepC1();
         const top = i32.and(i32.add(this.base.get, this.state!.top), 7);
         const v = f.let(i32.or(this.status(), i32.shl(top, 11)));
         if (op.memory) e.store(e.address(), 2, v);
@@ -475,7 +535,6 @@ export class X87Stack implements Status {
       }
       case 'clear':
         f.set(this.residue, ZERO_VECTOR);
-        f.set(this.inexact, k32(0));
         f.store(4, this.c.state + S.FSW, i32.and(this.word(S.FSW), ~(0xff | Fsw.B)));
         return;
       case 'nothing':
@@ -483,18 +542,28 @@ export class X87Stack implements Status {
     }
   }
 
-  /** `operation` is ModRM.reg of the instruction. */
-  private arithmetic(e: JitEmit, operation: number, out: PairLocals, st: Pair, other: Pair): void {
+  /** ST(i) is about to get what an operation gives. */
+  private result(i: number): PairLocals {
+    const out = this.change(i);
+    this.setUp({ kind: 'result', register: (this.state!.top + i) & 7 });
+    return out;
+  }
+
+  /** `operation` is ModRM.reg of the instruction, whose result ST(to) is. */
+  private arithmetic(e: JitEmit, operation: number, to: number, st: Pair, other: Pair): void {
     const { f } = this.c;
     const [a, b] = operation === 5 || operation === 7 ? [other, st] : [st, other];
     const same = a.high === b.high;
+    const out = this.result(to);
     const rare = (which: number) => () => this.operate(e, out, which, a, b);
-    if (operation === 0 && same) twice(f, out, this, a, rare(Operation.ADD));
-    else if (operation === 0) sum(f, out, this, a, b, false, false, rare(Operation.ADD));
-    else if (operation === 1) product(f, out, this, a, b, false, rare(Operation.MULTIPLY));
-    else if (operation >= 6) quotient(f, out, this, a, b, rare(Operation.DIVIDE));
+    if (operation === 0 && same) {
+      twice(f, out, this, a, rare(Operation.ADD));
+      this.setReach(to, Math.max(a.reach, ROUNDED));
+    } else if (operation === 0) this.setReach(to, sum(f, out, this, a, b, false, false, rare(Operation.ADD)));
+    else if (operation === 1) this.setReach(to, product(f, out, this, a, b, false, rare(Operation.MULTIPLY)));
+    else if (operation >= 6) this.setReach(to, quotient(f, out, this, a, b, rare(Operation.DIVIDE)));
     else if (same) putExact(f, out, this, ZERO_VECTOR, ZERO_VECTOR);
-    else sum(f, out, this, a, b, true, false, rare(Operation.SUBTRACT));
+    else this.setReach(to, sum(f, out, this, a, b, true, false, rare(Operation.SUBTRACT)));
   }
 
   /** Reads a memory operand. */
@@ -528,28 +597,31 @@ export class X87Stack implements Status {
       // The second store is the one that takes the bounce buffer back.
       f.store(2, host, i32.load16_u(at, 8), 8);
       e.storeHost(host, 8, i64.load(at));
-      this.setC1(k32(0));
+      this.setUp('zero');
       return this.pop(pops);
     }
     this.ordinary(e);
     const address = e.address();
-    const rare = (): void => this.giveUp(e);
-    const [residue, error, rounded] = [f.temp(V128), f.temp(V128), f.temp(V128)];
-    const status: Status = {
-      constants: this.constants,
-      fused: this.fused,
-      inexact: this.inexact,
-      residue,
-      error,
-      rounded,
-    };
-    f.set(status.residue, this.residue.get);
-    f.set(status.rounded, a.high);
-    e.store(address, bytes, bytes === 8 ? narrow64(f, status, a) : narrow32(f, status, a, rare));
-    // Only if nothing went wrong with the store.
-    f.set(this.residue, status.residue.get);
-    f.set(this.error, status.error.get);
-    f.set(this.rounded, status.rounded.get);
+    // What is told of the status is for after the store, which may go wrong.
+    let excess: Expr | undefined;
+    if (bytes === 4) {
+      const narrow = narrow32(f, a, () => this.giveUp(e));
+      e.store(address, bytes, narrow.bits);
+      excess = narrow.excess;
+      f.set(this.excess, excess);
+      f.set(this.rounded, a.high);
+      this.setUp('locals');
+    } else {
+      const v = narrow64(f, a);
+      e.store(address, bytes, f.let(bitsOf(v)));
+      if (a.plain) this.setUp('zero');
+      else {
+        f.set(this.stored, v);
+        excess = excessOfDouble(v, a);
+        this.setUp({ kind: 'stored', register: this.state!.top });
+      }
+    }
+    if (excess) f.set(this.residue, v128.or(this.residue.get, excess));
     this.pop(pops);
   }
 
@@ -560,7 +632,8 @@ export class X87Stack implements Status {
     const up = f.let(this.call('x87_value_integer', k32(bytes), k32(truncate ? 1 : 0), high, low));
     const result = k32(state + RESULT);
     e.store(e.address(), bytes, bytes === 8 ? i64.load(result) : i32.load(result));
-    this.setC1(up);
+    this.putC1(up);
+    this.setUp('locals');
     this.pop(pops);
   }
 
@@ -574,7 +647,7 @@ export class X87Stack implements Status {
     else {
       const bits = i32.or(i32.shl(f64.eq(order, zero), 14), i32.shl(f64.lt(order, zero), 8));
       f.store(4, state + S.FSW, i32.or(i32.and(this.word(S.FSW), ~CONDITIONS), bits));
-      this.setC1(k32(0));
+      this.setUp('zero');
     }
     if (op.kind !== 'test') this.pop(op.pops);
   }

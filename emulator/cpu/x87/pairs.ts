@@ -1,10 +1,14 @@
 /**
- * x87 numbers as pairs of doubles, as a compiled region keeps them in locals (jit/x87.ts): the number rounded to a double, and the
+ * x87 numbers as pairs of doubles, as a compiled region keeps them in locals (jit/x87.ts): a double next to the number, and the
  * rest, which together have room for 64 bits. So it is where rounding is to nearest with 64 bits. An operation gives its exact
- * result as a sum of two doubles, or one that is near enough to it, and that is rounded by adding and taking away a number whose
+ * result as a difference of two doubles, or one that is near enough to it, and that is rounded by adding and taking away a number whose
  * last place is worth what the 64th bit is. Whatever that does not settle is `rare`: zeros; results that are a power of two (of the numbers
  * just below it the 64th bit is worth half); ones too small to take the rests of, and too large ones; sums of numbers far apart; and what
  * is next to another result or to the middle between two, where it is not known exactly on which side.
+ *
+ * The double need not be the number rounded: what comes out of products, quotients and roots is left as it is, which saves the three
+ * operations that would make it so, as long as the rest does not reach too far (`Pair.reach`, known when the code is written). Of such
+ * a number neither end of a power of two is near (`unlessCommon`), so that the double tells the exponent all the same.
  *
  * Sizes of rests are in units: what the 64th bit is worth. Numbers are zero or at least 2^-463, of which the last place is worth that
  * (`LEAST` and 63 bits), and below `LARGEST`: so nothing that is taken of them here underflows, and nothing overflows but products and
@@ -13,7 +17,23 @@
  */
 import { ANY_TRUE, F64X2, I32X4, I64X2 } from '../wasm/simd.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
-import { F64, I32, I64, f32, f64, i32, i64, k32, k64, kf64, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
+import {
+  F64,
+  I32,
+  I64,
+  V128,
+  f32,
+  f64,
+  i32,
+  i64,
+  k32,
+  k64,
+  kf64,
+  kv64x2,
+  select,
+  v128,
+  type Expr,
+} from '../wasm/expr.ts';
 import { BIAS, MAX_EXPONENT, SIGN } from './common.ts';
 
 /** A number: two doubles in lanes 0 of vectors, evaluated. `plain`: it is known to be a double, and the rest zero. */
@@ -21,7 +41,12 @@ export interface Pair {
   readonly high: Expr;
   readonly low: Expr;
   readonly plain: boolean;
+  /** Most that the rest can be, in units of the double's last place. */
+  readonly reach: number;
 }
+/** The reach of a number whose double is the number rounded, and the longest one there is. */
+export const ROUNDED = 0.5;
+export const LONGEST = 128;
 export interface PairLocals {
   readonly high: Local;
   readonly low: Local;
@@ -31,9 +56,10 @@ export interface PairLocals {
 export interface Constants {
   /** The exponent of a double. */
   readonly exponent: Expr;
-  /** Times a power of two: 1.5 × 2^52 units of a number of that exponent, and as many of their parts. */
+  /** Times a power of two: 1.5 × 2^52 units of a number of that exponent. */
   readonly grid: Expr;
-  readonly partsGrid: Expr;
+  /** By number of bits less one: how far from a sum's exponent those of its terms may be, if so many bits may cancel (`roundSum`). */
+  readonly apart: readonly Expr[];
 }
 
 /** What is kept of the status word; of vectors lane 0 counts. */
@@ -41,12 +67,10 @@ export interface Status {
   readonly constants: Constants;
   /** Multiplies and adds with a single rounding (wasm/fused.ts). */
   readonly fused: boolean;
-  /** Not 0 (i32), or not zero (a vector), if a result was inexact: PE is to be set. */
-  readonly inexact: Local;
+  /** Not zero if a result was inexact: PE is to be set. */
   readonly residue: Local;
-  /** What the last result is less than the exact one, and that result. C1 is set if their signs differ. */
-  readonly error: Local;
-  readonly rounded: Local;
+  /** What the double of the last result is more than the exact one: with the rest added, what the result is more (`excessOf`). */
+  readonly over: Local;
 }
 
 const BIAS64 = 1023;
@@ -60,15 +84,15 @@ const LEAST = -400;
 const LARGEST = 1000;
 
 const SIGNS = both(1n << 63n);
-/** Parts of a unit, as a power of two. */
-const PARTS = 24;
-const gridOf = (parts: number): bigint => power(52 - 63 - parts) | (1n << 51n);
+/** The window for exponents of a sum's terms: 32 of them, the largest one of as many more than the sum's as bits may cancel. */
+const WINDOW = 32;
+const apartFor = (lost: number): bigint => BigInt(WINDOW - lost) << 52n;
 /** `Constants` in their order. */
-export const CONSTANTS: readonly bigint[] = [0x7ffn << 52n, gridOf(0), gridOf(PARTS)];
-const constantsOf = ([exponent, grid, partsGrid]: readonly Expr[]): Constants => ({
+export const CONSTANTS: readonly bigint[] = [0x7ffn << 52n, power(52 - 63) | (1n << 51n), apartFor(1), apartFor(2)];
+const constantsOf = ([exponent, grid, ...apart]: readonly Expr[]): Constants => ({
   exponent: exponent!,
   grid: grid!,
-  partsGrid: partsGrid!,
+  apart,
 });
 /** Written where they are used. */
 export const IMMEDIATE = constantsOf(CONSTANTS.map(both));
@@ -76,12 +100,11 @@ export const IMMEDIATE = constantsOf(CONSTANTS.map(both));
 export const constantsAt = (address: number): Constants =>
   constantsOf(CONSTANTS.map((_, k) => v128.load(k32(address + k * 16))));
 export const ZERO_VECTOR = kv64x2(0n, 0n);
-const plainPair = (high: Expr): Pair => ({ high, low: ZERO_VECTOR, plain: true });
+const plainPair = (high: Expr): Pair => ({ high, low: ZERO_VECTOR, plain: true, reach: 0 });
 export const ZERO = plainPair(ZERO_VECTOR);
 
-/** c − a × b and c + a × b, rounded once. */
+/** c − a × b, rounded once. */
 const minusProduct = (a: Expr, b: Expr, c: Expr): Expr => v128.ternary(F64X2.relaxed_nmadd, a, b, c);
-const plusProduct = (a: Expr, b: Expr, c: Expr): Expr => v128.ternary(F64X2.relaxed_madd, a, b, c);
 const splat = (x: number): Expr => v128.splat(F64X2.splat, kf64(x));
 const { add, sub, mul, div, abs, lt, eq } = F64X2;
 const bin = v128.bin;
@@ -98,12 +121,15 @@ export const bitsOf = (x: Expr): Expr => v128.extract(I64X2.extract, I64, x, 0);
 /** Whether a number is not too large (i32). */
 export const isBounded = (high: Expr): Expr => holds(bin(lt, v128.un(abs, high), powers(LARGEST)));
 
-/** C1, 0 or 1. */
-export const isUp = ({ error, rounded }: Status): Expr =>
-  i32.and(i64.lt_s(i64.xor(bitsOf(error.get), bitsOf(rounded.get)), 0), i64.ne(i64.shl(bitsOf(error.get), 1), 0));
+/** What a result is more than the exact one. */
+export const excessOf = (over: Expr, low: Expr): Expr => bin(add, over, low);
+/** What a double (the number as it was stored) is more than the number. */
+export const excessOfDouble = (v: Expr, { high, low }: Pair): Expr => bin(sub, bin(sub, v, high), low);
+/** C1, 0 or 1, of a result and what it is more than the exact one. */
+export const isUp = (excess: Expr, result: Expr): Expr =>
+  i32.and(i64.ge_s(i64.xor(bitsOf(excess), bitsOf(result)), 0), i64.ne(i64.shl(bitsOf(excess), 1), 0));
 /** PE, 0 or 1. */
-export const isInexact = ({ inexact, residue }: Status): Expr =>
-  i32.or(inexact.get, i64.ne(i64.shl(bitsOf(residue.get), 1), 0));
+export const isInexact = (residue: Expr): Expr => i64.ne(i64.shl(bitsOf(residue), 1), 0);
 
 /** A double (f64) in a vector. */
 const vectorOf = (x: Expr): Expr => v128.replace(F64X2.replace, ZERO_VECTOR, 0, x);
@@ -119,7 +145,8 @@ export function constantPair(signExponent: number, significand: bigint): Pair {
   const scale = 2 ** ((signExponent & MAX_EXPONENT) - BIAS - 63);
   const rest = significand - BigInt(high);
   const vector = (x: bigint): Expr => kv64x2(bitsOfNumber(Number(x) * scale), 0n);
-  return significand === 0n ? ZERO : { high: vector(BigInt(high)), low: vector(rest), plain: rest === 0n };
+  if (rest === 0n) return significand === 0n ? ZERO : plainPair(vector(BigInt(high)));
+  return { high: vector(BigInt(high)), low: vector(rest), plain: false, reach: ROUNDED };
 }
 
 /** Runs `common`, in which a branch to its label goes on with `rare` instead. */
@@ -137,75 +164,94 @@ function unless(f: FunctionBuilder, common: (rare: Label) => void, rare: () => v
 const holds = (mask: Expr): Expr => i32.and(v128.test(I64X2.bitmask, mask), 1);
 const every = (...masks: readonly Expr[]): Expr => masks.reduce(v128.and);
 
-/** The sum of two doubles of which the second one is small against the first, or (`normal`) below the place of its last bit. */
+/** The difference of two doubles, of which the second one is small against the first. */
 interface Rounded {
-  /** Rounded to a double. */
+  /** A double next to it, and the rest of it rounded to units. */
   readonly high: Expr;
-  /** The rest of it rounded to units, and what that is less than the rest. */
   readonly low: Expr;
-  readonly error: Expr;
-  /** The rest, and `high`'s exponent alone. */
-  readonly rest: Expr;
+  /** What these are more than it. */
+  readonly over: Expr;
+  readonly excess: Expr;
+  /** `high`'s exponent alone. */
   readonly size: Expr;
+  readonly reach: number;
 }
 
-function round(f: FunctionBuilder, { constants }: Status, x: Expr, y: Expr, normal: boolean): Rounded {
-  const high = normal ? x : f.let(bin(add, x, y));
-  const rest = normal ? y : f.let(bin(sub, y, bin(sub, high, x)));
+/** x − y, of which y is at most `reach` in x's last places. `settled`: the double is to be the difference rounded. */
+function round(f: FunctionBuilder, { constants }: Status, x: Expr, y: Expr, reach: number, settled: boolean): Rounded {
+  const high = settled ? f.let(bin(sub, x, y)) : x;
+  const over = settled ? f.let(bin(add, bin(sub, high, x), y)) : y;
   const size = f.let(v128.and(high, constants.exponent));
   const grid = f.let(bin(mul, size, constants.grid));
-  const low = f.let(bin(sub, bin(add, rest, grid), grid));
-  return { high, low, error: f.let(bin(sub, rest, low)), rest, size };
+  const low = f.let(bin(sub, grid, bin(add, over, grid)));
+  return { high, low, over, excess: f.let(excessOf(over, low)), size, reach: settled ? ROUNDED : reach };
+}
+
+/** The upper half of a vector's first lane. */
+const upperHalf = (x: Expr): Expr => v128.extract(I32X4.extract, I32, x, 1);
+
+/** By how much a's exponent is more than b's, with what their fractions add: in units of which `ONE` make one. */
+const exponentsApart = (a: Expr, b: Expr): Expr => i32.shl(upperHalf(v128.bin(I32X4.sub, a, b)), 1);
+const ONE = 1 << 21;
+
+/** What takes an exponent that is common to the upper half of all that there are. */
+const COMMON = 1024 - (BIAS64 + LEAST);
+
+/**
+ * Goes on with `rare` where units of the result are not those that were thought, for powers of two and zeros (and whatever begins
+ * like one, or where the rest may reach that far), and for what is too small, or so large that it may be too large, infinite or not a
+ * number: the upper bit of the exponent and any one of the fraction are to be ones.
+ */
+function unlessCommon(f: FunctionBuilder, { high, reach }: Rounded, rare: Label): void {
+  // Just below a power of two, one more in the fraction makes it zero; so two of its values are none, and its last bit does not count.
+  const loose = reach > ROUNDED ? 2 : 0;
+  const upper = i32.add(i32.shl(upperHalf(high), 1), k32(COMMON * ONE + loose));
+  f.brIf(i32.le_u(i32.and(upper, k32((1 << 31) | (ONE - 2 - loose))), k32(1 << 31)), rare, 0);
 }
 
 /**
- * Goes on with `rare` where units of the sum are not those that were thought, for powers of two and zeros (and whatever begins
- * like one), and for what is too large, infinite or not a number; or, if it is `bounded`, too small.
+ * Goes on with `rare` where a result is less than 2^-22 units from the exact one, or that far from the middle between two, or not a
+ * number: the exponent of what it is more is to be 65 to 85 less than its own one, and not all upper bits may be ones with the largest.
  */
-function unlessCommon(f: FunctionBuilder, { high }: Rounded, rare: Label, bounded: boolean): void {
-  const upper = f.let(i32.shl(v128.extract(I32X4.extract, I32, high, 1), 1));
-  f.brIf(i32.eqz(i32.and(upper, (1 << 21) - 1)), rare, 0);
-  const [least, most] = [bounded ? BIAS64 + LEAST : 0, BIAS64 + LARGEST];
-  f.brIf(i32.ge_u(i32.sub(upper, least << 21), k32((most - least) << 21)), rare, 0);
-}
-
-/** Goes on with `rare` where the rest is next to a unit or to the middle between two, or not a number. */
-function unlessClear(f: FunctionBuilder, { constants }: Status, { rest, size }: Rounded, rare: Label): void {
-  const parts = v128.extract(I32X4.extract, I32, bin(add, rest, bin(mul, size, constants.partsGrid)), 0);
-  f.brIf(i32.le_u(i32.and(i32.add(parts, 1), (1 << (PARTS - 1)) - 1), 2), rare, 0);
+function unlessClear(f: FunctionBuilder, { excess, size }: Rounded, rare: Label): void {
+  f.brIf(i32.gt_u(i32.add(exponentsApart(excess, size), 85 * ONE), k32(20 * ONE + ONE - 4)), rare, 0);
 }
 
 /**
- * Goes on with `rare` where the exponents of two numbers differ by more than 39. Below that all bits of their sum are in 103 places, and of
- * the lower half of it there are not more than a double has.
+ * How much the exponents of two numbers that are added may differ. Below that all bits of their sum are in 103 places, and of the
+ * lower half of it there are not more than a double has. Rests that reach further take some of these.
  */
-function unlessNear(f: FunctionBuilder, a: Expr, b: Expr, rare: Label): void {
-  const size = (x: Expr): Expr => i32.shl(v128.extract(I32X4.extract, I32, x, 1), 1);
-  const most = 39 << 21;
-  f.brIf(i32.gt_u(i32.add(i32.sub(size(a), size(b)), most), 2 * most), rare, 0);
-}
+const mostApart = (a: Pair, b: Pair): number => 39 - Math.max(0, Math.ceil(Math.log2(a.reach + b.reach)));
+/** Whether they do (i32). */
+const areFar = (a: Pair, b: Pair): Expr => {
+  const most = mostApart(a, b) * ONE;
+  return i32.gt_u(i32.add(exponentsApart(a.high, b.high), most), 2 * most);
+};
 
-/** @param inexact it is known to be */
-function put(f: FunctionBuilder, out: PairLocals, status: Status, r: Rounded, inexact: boolean): void {
+/** How far the rest of a sum reaches whose exponent is not less than those of a and b by more than `lost`. */
+const sumReach = (a: Pair, b: Pair, lost: number): number => ROUNDED + 2 ** lost * (a.reach + b.reach);
+/** Bits that may cancel in a sum before its double must be rounded: some, but not so many that products would pay for it. */
+const mayCancel = (a: Pair, b: Pair): number | undefined =>
+  [2, 1].find((lost) => sumReach(a, b, lost) <= (lost === 1 ? LONGEST / 2 : LONGEST / 8));
+
+function put(f: FunctionBuilder, out: PairLocals, status: Status, r: Rounded): void {
   f.set(out.high, r.high);
   f.set(out.low, r.low);
-  if (inexact) f.set(status.inexact, k32(1));
-  else f.set(status.residue, v128.or(status.residue.get, r.error));
-  f.set(status.error, r.error);
-  f.set(status.rounded, r.high);
+  f.set(status.over, r.over);
+  f.set(status.residue, v128.or(status.residue.get, r.excess));
 }
 
 /** A result that was not rounded. */
 export function putExact(f: FunctionBuilder, out: PairLocals, status: Status, high: Expr, low: Expr): void {
   f.set(out.high, high);
   f.set(out.low, low);
-  f.set(status.error, ZERO_VECTOR);
+  f.set(status.over, v128.un(F64X2.neg, out.low.get));
 }
 
 /**
- * x + y, of which y may err by 2^-38 units; what that does not settle is left to `rare`.
+ * x − y, of which y may err by 2^-23 units; what that does not settle is left to `rare`.
  *
- * @param bounded it may be too small
+ * @returns how far the result's rest reaches
  */
 function finish(
   f: FunctionBuilder,
@@ -213,19 +259,20 @@ function finish(
   status: Status,
   x: Expr,
   y: Expr,
-  bounded: boolean,
+  reach: number,
   rare: (r: Rounded) => void,
-): void {
-  const r = round(f, status, x, y, false);
+): number {
+  const r = round(f, status, x, y, reach, reach > LONGEST);
   unless(
     f,
     (label) => {
-      unlessClear(f, status, r, label);
-      unlessCommon(f, r, label, bounded);
-      put(f, out, status, r, true);
+      unlessClear(f, r, label);
+      unlessCommon(f, r, label);
+      put(f, out, status, r);
     },
     () => rare(r),
   );
+  return r.reach;
 }
 
 /** Lanes of ones where r = x + y is exact: taking either away leaves the other. */
@@ -236,6 +283,7 @@ const isZero = (x: Expr): Expr => bin(eq, x, ZERO_VECTOR);
  * out = a + b, or a − b.
  *
  * @param thorough less is left to `rare`; here and below
+ * @returns how far the result's rest reaches
  */
 export function sum(
   f: FunctionBuilder,
@@ -246,11 +294,12 @@ export function sum(
   negate: boolean,
   thorough: boolean,
   rare: () => void,
-): void {
+): number {
   const [plus, minus] = negate ? [sub, add] : [add, sub];
   const s = f.let(bin(plus, a.high, b.high));
   const part = f.let(bin(sub, s, a.high));
-  const error = f.let(bin(plus, bin(sub, a.high, bin(sub, s, part)), bin(minus, b.high, part)));
+  // What it is more than the sum.
+  const over = f.let(bin(add, bin(sub, bin(sub, s, part), a.high), bin(minus, part, b.high)));
   /** Zero, which has the sign that the sum of the upper parts has; or what is exact, and no rounding of it is in doubt. */
   const again = (r: Rounded, y: Expr, exact: readonly Expr[]): void =>
     f.block((done) => {
@@ -259,46 +308,72 @@ export function sum(
         f.br(done);
       });
       if (thorough)
-        f.if(holds(every(...exact, bin(F64X2.ne, v128.un(abs, r.high), r.size), bin(eq, r.error, r.error))), () => {
-          put(f, out, status, r, false);
+        f.if(holds(every(...exact, bin(F64X2.ne, v128.un(abs, r.high), r.size), bin(eq, r.excess, r.excess))), () => {
+          put(f, out, status, r);
           f.br(done);
         });
       if (thorough)
-        f.if(holds(every(...exact, isZero(r.error))), () => {
+        f.if(holds(every(...exact, isZero(r.excess))), () => {
           putExact(f, out, status, r.high, r.low);
           f.br(done);
         });
       rare();
     });
   if (a.plain && b.plain) {
-    const r = round(f, status, s, error, true);
+    const r = round(f, status, s, over, ROUNDED, false);
     unless(
       f,
       (label) => {
-        unlessCommon(f, r, label, false);
-        put(f, out, status, r, false);
+        unlessCommon(f, r, label);
+        put(f, out, status, r);
       },
-      () => again(r, error, []),
+      () => again(r, over, []),
     );
-    return;
+    return ROUNDED;
   }
   const lows = a.plain ? f.let(bin(plus, ZERO_VECTOR, b.low)) : b.plain ? a.low : f.let(bin(plus, a.low, b.low));
-  const low = f.let(bin(add, error, lows));
-  const r = round(f, status, s, low, false);
+  const y = f.let(bin(sub, over, lows));
+  const lost = thorough ? undefined : mayCancel(a, b);
+  const r = lost === undefined ? round(f, status, s, y, 0, true) : roundSum(f, status, a, b, s, y, lost);
   unless(
     f,
     (label) => {
-      unlessNear(f, a.high, b.high, label);
-      unlessCommon(f, r, label, false);
-      put(f, out, status, r, false);
+      if (lost === undefined) f.brIf(areFar(a, b), label, 0);
+      unlessCommon(f, r, label);
+      put(f, out, status, r);
     },
     () => {
-      const exact = thorough ? [isExact(low, error, lows)] : [];
+      const exact = thorough ? [bin(eq, bin(sub, over, y), lows), bin(eq, bin(add, y, lows), over)] : [];
       if (thorough && !a.plain && !b.plain)
         exact.push(isExact(lows, a.low, negate ? f.let(v128.un(F64X2.neg, b.low)) : b.low));
-      again(r, low, exact);
+      again(r, y, exact);
     },
   );
+  return r.reach;
+}
+
+/** Rounds s − y, the sum of a and b, of which up to `lost` bits may cancel; it is zero where they are too far apart. */
+function roundSum(f: FunctionBuilder, status: Status, a: Pair, b: Pair, s: Expr, y: Expr, lost: number): Rounded {
+  const high = f.temp(V128);
+  const over = f.temp(V128);
+  f.set(high, s);
+  f.set(over, y);
+  // Bits 20 to 30 are the exponent's.
+  const from = f.let(v128.bin(I32X4.sub, s, status.constants.apart[lost - 1]!));
+  const both = v128.or(v128.bin(I32X4.sub, a.high, from), v128.bin(I32X4.sub, b.high, from));
+  const settle = (): void => {
+    f.set(high, bin(sub, s, y));
+    f.set(over, bin(add, bin(sub, high.get, s), y));
+    f.if(areFar(a, b), () => f.set(high, ZERO_VECTOR));
+  };
+  f.block((done) => {
+    f.block((apart) => {
+      f.brIf(i32.and(upperHalf(both), k32(0x7ff00000 & -(WINDOW << 20))), apart, 0);
+      f.br(done);
+    });
+    settle();
+  });
+  return round(f, status, high.get, over.get, sumReach(a, b, lost), false);
 }
 
 /** out = a + a. */
@@ -323,7 +398,10 @@ function without(f: FunctionBuilder, { fused }: Status, a: Expr, b: Expr, c: Exp
   return bin(sub, left, bin(mul, x.low, y.low));
 }
 
-/** out = a × b. */
+/** How far the rest of a product or quotient of two numbers reaches, or (of one) of a square root. */
+const reachOf = (a: Pair, b?: Pair): number => ROUNDED + 2 * (a.reach + (b?.reach ?? 0));
+
+/** out = a × b. @returns how far its rest reaches */
 export function product(
   f: FunctionBuilder,
   out: PairLocals,
@@ -332,7 +410,7 @@ export function product(
   b: Pair,
   thorough: boolean,
   rare: () => void,
-): void {
+): number {
   // One with a rest goes first.
   const [x, y] = a.plain ? [b, a] : [a, b];
   const p = f.let(bin(mul, x.high, y.high));
@@ -346,35 +424,33 @@ export function product(
       });
       const least = bin(F64X2.ge, v128.un(abs, r.high), powers(LEAST));
       if (thorough)
-        f.if(holds(every(...exact, isZero(r.error), least)), () => {
+        f.if(holds(every(...exact, isZero(r.excess), least)), () => {
           putExact(f, out, status, r.high, r.low);
           f.br(done);
         });
       rare();
     });
   if (x.plain) {
-    const r = round(f, status, p, f.let(v128.un(F64X2.neg, left)), true);
+    const r = round(f, status, p, left, ROUNDED, false);
     unless(
       f,
       (label) => {
-        unlessCommon(f, r, label, true);
-        put(f, out, status, r, false);
+        unlessCommon(f, r, label);
+        put(f, out, status, r);
       },
       () => again(r, []),
     );
-    return;
+    return ROUNDED;
   }
-  // The product of both rests is below 2^-42 units.
-  const first = f.let(bin(mul, x.low, y.high));
-  let cross = first;
-  if (!y.plain) {
-    if (x.high === y.high) cross = bin(add, first, first);
-    else if (status.fused) cross = plusProduct(x.high, y.low, first);
-    else cross = bin(add, first, bin(mul, x.high, y.low));
-    cross = f.let(cross);
-  }
-  const low = f.let(bin(sub, cross, left));
-  finish(f, out, status, p, low, true, (r) => {
+  // The product of both rests is below 2^-25 units.
+  const { fused } = status;
+  const less = (u: Expr, v: Expr, from: Expr): Expr =>
+    fused ? minusProduct(u, v, from) : bin(sub, from, bin(mul, u, v));
+  let over = less(x.low, y.high, left);
+  if (!y.plain) over = less(x.high, y.low, over);
+  over = f.let(over);
+  return finish(f, out, status, p, over, reachOf(x, y), (r) => {
+    const first = f.let(bin(mul, x.low, y.high));
     if (!thorough) {
       if (!y.plain) return again(r, []);
       // By a power of two.
@@ -388,14 +464,14 @@ export function product(
       return;
     }
     // By a number of few bits it may be exact.
-    const exact = [isZero(without(f, status, x.low, y.high, first)), bin(eq, bin(sub, cross, low), left)];
-    exact.push(bin(eq, bin(add, low, left), cross));
+    const exact = [isZero(without(f, status, x.low, y.high, first)), bin(eq, bin(sub, left, over), first)];
+    exact.push(bin(eq, bin(add, over, first), left));
     if (!y.plain) exact.push(isZero(y.low));
     again(r, exact);
   });
 }
 
-/** out = a ÷ b. */
+/** out = a ÷ b. @returns how far its rest reaches */
 export function quotient(
   f: FunctionBuilder,
   out: PairLocals,
@@ -403,9 +479,9 @@ export function quotient(
   a: Pair,
   b: Pair,
   rare: () => void,
-): void {
+): number {
   const q = f.let(bin(div, a.high, b.high));
-  const inverse = f.let(bin(div, splat(1), b.high));
+  const inverse = f.let(bin(div, splat(-1), b.high));
   let left: Expr;
   if (status.fused) left = minusProduct(q, b.high, a.high);
   else {
@@ -419,7 +495,7 @@ export function quotient(
     left = bin(add, left, taken);
   } else if (!a.plain) left = bin(add, left, a.low);
   const rest = f.let(left);
-  finish(f, out, status, q, f.let(bin(mul, rest, inverse)), true, () => {
+  return finish(f, out, status, q, f.let(bin(mul, rest, inverse)), reachOf(a, b), () => {
     // Nothing is left of a double: the quotient is one.
     const small = bin(lt, v128.un(abs, q), powers(LEAST));
     const doubles = [a, b].filter((x) => !x.plain).map((x) => isZero(x.low));
@@ -428,10 +504,11 @@ export function quotient(
   });
 }
 
-/** out = √a. */
-export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, a: Pair, rare: () => void): void {
+/** out = √a. @returns how far its rest reaches */
+export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, a: Pair, rare: () => void): number {
   const h = f.let(v128.un(F64X2.sqrt, a.high));
-  const inverse = f.let(bin(div, splat(0.5), h));
+  // Of -0.5 ÷ h there need not be more than some 40 bits, and the division need not wait for the root.
+  const inverse = f.let(bin(mul, bin(div, splat(-0.5), a.high), h));
   let left: Expr;
   if (status.fused) left = minusProduct(h, h, a.high);
   else {
@@ -440,10 +517,20 @@ export function squareRoot(f: FunctionBuilder, out: PairLocals, status: Status, 
   }
   if (!a.plain) left = bin(add, left, a.low);
   const rest = f.let(left);
-  finish(f, out, status, h, f.let(bin(mul, rest, inverse)), false, () => {
+  return finish(f, out, status, h, f.let(bin(mul, rest, inverse)), reachOf(a), () => {
     const exact = a.plain ? isZero(rest) : v128.and(isZero(rest), isZero(a.low));
     f.if(holds(exact), () => putExact(f, out, status, h, ZERO_VECTOR), rare);
   });
+}
+
+/** A number rounded to a double. A zero's rest may be of either sign, and must not change its own. */
+const rounded = (f: FunctionBuilder, a: Pair): Expr => f.let(bin(sub, a.high, f.let(bin(sub, ZERO_VECTOR, a.low))));
+
+/** The same number, its double rounded. */
+export function settled(f: FunctionBuilder, a: Pair): Pair {
+  if (a.reach <= ROUNDED) return a;
+  const high = rounded(f, a);
+  return { high, low: f.let(bin(sub, a.low, bin(sub, high, a.high))), plain: false, reach: ROUNDED };
 }
 
 /** A double (f64) that is to zero as a is to b. */
@@ -455,14 +542,15 @@ export function difference(f: FunctionBuilder, a: Pair, b: Pair): Expr {
 }
 
 /** The other sign, or none. A zero's rest may be of either sign. */
-export const negated = (f: FunctionBuilder, { high, low, plain }: Pair): Pair => ({
+export const negated = (f: FunctionBuilder, { high, low, plain, reach }: Pair): Pair => ({
   high: f.let(v128.xor(high, SIGNS)),
   low: plain ? low : f.let(v128.xor(low, SIGNS)),
   plain,
+  reach,
 });
-export function withoutSign(f: FunctionBuilder, { high, low, plain }: Pair): Pair {
+export function withoutSign(f: FunctionBuilder, { high, low, plain, reach }: Pair): Pair {
   const sign = f.let(v128.and(high, SIGNS));
-  return { high: f.let(v128.xor(high, sign)), low: plain ? low : f.let(v128.xor(low, sign)), plain };
+  return { high: f.let(v128.xor(high, sign)), low: plain ? low : f.let(v128.xor(low, sign)), plain, reach };
 }
 
 /** Upper halves of doubles: where the exponent is. */
@@ -496,7 +584,7 @@ export function fromInteger(f: FunctionBuilder, value: Expr): Pair {
 /** A vector of both parts. */
 export const fromVector = (f: FunctionBuilder, v: Expr): Pair => {
   const high = f.let(v);
-  return { high, low: f.let(second(high)), plain: false };
+  return { high, low: f.let(second(high)), plain: false, reach: ROUNDED };
 };
 
 /** The parts of the sum of two doubles (f64), the second one smaller, in a vector. */
@@ -506,39 +594,30 @@ function normalised(f: FunctionBuilder, high: Expr, low: Expr): Expr {
   return f.let(v128.replace(F64X2.replace, v128.splat(F64X2.splat, sumOf), 1, rest));
 }
 
-/** As a double's bits (i64). */
-export function narrow64(f: FunctionBuilder, status: Status, a: Pair): Expr {
-  if (a.plain) {
-    f.set(status.error, ZERO_VECTOR);
-    return f.let(bitsOf(a.high));
-  }
-  const v = f.let(bin(add, a.high, a.low));
-  f.set(status.error, bin(sub, a.low, bin(sub, v, a.high)));
-  f.set(status.rounded, a.high);
-  f.set(status.residue, v128.or(status.residue.get, status.error.get));
-  // A zero's rest may be of either sign.
-  return f.let(bitsOf(v128.or(v, v128.and(a.high, SIGNS))));
-}
+/** As a double, in a vector. */
+export const narrow64 = (f: FunctionBuilder, a: Pair): Expr => (a.plain ? a.high : rounded(f, a));
 
-/** As a single's bits (i32); others than normal results and zeros are left to `rare`, which does not come back. */
-export function narrow32(f: FunctionBuilder, status: Status, a: Pair, rare: () => void): Expr {
-  const high = f.let(bitsOf(a.high));
+/**
+ * As a single's bits (i32), and what that is more; others than normal results and zeros are left to `rare`, which does not
+ * come back.
+ */
+export function narrow32(f: FunctionBuilder, a: Pair, rare: () => void): { bits: Expr; excess: Expr } {
+  const whole = settled(f, a);
+  const high = f.let(bitsOf(whole.high));
   const e = i32.and(i32.wrap(i64.shr_u(high, 52)), 0x7ff);
   f.if(i32.ge_u(i32.sub(e, BIAS64 - 125), 252), () => f.if(i64.ne(i64.shl(high, 1), 0), rare), undefined, 0);
   let odd = high;
   if (!a.plain) {
     // Towards zero, with the last bit set where there is a rest: then rounding once more gives what rounding at once gives.
-    const low = f.let(bitsOf(a.low));
+    const low = f.let(bitsOf(whole.low));
     const inexact = f.let(i64.extend_u(i64.ne(i64.shl(low, 1), 0)));
     const down = i64.and(i64.shr_u(i64.xor(high, low), 63), inexact);
     odd = f.let(i64.or(i64.sub(high, down), inexact));
   }
   const double = f.let(f64.reinterpret(odd));
   const single = f.let(f32.demote(double));
-  f.set(status.error, v128.splat(F64X2.splat, f64.sub(double, f64.promote(single))));
-  f.set(status.rounded, a.high);
-  f.set(status.residue, v128.or(status.residue.get, status.error.get));
-  return f.let(i32.reinterpret(single));
+  const excess = f.let(v128.splat(F64X2.splat, f64.sub(f64.promote(single), double)));
+  return { bits: f.let(i32.reinterpret(single)), excess };
 }
 
 /** Not 0 where a vector that has been made by `fromExtended` is none. */
@@ -571,22 +650,42 @@ export function fromExtended(f: FunctionBuilder, signExponent: Expr, significand
 /** A pair as a register holds it. */
 export function toExtended(f: FunctionBuilder, { high: x, low: y }: Pair): { signExponent: Expr; significand: Expr } {
   const high = f.let(bitsOf(x));
-  const sign = f.let(i64.and(high, k64(1n << 63n)));
-  const rest = f.let(f64.reinterpret(i64.xor(bitsOf(y), sign)));
-  const fraction = f.let(i64.and(high, (1n << 52n) - 1n));
-  const e = f.let(i32.and(i32.wrap(i64.shr_u(high, 52)), 0x7ff));
-  const zero = f.let(i64.eqz(i64.shl(high, 1)));
-  // Just below a power of two numbers are of the exponent below it.
-  const below = f.let(i32.and(i64.eqz(fraction), f64.lt(rest, kf64(0))));
-  const wide = f.let(i64.extend_u(below));
-  const scale = f64.reinterpret(i64.shl(i64.extend_u(i32.add(i32.sub(63 + 2 * BIAS64, e), below)), 52));
-  const base = i64.shl(i64.or(i64.shl(fraction, 11), k64(1n << 63n)), wide);
-  const significand = i64.add(base, i64.trunc_sat_f64_s(f64.mul(rest, scale)));
-  const exponent = i32.sub(i32.add(e, BIAS - BIAS64), below);
-  return {
-    significand: f.let(select(zero, k64(0), significand)),
-    signExponent: f.let(i32.or(select(zero, k32(0), exponent), i32.wrap(i64.shr_u(sign, 48)))),
+  const top = f.let(i32.wrap(i64.shr_u(high, 52)));
+  const sign = i32.shl(i32.and(top, 0x800), 4);
+  const exponent = f.temp(I32);
+  const significand = f.temp(I64);
+  const e = i32.and(top, 0x7ff);
+  f.set(exponent, i32.add(e, BIAS - BIAS64));
+  f.set(significand, i64.or(i64.shl(high, 11), k64(1n << 63n)));
+  // The rest in units of `scale`'s inverse, and positive if it is away from zero: in the last places of a number that is large enough.
+  const unitsOf = (scale: Expr): Expr => {
+    const large = f64.add(f64.mul(f64.reinterpret(bitsOf(y)), f64.reinterpret(scale)), kf64(1.5 * 2 ** 52));
+    return i64.sub(i64.reinterpret(large), k64(power(52) | (1n << 51n)));
   };
+  const scale = f.let(i64.sub(k64(BigInt(63 + 2 * BIAS64) << 52n), i64.and(high, -(1n << 52n))));
+  f.if(
+    i64.eqz(i64.shl(high, 12)),
+    () => {
+      // Zero, or a power of two: numbers just below it are of the exponent below it.
+      f.if(
+        i64.eqz(i64.shl(high, 1)),
+        () => {
+          f.set(exponent, k32(0));
+          f.set(significand, k64(0));
+        },
+        () => {
+          const units = f.let(unitsOf(i64.add(scale, 1n << 52n)));
+          const below = i64.lt_s(units, 0);
+          const half = i64.shr_s(units, 1);
+          f.set(significand, i64.add(significand.get, select(below, i64.add(significand.get, units), half)));
+          f.set(exponent, i32.sub(exponent.get, below));
+        },
+      );
+    },
+    () => f.set(significand, i64.add(significand.get, unitsOf(scale))),
+    0,
+  );
+  return { significand: significand.get, signExponent: f.let(i32.or(exponent.get, sign)) };
 }
 
 /** Two parameters that are a pair. */
@@ -594,4 +693,5 @@ export const pairParameter = (f: FunctionBuilder, index: number): Pair => ({
   high: f.param(index),
   low: f.param(index + 1),
   plain: false,
+  reach: LONGEST,
 });

@@ -7,10 +7,11 @@ import { S } from '../layout.ts';
 import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
 import { I32, V128, i32, k32, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
-import { F64X2 } from '../wasm/simd.ts';
-import { loadFsw, loadSignExponent, loadSignificand, runtime, storeRegister } from './common.ts';
+import { loadFsw, loadSignExponent, loadSignificand, registerAddress, runtime, storeRegister } from './common.ts';
 import {
+  excessOf,
   fromExtended,
+  fromVector,
   IMMEDIATE,
   isBad,
   isBounded,
@@ -25,8 +26,10 @@ import {
   type Status,
 } from './pairs.ts';
 
-/** Where these functions leave both parts of a number, and 16 bytes behind it a vector of the other sign if it was rounded up, else of zeros. */
+/** Where these functions leave both parts of a number, and 16 bytes behind it something of its sign if it was rounded up, else zeros. */
 export const VALUE = S.TEMP + 0x80;
+/** Where a region leaves numbers for `x87_values_put`: 16 bytes for each register, by relative number. */
+export const VALUES = S.TEMP;
 const A = S.TEMP + 0xa0;
 const B = S.TEMP + 0xb0;
 const TO = S.TEMP + 0xc0;
@@ -42,7 +45,7 @@ const c1 = (state: Expr): Expr => i32.and(i32.shr_u(loadFsw(state), 9), 1);
 function give(f: FunctionBuilder, state: Expr, at: Expr): void {
   const v = f.let(fromExtended(f, f.let(loadSignExponent(at)), f.let(loadSignificand(at))));
   f.store(16, state, v, VALUE);
-  f.store(16, state, select(c1(state), v128.un(F64X2.neg, v), kv64x2(0n, 0n)), VALUE + 16);
+  f.store(16, state, select(c1(state), v, kv64x2(0n, 0n)), VALUE + 16);
   f.return(i32.eqz(isBad(v)));
 }
 
@@ -55,15 +58,15 @@ export const X87_VALUES: readonly RuntimeFunction[] = [
     const [state, operation] = [f.param(0), f.param(1)];
     const [a, b] = [pairParameter(f, 2), pairParameter(f, 4)];
     const out = { high: f.local(V128), low: f.local(V128) };
-    const [residue, error, rounded] = [f.local(V128), f.local(V128), f.local(V128)];
-    const status: Status = { constants: IMMEDIATE, fused: false, inexact: f.local(I32), residue, error, rounded };
+    const [residue, over] = [f.local(V128), f.local(V128)];
+    const status: Status = { constants: IMMEDIATE, fused: false, residue, over };
     f.block((slow) => {
       const rare = (): void => f.br(slow);
       f.block((done) => {
         for (const [which, write] of [
-          [Operation.ADD, (): void => sum(f, out, status, a, b, false, true, rare)],
-          [Operation.SUBTRACT, (): void => sum(f, out, status, a, b, true, true, rare)],
-          [Operation.MULTIPLY, (): void => product(f, out, status, a, b, true, rare)],
+          [Operation.ADD, (): void => void sum(f, out, status, a, b, false, true, rare)],
+          [Operation.SUBTRACT, (): void => void sum(f, out, status, a, b, true, true, rare)],
+          [Operation.MULTIPLY, (): void => void product(f, out, status, a, b, true, rare)],
         ] as const)
           f.if(i32.eq(operation, which), () => {
             write();
@@ -72,9 +75,10 @@ export const X87_VALUES: readonly RuntimeFunction[] = [
         f.br(slow);
       });
       f.brIf(i32.eqz(isBounded(out.high.get)), slow);
+      const excess = f.let(excessOf(over.get, out.low.get));
       f.store(16, state, join(out.high.get, out.low.get), VALUE);
-      f.store(16, state, select(isUp(status), v128.un(F64X2.neg, out.high.get), kv64x2(0n, 0n)), VALUE + 16);
-      f.store(4, state, i32.or(loadFsw(state), i32.shl(isInexact(status), 5)), S.FSW);
+      f.store(16, state, select(isUp(excess, out.high.get), out.high.get, kv64x2(0n, 0n)), VALUE + 16);
+      f.store(4, state, i32.or(loadFsw(state), i32.shl(isInexact(residue.get), 5)), S.FSW);
       f.return(k32(1));
     });
     const [x, y, to] = [A, B, TO].map((at) => f.let(i32.add(state, at))) as [Expr, Expr, Expr];
@@ -128,7 +132,25 @@ export const X87_VALUES: readonly RuntimeFunction[] = [
     V128,
   ),
 
-  /** x87_value_put(address, a): the other way. */
+  /** x87_values_put(state, base, mask): from VALUES to the registers, of which `base` is the number of the relative register 0. */
+  runtime('x87_values_put', [I32, I32, I32], (f) => {
+    const state = f.param(0);
+    const left = f.local(I32);
+    f.set(left, f.param(2));
+    f.block((done) => {
+      f.loop((again) => {
+        f.brIf(i32.eqz(left.get), done);
+        const r = f.let(i32.ctz(left.get));
+        const v = fromVector(f, v128.load(i32.add(state, i32.shl(r, 4)), VALUES));
+        putExtended(f, f.let(registerAddress(state, i32.and(i32.add(f.param(1), r), 7))), v);
+        f.set(left, i32.and(left.get, i32.sub(left.get, 1)));
+        f.br(again);
+      });
+    });
+    f.return(k32(0));
+  }),
+
+  /** x87_value_put(address, a): `x87_value_get` the other way. */
   runtime('x87_value_put', [I32, V128, V128], (f) => {
     putExtended(f, f.param(0), pairParameter(f, 1));
     f.return(k32(0));
