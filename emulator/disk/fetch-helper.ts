@@ -31,6 +31,9 @@ const PROGRESS_INTERVAL = 100;
  * are large ones, hardly ever has reason to run.
  */
 const MOST_HANDLED = 8 << 20;
+/** Jobs, and milliseconds, for which a helper is started. */
+const BURST = 3;
+const BURST_TIME = 1000;
 /** From then on it may be the helper that does not answer. */
 const MOST_ATTEMPTS = 2;
 
@@ -94,7 +97,7 @@ export interface HelperThread extends HelperPort<FromFetchHelper, ToFetchHelper>
 
 /**
  * The other end: does what the helper does itself until that is ready, and when it has failed. A helper that has nothing
- * to do ends, for what it has fetched stays in its memory; there is another one when there is something again.
+ * to do ends, for what it has fetched stays in its memory; there is another one when there is much again.
  */
 export class FetchHelper {
   private thread: HelperThread | undefined;
@@ -104,6 +107,9 @@ export class FetchHelper {
   /** Bytes that the present helper has given. */
   private handled = 0;
   private readonly waiting = new Map<number, Waiting>();
+  /** Jobs since a time in milliseconds, while there is no helper. */
+  private recent = 0;
+  private since = 0;
   private idle: ReturnType<typeof setTimeout> | undefined;
 
   /**
@@ -120,7 +126,7 @@ export class FetchHelper {
 
   /** As `attemptJob`. */
   attempt(job: FetchJob, attempt: JobAttempt, onProgress: OnProgress): Promise<Uint8Array> {
-    this.wake();
+    if (this.thread || this.isBurst()) this.wake();
     if (!this.ready || attempt.number > MOST_ATTEMPTS) return attemptJob(job, this.fetch, attempt, onProgress);
     const id = ++this.lastId;
     return new Promise((settle, fail) => {
@@ -128,6 +134,16 @@ export class FetchHelper {
       attempt.signal.addEventListener('abort', () => this.abort(id), { once: true });
       this.thread!.post({ type: 'job', id, job, number: attempt.number, priority: attempt.priority });
     });
+  }
+
+  /** Whether several jobs have come in a short time: for one now and then no thread is started. */
+  private isBurst(): boolean {
+    const now = performance.now();
+    if (now - this.since > BURST_TIME) {
+      this.since = now;
+      this.recent = 0;
+    }
+    return ++this.recent >= BURST;
   }
 
   /** There is a helper, and it has some time again. */
@@ -157,6 +173,7 @@ export class FetchHelper {
   /** It can't be loaded, or has ended. What it had is done here. */
   private lost(): void {
     this.failed = true;
+    this.thread?.terminate();
     this.thread = undefined;
     this.ready = false;
     for (const [id, { job, attempt, onProgress, settle }] of this.waiting) {

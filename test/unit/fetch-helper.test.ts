@@ -110,8 +110,10 @@ describe('a helper that fetches', () => {
     expect(await source.read(0, 4096)).toEqual(bytes);
     expect([count, seen.length]).toEqual([{ started: 1, ended: 0 }, 1]);
     await vi.waitFor(() => expect(count.ended).toBe(1));
-    // Until the new one listens it is done here.
+    // One now and then is done here, as all is until the new one listens.
     expect(await source.read(0, 4096)).toEqual(bytes);
+    expect([count.started, seen.length]).toEqual([1, 1]);
+    for (let i = 0; i < 2; i++) expect(await source.read(0, 4096)).toEqual(bytes);
     expect([count.started, seen.length]).toEqual([2, 1]);
     start();
     await Promise.resolve();
