@@ -71,9 +71,7 @@ export interface ProcessorStats {
   codeBytes: number;
   /** Milliseconds in which that was written; not those in which the engine compiled it, in the background. */
   emitMilliseconds?: number;
-  /** Milliseconds of the longest time so far for which the guest stood still for the compiler. */
-  longestPause?: number;
-  /** How often that was longer than 20 ms. */
+  /** How often the guest has stood still for the compiler for more than 20 ms. */
   longPauses?: number;
   /** Exceptions and interrupts delivered, TLB fills. */
   exceptions: number;

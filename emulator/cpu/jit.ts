@@ -71,9 +71,7 @@ export class Jit {
   codeBytes = 0;
   /** Milliseconds spent in writing WebAssembly. */
   emitTime = 0;
-  /** Milliseconds of the longest time for which the guest stood still for all this. */
-  longestPause = 0;
-  /** How often that was longer than LONG_PAUSE. */
+  /** How often the guest stood still for all this for longer than LONG_PAUSE. */
   longPauses = 0;
   private readonly queue: Region[] = [];
   /** When the oldest region of the queue came, in milliseconds. */
@@ -160,31 +158,36 @@ export class Jit {
    */
   pump(ran: number, wait: boolean): void {
     this.credit = Math.min(this.credit + ran * SHARE, MOST_CREDIT);
-    if (this.queue.length) this.timed(() => this.compileWaiting(wait));
+    if (!this.queue.length) return;
+    this.timed(() => {
+      if (wait) this.compileAll();
+      else this.compileSome();
+    });
   }
 
   /** The guest stands still meanwhile. */
   private timed(work: () => void): void {
     const began = performance.now();
     work();
-    const took = performance.now() - began;
-    if (took > LONG_PAUSE) this.longPauses++;
-    this.longestPause = Math.max(this.longestPause, took);
+    if (performance.now() - began > LONG_PAUSE) this.longPauses++;
   }
 
-  private compileWaiting(wait: boolean): void {
+  private compileAll(): void {
     const { queue } = this;
-    if (!wait) this.hurry();
-    if (!queue.length) return;
-    if (!wait && queue.length < BATCH && performance.now() - this.since < PATIENCE) return;
-    while (wait && queue.length) {
+    while (queue.length) {
       if (!this.code.reserve(BATCH * ROOM)) return;
       const batch = this.write(queue.splice(0, BATCH));
       if (batch) this.install(batch.regions, new WebAssembly.Module(batch.bytes));
     }
-    // One batch at a time: the guest stands still.
-    if (!queue.length || this.compiling >= 2 || !this.affords(queue.length)) return;
-    if (!this.code.reserve(BATCH * ROOM)) return;
+  }
+
+  /** What is urgent, and one batch of the others. */
+  private compileSome(): void {
+    const { queue } = this;
+    this.hurry();
+    if (!queue.length) return;
+    if (queue.length < BATCH && performance.now() - this.since < PATIENCE) return;
+    if (this.compiling >= 2 || !this.affords(queue.length) || !this.code.reserve(BATCH * ROOM)) return;
     const batch = this.write(this.hottest(), performance.now() + LONGEST_WRITING);
     this.since = performance.now();
     if (batch) this.compile(batch);

@@ -922,7 +922,6 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
       regions: this.jit.regions,
       codeBytes: this.jit.codeBytes,
       emitMilliseconds: this.jit.emitTime,
-      longestPause: this.jit.longestPause,
       longPauses: this.jit.longPauses,
       exceptions: this.exceptions,
       interrupts: this.interruptCount,

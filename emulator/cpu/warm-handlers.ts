@@ -135,20 +135,25 @@ export async function prepareHandlers(state: number): Promise<void> {
     warmHandlers(state);
     return;
   }
-  const [core, module] = await Promise.all([inflate(BUILT.core), load(BUILT.module)]).catch(() => []);
-  // Without the file they are written here.
-  if (!core || !module) warmHandlers(state);
-  else make(state, new WebAssembly.Module(core), module);
+  const [core, module] = await Promise.all([inflate(BUILT.core), load(BUILT.module)]);
+  if (module) make(state, new WebAssembly.Module(core), module);
+  else warmHandlers(state);
 }
 
-async function load(built: BuiltModule): Promise<WebAssembly.Module> {
+/** @returns undefined where the file cannot be had: all is written here then, which makes the start slower */
+async function load(built: BuiltModule): Promise<WebAssembly.Module | undefined> {
   if ('deflated' in built) return new WebAssembly.Module(await inflate(built.deflated));
   try {
-    // The browser keeps what it has made of the file: a second visit starts with handlers that are optimized already.
-    return await WebAssembly.compileStreaming(fetch(built.url));
-  } catch {
-    // A server may give the file another type.
-    return WebAssembly.compile(await (await fetch(built.url)).arrayBuffer());
+    const response = await fetch(built.url);
+    if (!response.ok) throw new Error(`it was answered with ${response.status}`);
+    // Of a response the browser keeps what it has made: later visits start with handlers that are optimized already. Servers that give
+    // the file another type do without.
+    if (response.headers.get('content-type') === 'application/wasm')
+      return await WebAssembly.compileStreaming(response);
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (error) {
+    console.warn(`${built.url} could not be had, so the machine starts more slowly:`, error);
+    return undefined;
   }
 }
 

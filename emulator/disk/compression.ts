@@ -1,4 +1,3 @@
-import { release } from '../release.ts';
 import { concat } from './fetch.ts';
 import { BlockError } from './types.ts';
 import { unzstd as unpackZstd } from './zstd.ts';
@@ -51,10 +50,7 @@ export async function gunzip(bytes: Uint8Array, limit: number, url: string): Pro
     }
     parts.push(step.value);
   }
-  if (parts.length === 1) return parts[0]!;
-  const whole = concat(parts, length);
-  for (const part of parts) release(part);
-  return whole;
+  return parts.length === 1 ? parts[0]! : concat(parts, length);
 }
 
 async function unzstd(bytes: Uint8Array, limit: number, url: string): Promise<Uint8Array> {

@@ -2,6 +2,7 @@
  * Fetching in a thread of its own. Of the time in which a program starts for the first time, a fifth goes into getting, unpacking
  * and checking its chunks; the processor's thread has better to do.
  */
+import type { Port } from '../worker.ts';
 import { type Attempt, asBlockError, type Fetch } from './fetch.ts';
 import { attemptJob, type FetchJob, type JobAttempt, type OnProgress } from './fetch-job.ts';
 import { BlockError, type BlockErrorCode } from './types.ts';
@@ -19,11 +20,6 @@ export type FromFetchHelper =
   | { type: 'done'; id: number; bytes: Uint8Array }
   | { type: 'failed'; id: number; error: { code: BlockErrorCode; message: string; url?: string; lasting: boolean } };
 
-export interface HelperPort<In, Out> {
-  post(message: Out, transfer?: Transferable[]): void;
-  onMessage(listener: (message: In) => void): void;
-}
-
 /** Between two reports of progress. */
 const PROGRESS_INTERVAL = 100;
 /**
@@ -39,7 +35,7 @@ const MOST_ATTEMPTS = 2;
 
 /** Makes attempts at jobs for who is at the other end. */
 export function serveFetches(
-  port: HelperPort<ToFetchHelper, FromFetchHelper>,
+  port: Port<ToFetchHelper, FromFetchHelper>,
   fetch: Fetch = (url, init) => globalThis.fetch(url, init),
 ): void {
   const running = new Map<number, AbortController>();
@@ -84,12 +80,13 @@ interface Waiting {
   job: FetchJob;
   attempt: JobAttempt;
   onProgress: OnProgress;
+  fetch: Fetch;
   settle: (bytes: Uint8Array | Promise<Uint8Array>) => void;
   fail: (error: BlockError) => void;
 }
 
 /** A thread that runs `serveFetches`. */
-export interface HelperThread extends HelperPort<FromFetchHelper, ToFetchHelper> {
+export interface HelperThread extends Port<FromFetchHelper, ToFetchHelper> {
   /** Called when it cannot be loaded, or has failed. */
   onLost(listener: () => void): void;
   terminate(): void;
@@ -118,19 +115,18 @@ export class FetchHelper {
    */
   constructor(
     private readonly start: () => HelperThread | undefined,
-    private readonly fetch: Fetch = (url, init) => globalThis.fetch(url, init),
     private readonly longestIdle = 4000,
   ) {
     this.wake();
   }
 
-  /** As `attemptJob`. */
-  attempt(job: FetchJob, attempt: JobAttempt, onProgress: OnProgress): Promise<Uint8Array> {
+  /** As `attemptJob`. @param fetch for what is done here */
+  attempt(job: FetchJob, fetch: Fetch, attempt: JobAttempt, onProgress: OnProgress): Promise<Uint8Array> {
     if (this.thread || this.isBurst()) this.wake();
-    if (!this.ready || attempt.number > MOST_ATTEMPTS) return attemptJob(job, this.fetch, attempt, onProgress);
+    if (!this.ready || attempt.number > MOST_ATTEMPTS) return attemptJob(job, fetch, attempt, onProgress);
     const id = ++this.lastId;
     return new Promise((settle, fail) => {
-      this.waiting.set(id, { job, attempt, onProgress, settle, fail });
+      this.waiting.set(id, { job, attempt, onProgress, fetch, settle, fail });
       attempt.signal.addEventListener('abort', () => this.abort(id), { once: true });
       this.thread!.post({ type: 'job', id, job, number: attempt.number, priority: attempt.priority });
     });
@@ -176,9 +172,9 @@ export class FetchHelper {
     this.thread?.terminate();
     this.thread = undefined;
     this.ready = false;
-    for (const [id, { job, attempt, onProgress, settle }] of this.waiting) {
+    for (const [id, { job, attempt, onProgress, fetch, settle }] of this.waiting) {
       this.waiting.delete(id);
-      settle(attemptJob(job, this.fetch, attempt, onProgress));
+      settle(attemptJob(job, fetch, attempt, onProgress));
     }
   }
 
@@ -229,6 +225,6 @@ export function attemptBy(
   onProgress: OnProgress,
 ): Promise<Uint8Array> {
   const { fetch, helper, priority } = policy;
-  const own = { signal: attempt.signal, number: attempt.number, priority, alive: () => attempt.alive() };
-  return helper ? helper.attempt(job, own, onProgress) : attemptJob(job, fetch, own, onProgress);
+  const own = { ...attempt, priority };
+  return helper ? helper.attempt(job, fetch, own, onProgress) : attemptJob(job, fetch, own, onProgress);
 }

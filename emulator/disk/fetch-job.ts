@@ -1,5 +1,5 @@
 import { type Compression, decompress, detectCompression, gunzip } from './compression.ts';
-import { type Attempt, checkStatus, type Fetch, readBody } from './fetch.ts';
+import { type Attempt, checkStatus, type Fetch, readBody, request } from './fetch.ts';
 import { sha256Hex } from './hash.ts';
 import { release } from '../release.ts';
 import { BlockError } from './types.ts';
@@ -18,8 +18,7 @@ export interface ChunkJob {
 }
 
 /** A whole file (a kernel, an initramfs). */
-export interface FileJob {
-  kind: 'file';
+export interface WholeFile {
   /** Absolute address. */
   url: string;
   /** Bytes as stored, when known. */
@@ -28,6 +27,7 @@ export interface FileJob {
   sha256?: string;
   compression?: Compression;
 }
+export type FileJob = WholeFile & { kind: 'file' };
 
 /** Something to be fetched, checked and unpacked. Plain data: another thread may do it (fetch-helper.ts). */
 export type FetchJob = ChunkJob | FileJob;
@@ -44,7 +44,7 @@ const LARGEST = 1 << 30;
 /**
  * Makes one attempt.
  * @returns what the chunk holds, or the file unpacked
- * @throws BlockError that says what was wrong; what `fetch` throws
+ * @throws BlockError that says what was wrong
  */
 export async function attemptJob(
   job: FetchJob,
@@ -53,11 +53,10 @@ export async function attemptJob(
   onProgress: OnProgress,
 ): Promise<Uint8Array> {
   if (job.kind === 'file' && job.compression === 'zstd') prepareZstd();
-  const response = await fetch(job.url, {
+  const response = await request({ fetch, priority: attempt.priority }, job.url, {
     signal: attempt.signal,
     // A damaged answer may sit in the browser's cache: a second attempt goes past it.
     cache: attempt.number > 1 ? 'reload' : 'default',
-    ...(attempt.priority && { priority: attempt.priority }),
   });
   attempt.alive();
   checkStatus(response, job.url, [200]);
@@ -72,7 +71,6 @@ async function chunk(job: ChunkJob, response: Response, attempt: Attempt, onProg
   // Some servers label .gz-like files with Content-Encoding, and fetch has then unpacked them already.
   const packed = job.compression === 'gzip' && detectCompression(stored) === 'gzip';
   const bytes = packed ? await gunzip(stored, length, url) : stored;
-  if (packed) release(stored);
   if (bytes.length !== length)
     throw new BlockError(
       'short',

@@ -1,4 +1,3 @@
-import { release } from '../release.ts';
 import type { FetchHelper } from './fetch-helper.ts';
 import { BlockError } from './types.ts';
 
@@ -118,10 +117,14 @@ async function once<T>(
   }
 }
 
-/** Calls `fetch`; a connection that fails becomes a BlockError in words. */
-export async function request(policy: FetchPolicy, url: string, init: RequestInit): Promise<Response> {
+/** Calls `fetch` with the policy's priority; a connection that fails becomes a BlockError in words. */
+export async function request(
+  { fetch, priority }: Pick<FetchPolicy, 'fetch' | 'priority'>,
+  url: string,
+  init: RequestInit,
+): Promise<Response> {
   try {
-    return await policy.fetch(url, init);
+    return await fetch(url, priority ? { ...init, priority } : init);
   } catch (cause) {
     throw asBlockError(cause, url);
   }
@@ -179,9 +182,7 @@ export async function readBody(
     throw asBlockError(cause, url);
   }
   if (parts.length === 1) return parts[0]!;
-  const whole = concat(parts, length);
-  for (const part of parts) release(part);
-  return whole;
+  return concat(parts, length);
 }
 
 export function concat(parts: readonly Uint8Array[], length = parts.reduce((sum, p) => sum + p.length, 0)): Uint8Array {

@@ -1,16 +1,6 @@
-import type { Compression } from './compression.ts';
 import { type FetchPolicy, fetchPolicy, withRetry } from './fetch.ts';
 import { attemptBy } from './fetch-helper.ts';
-
-export interface WholeFile {
-  /** Absolute address. */
-  url: string;
-  /** Bytes as stored, when known. */
-  size?: number;
-  /** Of the file as stored, when known. */
-  sha256?: string;
-  compression?: Compression;
-}
+import type { WholeFile } from './fetch-job.ts';
 
 /**
  * Fetches a whole file (a kernel, an initramfs), checks it, and unpacks it where `compression` says so.
@@ -18,7 +8,7 @@ export interface WholeFile {
  * @throws BlockError after the retries of the policy
  */
 export async function fetchFile(
-  { url, size, sha256, compression }: WholeFile,
+  file: WholeFile,
   options: {
     policy?: Partial<FetchPolicy>;
     signal?: AbortSignal;
@@ -27,7 +17,7 @@ export async function fetchFile(
 ): Promise<Uint8Array> {
   const policy = fetchPolicy(options.policy);
   const { onProgress = () => undefined } = options;
-  return withRetry(policy, url, options.signal, (attempt) =>
-    attemptBy(policy, { kind: 'file', url, size, sha256, compression }, attempt, onProgress),
+  return withRetry(policy, file.url, options.signal, (attempt) =>
+    attemptBy(policy, { kind: 'file', ...file }, attempt, onProgress),
   );
 }

@@ -160,6 +160,15 @@ describe('chunk directory', () => {
     expect([calls.length, source.transfer.retries]).toEqual([1, 0]);
     expect(await failure(source.read(0, CHUNK))).toBe('status');
     expect(priorities).toEqual(['low', undefined, undefined, undefined]);
+    const image_ = new Response(image.slice(0, 512), {
+      status: 206,
+      headers: { 'content-range': `bytes 0-511/${image.length}` },
+    });
+    const ranges = await HttpRangeSource.open(BASE, {
+      policy: quick((_, init) => (priorities.push(init?.priority), Promise.resolve(image_.clone()))),
+    });
+    await ranges.read(0, 512, undefined, true);
+    expect(priorities.slice(4)).toEqual([undefined, 'low']);
     const there = new ChunkSource(manifest, BASE, { policy: quick(serveMap(files).fetch) });
     expect(await there.read(0, CHUNK, undefined, true)).toEqual(image.slice(0, CHUNK));
   });

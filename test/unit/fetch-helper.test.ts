@@ -25,22 +25,18 @@ function pair(theirs: Fetch, ours: Fetch = () => Promise.reject(new Error('not h
   let lose: () => void = () => undefined;
   const count = { started: 0, ended: 0 };
   const seen: ToFetchHelper[] = [];
-  const helper = new FetchHelper(
-    () => {
-      count.started++;
-      return {
-        post(message) {
-          seen.push(message);
-          if (!cut) queueMicrotask(() => toHelper(structuredClone(message)));
-        },
-        onMessage: (listener) => (fromHelper = listener),
-        onLost: (listener) => (lose = listener),
-        terminate: () => count.ended++,
-      };
-    },
-    ours,
-    longestIdle,
-  );
+  const helper = new FetchHelper(() => {
+    count.started++;
+    return {
+      post(message) {
+        seen.push(message);
+        if (!cut) queueMicrotask(() => toHelper(structuredClone(message)));
+      },
+      onMessage: (listener) => (fromHelper = listener),
+      onLost: (listener) => (lose = listener),
+      terminate: () => count.ended++,
+    };
+  }, longestIdle);
   const start = (): void =>
     serveFetches(
       {

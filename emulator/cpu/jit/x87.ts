@@ -11,6 +11,7 @@ import { callExpr, f64, I32, i32, i64, k32, select, V128, v128, type Expr } from
 import { multiplyAdd } from '../wasm/fused.ts';
 import { F64X2 } from '../wasm/simd.ts';
 import { Fsw, RESULT } from '../x87/common.ts';
+import { fromInteger, fromVector, fromWord, isBad, narrow32, narrow64, widen32, widen64 } from '../x87/pair-formats.ts';
 import {
   bitsOf,
   constantPair,
@@ -19,15 +20,9 @@ import {
   difference,
   excessOf,
   excessOfDouble,
-  fromInteger,
-  fromVector,
-  fromWord,
-  isBad,
   isInexact,
   isUp,
   join,
-  narrow32,
-  narrow64,
   negated,
   product,
   putExact,
@@ -38,8 +33,6 @@ import {
   squareRoot,
   sum,
   twice,
-  widen32,
-  widen64,
   withoutSign,
   ZERO,
   ZERO_VECTOR,
@@ -66,9 +59,7 @@ export interface StackState {
   readonly used: number;
   /** Registers that have been changed since the block's start, or since the stack was loaded. */
   readonly dirty: number;
-  /** Registers that are known to hold doubles. */
-  readonly plain: number;
-  /** By register: how far its rest reaches (`Pair`). */
+  /** By register: how far its rest reaches (`Pair`); 0: it is known to hold a double. */
   readonly reach: readonly number[];
   /** The control word is the ordinary one. */
   readonly ordinary: boolean;
@@ -180,10 +171,7 @@ export class X87Stack implements Status {
 
   private enterWith({ top, need, empty }: Demand): void {
     const known = need | empty;
-    this.state = {
-      ...{ top, known, used: need, dirty: 0, plain: 0, reach: ALL_ROUNDED },
-      ...{ ordinary: true, up: 'locals' },
-    };
+    this.state = { top, known, used: need, dirty: 0, reach: ALL_ROUNDED, ordinary: true, up: 'locals' };
   }
 
   /** C1 is to be in locals already. */
@@ -342,18 +330,16 @@ export class X87Stack implements Status {
     const s = this.state!;
     return this.pairOf(s, (s.top + i) & 7);
   }
-  private pairOf({ plain, reach }: StackState, r: number): Pair {
+  private pairOf(s: StackState, r: number): Pair {
     const { high, low } = this.registers[r]!;
-    const isPlain = (plain & (1 << r)) !== 0;
-    return { high: high.get, low: low.get, plain: isPlain, reach: isPlain ? 0 : reach[r]! };
+    const reach = s.reach[r]!;
+    return { high: high.get, low: low.get, plain: reach === 0, reach };
   }
   /** The register ST(i) is about to be changed; it is in use from now on. */
-  private change(i: number, plain = false, reach = ROUNDED): PairLocals {
+  private change(i: number, reach = ROUNDED): PairLocals {
     const s = this.state!;
-    const r = (s.top + i) & 7;
-    const bit = 1 << r;
-    const known = plain ? s.plain | bit : s.plain & ~bit;
-    this.state = { ...s, known: s.known | bit, used: s.used | bit, dirty: s.dirty | bit, plain: known };
+    const bit = 1 << ((s.top + i) & 7);
+    this.state = { ...s, known: s.known | bit, used: s.used | bit, dirty: s.dirty | bit };
     this.setReach(i, reach);
     return this.st(i);
   }
@@ -362,8 +348,8 @@ export class X87Stack implements Status {
     const r = (s.top + i) & 7;
     if (s.reach[r] !== reach) this.state = { ...s, reach: s.reach.map((x, k) => (k === r ? reach : x)) };
   }
-  private set(i: number, { high, low, plain, reach }: Pair): void {
-    const to = this.change(i, plain, reach);
+  private set(i: number, { high, low, reach }: Pair): void {
+    const to = this.change(i, reach);
     this.c.f.set(to.high, high);
     this.c.f.set(to.low, low);
   }

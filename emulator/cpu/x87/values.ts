@@ -8,12 +8,10 @@ import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder } from '../wasm/builder.ts';
 import { I32, V128, i32, k32, kv64x2, select, v128, type Expr } from '../wasm/expr.ts';
 import { loadFsw, loadSignExponent, loadSignificand, registerAddress, runtime, storeRegister } from './common.ts';
+import { fromExtended, fromVector, isBad, toExtended } from './pair-formats.ts';
 import {
   excessOf,
-  fromExtended,
-  fromVector,
   IMMEDIATE,
-  isBad,
   isBounded,
   isInexact,
   isUp,
@@ -21,7 +19,6 @@ import {
   pairParameter,
   product,
   sum,
-  toExtended,
   type Pair,
   type Status,
 } from './pairs.ts';
