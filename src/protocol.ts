@@ -48,6 +48,8 @@ export type ToWorker =
   | ({ type: 'call'; id: number } & Call)
   /** The page shows no boot progress any more. */
   | { type: 'booted' }
+  /** It may use other threads to become faster. */
+  | { type: 'ripen' }
   | { type: 'stop' };
 
 /** What is answered by a `result` or a `failure`. */
@@ -65,6 +67,8 @@ export type FromWorker =
   | { type: 'progress'; progress: Progress }
   /** The processor runs. */
   | { type: 'started'; origin: Origin }
+  /** The guest has nothing to do for the first time; there is a way for the machine to become faster meanwhile. */
+  | { type: 'idle' }
   /** Why a part of a resumed machine's memory could not be fetched; it is tried again. Without an error: all is well. */
   | { type: 'memory-trouble'; error?: PlainError }
   /** All of it is here; for so many milliseconds the guest's clock stood still. */

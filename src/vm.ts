@@ -49,6 +49,9 @@ export class VmStoppedError extends Error {
 const LAST_WRITE = 7000;
 const SYNC = 10_000;
 
+/** What one machine's thread does for this (emulator/cpu/ripening.ts) is done for all that this page will start. */
+let ripened = false;
+
 /** Colours, and the switching on of bracketed paste. */
 // eslint-disable-next-line no-control-regex -- they begin with ESC
 const ESCAPE_SEQUENCE = /\x1b\[[0-9;?]*[A-Za-z]/g;
@@ -388,6 +391,10 @@ export class LinuxVM {
         this.setState('booting');
         this.settleStart?.resolve();
         this.settleStart = undefined;
+        break;
+      case 'idle':
+        if (!ripened) this.post({ type: 'ripen' });
+        ripened = true;
         break;
       case 'output':
         if (message.channel === 'agent') this.agentData?.(message.bytes);

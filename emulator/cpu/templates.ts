@@ -182,6 +182,8 @@ export class Templates {
     const wanted = def.specs.filter((s) => s[0] === 'I' || s[0] === 'J');
     const bytes = insn.len - this.before;
     if (this.head < 0 || def.helper || wanted.length > 1 || bytes > 4) return template;
+    // MOV from a control or debug register has a register in ModRM whatever its mod field says: `find` took it for memory.
+    if (bytes < 0 || (bytes > 0 && !wanted.length)) return template;
     if (def.specs.some((s) => s[0] === 'O') || (mem && mem.disp > 0x7fff_e000)) return template;
     if (bytes) {
       const signed = wanted[0]![0] === 'J' || wanted[0]![2] === 's';

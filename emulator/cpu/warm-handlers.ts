@@ -50,8 +50,12 @@ function readStep(text: string, bits: 64 | 32 | 16): Omit<Step, 'slot'> | undefi
   return { insn, flagsDead: (letter & 1) !== 0, branch };
 }
 
-/** What WARM and RUNS ask for. */
-function plan(): Plan {
+/**
+ * What WARM and RUNS ask for.
+ *
+ * @param note is told which sample a slot is made from
+ */
+export function plan(note: (slot: number, sample: string) => void = () => undefined): Plan {
   const handlers = new Map<number, Handler>();
   const list: WantedHandler[] = [];
   let slots: number = Slot.FIRST_FREE;
@@ -71,6 +75,7 @@ function plan(): Plan {
     const steps = texts.map((text) => readStep(text, size === 'q' ? 64 : size === 'd' ? 32 : 16));
     const [first, second] = steps;
     if (!first) continue;
+    note(slots, sample);
     if (texts.length === 1) single(first);
     else if (second && fuses(first.insn, second.insn)) {
       const key = pairKey(first.insn, second.insn, second.branch);
@@ -95,6 +100,7 @@ function plan(): Plan {
       ({ next } = node);
     }
     if (steps.length < read.length || !node || node.slot !== undefined) continue;
+    note(slots, sample);
     node.slot = slots++;
     wanted.push({ steps, slot: node.slot });
   }
@@ -110,6 +116,20 @@ export function writeWarm(state: number): { core: Uint8Array<ArrayBuffer>; modul
 }
 
 let planned: Plan | undefined;
+
+/** Of these, all that is often used: samples begin with the most frequent ones. */
+const HOT_SINGLES = 800;
+
+/** Table slots of what programs use often, the most frequent ones first. */
+export function hottestSlots(): number[] {
+  const { list, wanted } = (planned ??= plan());
+  const slots: number[] = [];
+  const perSingle = wanted.length / HOT_SINGLES;
+  for (let k = 0; k < HOT_SINGLES; k++)
+    for (const { slot } of [list[k]!, ...wanted.slice(Math.floor(k * perSingle), Math.floor((k + 1) * perSingle))])
+      slots.push(slot);
+  return slots;
+}
 /** By the state's base: it is a constant in the code. */
 const made = new Map<number, WarmHandlers>();
 

@@ -1,7 +1,9 @@
 /**
  * `npx tsx test/bench/record-warm.ts`: boots the `debian-dev` disk in the interpreter, runs programs, and writes the
  * instruction shapes that were decoded to emulator/cpu/warm.ts, and the runs of instructions that save most dispatches to
- * emulator/cpu/runs.ts. Run it when definitions, shapes or the disk change much.
+ * emulator/cpu/runs.ts. `npx tsx test/bench/record-warm.ts order` runs the same and puts both in the order of how often the interpreter
+ * goes to their handlers: what is used together then lies together in the host's tables and caches. Run both when
+ * definitions, shapes or the disk change much.
  *
  * Runs are found by how often each block runs. Pairs of neighbours are merged, the most frequent one first, each workload weighing the same, until there are enough
  * (as byte-pair encoding does for text): each merged run is one that the interpreter gets a handler for.
@@ -14,15 +16,18 @@ import type { Block } from '../../emulator/cpu/block.ts';
 import { FAR, joins, shapeKey } from '../../emulator/cpu/interp.ts';
 import { Mode, RAM_BASE } from '../../emulator/cpu/layout.ts';
 import { createProcessor, type X86Processor } from '../../emulator/cpu/processor.ts';
-import { R } from '../../emulator/cpu/record.ts';
+import { metaAddress, R } from '../../emulator/cpu/record.ts';
+import { RUNS } from '../../emulator/cpu/runs.ts';
 import { findDeadFlags, Template } from '../../emulator/cpu/templates.ts';
+import { WARM } from '../../emulator/cpu/warm.ts';
+import { plan } from '../../emulator/cpu/warm-handlers.ts';
 import { openDisk } from '../../emulator/disk/open.ts';
 import { Machine } from '../../emulator/machine.ts';
 import { fileFetch } from '../../src/cli/file-fetch.ts';
 
 const DISK = 'build/disks/debian-dev';
-const WARM = 'emulator/cpu/warm.ts';
-const RUNS = 'emulator/cpu/runs.ts';
+const WARM_FILE = 'emulator/cpu/warm.ts';
+const RUNS_FILE = 'emulator/cpu/runs.ts';
 /** Runs to find, and most instructions of one. */
 const COUNT = 1600;
 const LONGEST = 6;
@@ -139,9 +144,28 @@ function weigh(before: ReadonlyMap<Block, number>): Map<Block, number> {
   const grown = [...now].map(([block, count]) => [block, count - (before.get(block) ?? 0)] as const);
   const some = grown.filter(([block, count]) => count > 0 && !block.crosses && !block.raises);
   const sum = some.reduce((all, [block, count]) => all + count * block.count, 0);
-  for (const [block, count] of some)
+  for (const [block, count] of some) {
+    countDispatches(block, count / sum);
     for (const steps of stretchesOf(block)) stretches.push({ steps, weight: count / sum });
+  }
   return now;
+}
+
+/** The sample that a table slot's handler is made from. */
+const samples = new Map<number, string>();
+plan((slot, sample) => samples.set(slot, sample));
+/** How often the interpreter goes to the handlers of samples. */
+const dispatches = new Map<string, number>();
+
+function countDispatches(block: Block, weight: number): void {
+  let covered = 0;
+  for (let at = block.record; at <= block.last; at += 4) {
+    if (!i32[metaAddress(at) >> 2] || covered-- > 0) continue;
+    const sample = samples.get(u8[at]! + u8[at + 1]! * 256);
+    if (sample === undefined) continue;
+    dispatches.set(sample, (dispatches.get(sample) ?? 0) + weight);
+    covered = sample.split('_').length - 1;
+  }
 }
 
 machine.start();
@@ -158,6 +182,19 @@ for (const command of COMMANDS) {
   before = weigh(before);
 }
 machine.stop();
+
+if (process.argv[2] === 'order') {
+  const often = (sample: string): number => dispatches.get(sample) ?? 0;
+  for (const [file, text] of [
+    [WARM_FILE, WARM],
+    [RUNS_FILE, RUNS],
+  ] as const)
+    write(
+      file,
+      text.match(/\S+/g)!.sort((a, b) => often(b) - often(a) || (a < b ? -1 : 1)),
+    );
+  process.exit();
+}
 
 const pairs = new Map<number, number>();
 const places = new Map<number, Set<Stretch>>();
@@ -201,7 +238,7 @@ while (found.length < COUNT) {
 function write(file: string, samples: Iterable<string>): void {
   const lines: string[] = [];
   let line = '';
-  for (const sample of [...samples].sort()) {
+  for (const sample of samples) {
     if (line.length + sample.length > 112) {
       lines.push(line.trim());
       line = '';
@@ -212,6 +249,6 @@ function write(file: string, samples: Iterable<string>): void {
   const [head] = /^[^]*?export const \w+ = /.exec(readFileSync(file, 'utf8'))!;
   writeFileSync(file, `${head}\`\n${lines.join('\n')}\`;\n`);
 }
-write(WARM, code.handlers.recorded!);
-write(RUNS, found);
+write(WARM_FILE, [...code.handlers.recorded!].sort());
+write(RUNS_FILE, found);
 process.exit();

@@ -17,6 +17,10 @@ async function main(): Promise<void> {
   try {
     const page = await browser.newPage({ viewport: { width: 1000, height: 700 } });
     const errors = complaints(page);
+    let ripened = false;
+    page.on('worker', (worker) => {
+      if (worker.url().endsWith('#linux-vm-ripen')) worker.on('close', () => (ripened = true));
+    });
     const beginsFrom = async (expected: string): Promise<void> => {
       const origin = await page.evaluate(() => document.querySelector<Element>('linux-vm')!.vm!.origin);
       if (origin.from !== expected) throw new Error(`it began from ${origin.from}: ${origin.note ?? 'no note'}`);
@@ -48,6 +52,9 @@ async function main(): Promise<void> {
       }
       if (!(own !== undefined && all > 20 && own < all / 4)) throw new Error(`of ${all} it fetched ${own} itself`);
     });
+    await check('makes handlers fast in a thread that then ends', () =>
+      until(page, 'such a thread', COMMAND, () => Promise.resolve(ripened)),
+    );
     await check('lists packages', () =>
       type(page, 'apt list --installed 2>/dev/null | grep ^bash/', /\nbash\/.*installed/),
     );

@@ -16,6 +16,7 @@ export class FakeMachine implements WorkerMachine {
   instructions = 1000;
   /** Whether it can take no state. */
   failing = false;
+  busy = 0;
 
   constructor(
     readonly parts: MachineParts,
@@ -43,6 +44,9 @@ export class FakeMachine implements WorkerMachine {
   }
   print(text: string): void {
     this.events.output('console', new TextEncoder().encode(text));
+  }
+  busySeconds(): number {
+    return this.busy;
   }
   stats(): ReturnType<WorkerMachine['stats']> {
     return {
@@ -81,6 +85,7 @@ export class FakeWorker {
   readonly sent: ToWorker[] = [];
   crash: (error: Error) => void = () => undefined;
   fetch: Fetch | undefined;
+  ripen: (() => void) | undefined;
   /** Of its machines. */
   failing = false;
   /** Replaces the machine's making, to let it fail or hang. */
@@ -109,7 +114,11 @@ export class FakeWorker {
       },
       onMessage: (listener) => (toWorker = listener),
     };
-    serve(inside, { createMachine: (parts, events) => this.create(parts, events), fetch: this.fetch });
+    serve(inside, {
+      createMachine: (parts, events) => this.create(parts, events),
+      fetch: this.fetch,
+      ripen: this.ripen,
+    });
     return {
       post: (message) => {
         this.sent.push(message);

@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { EscapeKeys } from '../../src/cli/escape-keys.ts';
 import type { Progress } from '../../src/protocol.ts';
 import { describeExit, LinuxVM, type LinuxVMOptions, VmStoppedError } from '../../src/vm.ts';
@@ -43,6 +43,20 @@ describe('start', () => {
     ['half a sector', { disk: new Uint8Array(700) }, /512-byte sectors/],
   ])('%s is an error that names it', async (_, options, words) => {
     await expect(start(options)).rejects.toThrow(words);
+  });
+
+  test('the first machine of a page that has nothing to do is told to become faster, and no other', async () => {
+    const ripen = vi.fn();
+    const workers = [new FakeWorker(), new FakeWorker()];
+    for (const worker of workers) worker.ripen = ripen;
+    const vms = [(await start({}, workers[0])).vm, (await start({}, workers[1])).vm];
+    const work = setInterval(() => (workers[0]!.machine.busy += 0.05), 50);
+    await vi.waitFor(() => expect(workers[1]!.sent.at(-1)?.type).toBe('ripen'), 2000);
+    expect(workers[0]!.sent.map(({ type }) => type)).not.toContain('ripen');
+    clearInterval(work);
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    expect(ripen).toHaveBeenCalledTimes(1);
+    for (const vm of vms) await vm.stop();
   });
 
   test('a machine that cannot be made rejects and frees the worker', async () => {

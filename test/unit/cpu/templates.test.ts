@@ -49,6 +49,24 @@ test('what is found by its first bytes is what decoding in full gives', () => {
   expect(hits).toBeGreaterThan(20_000);
 });
 
+test('a control register is moved to a register, even where ModRM speaks of memory', () => {
+  const templates = new Templates();
+  // MOV RBX, CR2 with mod 1 (a byte of displacement) and mod 0 (a SIB byte, for RSP): Intel SDM 2B, MOV.
+  for (const bytes of [
+    [0x0f, 0x20, 0x53],
+    [0x0f, 0x20, 0x14],
+  ]) {
+    const code = new Uint8Array(32).fill(0x90);
+    code.set(bytes);
+    for (let n = 0; n < 2; n++) {
+      expect(templates.find(code, 0, 32)).toBeUndefined();
+      const insn = decode(code, 0, 32, 64);
+      if (typeof insn === 'string') throw new Error(insn);
+      expect([insn.len, templates.make(insn).kept]).toEqual([3, false]);
+    }
+  }
+});
+
 test('a record from a template is the one that decoding in full leads to', () => {
   const { cpu, bytes } = new CodeMachine();
   const { code, i32 } = cpu;

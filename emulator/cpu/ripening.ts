@@ -1,0 +1,144 @@
+/**
+ * Bringing the interpreter's handlers to their optimized code before the guest needs them.
+ *
+ * Browsers compile a function quickly first, and well only once it has run much: V8 when some 13 MB of its code have been executed
+ * (`wasm_tiering_budget`), which is ten to forty thousand calls of a handler. That often the thousand handlers that a program
+ * uses do not run before it has ended: a fifth of the time of Python's first run is code of the quick compiler. What was made
+ * of a module is shared by all threads that have it, and so is the count of what was executed. So another
+ * thread calls the handlers, the hottest first, in a processor of its own in which nothing happens: each gets the same record
+ * over and over, finds memory wherever it looks, and hands on to one of eight functions that do
+ * nothing. (Always the same one would be taken for what usually follows, and put into the handler.)
+ */
+import {
+  JUMP_CACHE_HASH,
+  JUMP_CACHE_SHIFT,
+  JUMP_CACHES,
+  RAM_BASE,
+  RECORDS,
+  RSP,
+  S,
+  TLB_ENTRIES,
+  TLB_TABLES,
+} from './layout.ts';
+import { hottestSlots, type WarmHandlers, warmHandlers } from './warm-handlers.ts';
+import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
+import { I32, i32, i64, k32 } from './wasm/expr.ts';
+
+/** For another thread: modules are shared when they are posted. */
+export interface Unripe extends Pick<WarmHandlers, 'core' | 'module'> {
+  /** Base of the processor's state, as in the modules. */
+  readonly state: number;
+  /** Table slots of handlers, the first ones first. */
+  readonly slots: readonly number[];
+}
+
+/** What became of the handlers, as numbers of them. */
+export interface Ripened {
+  /** Those that went on to the next record at least once; others ask the processor about everything. */
+  passed: number;
+  /** Those that left what is there at least once. */
+  trapped: number;
+}
+
+/** All that a program may use often, with what is needed for them. */
+export const unripe = (state: number): Unripe => {
+  const { core, module } = warmHandlers(state);
+  return { core, module, state, slots: hottestSlots() };
+};
+
+/** Calls of each handler, a share for each of ENDS. */
+const CALLS = 40_000;
+/**
+ * Table slots of what handlers hand on to. As all of a record's words are such a slot, these are what its fields say, too: bytes name RAX
+ * to RDI (by eights), displacements and targets are small, and a link leads to a record in memory that nothing else
+ * needs, just after the processor's state.
+ */
+const ENDS = Array.from({ length: 8 }, (_, k) => 0x1800 + 8 * k);
+const TABLE_SIZE = 0x2000;
+/** Bytes that a record's fields and what follows it are in. */
+const RECORD_BYTES = 256;
+/** All registers are 0, which is so when it is scaled, too, but RSP, below which something is to be. */
+const STACK = 1 << 20;
+/** What there is of memory, whatever the address. */
+const PAGES = 16;
+const PAGE = 4096;
+/** Blocks end when this is used up, which no handler does. */
+const MUCH_FUEL = 1 << 30;
+
+/** `burn(slot, calls)`, and the functions at ENDS, which count in the first word of memory. */
+function buildBurner(state: number): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder();
+  const handler = m.type(HANDLER);
+  for (const slot of ENDS) {
+    const end = new FunctionBuilder(HANDLER);
+    end.store(4, k32(0), i32.add(i32.load(k32(0)), 1));
+    m.element(slot, [m.add(end)]);
+  }
+  const once = new FunctionBuilder({ params: [I32], results: [] });
+  for (let k = 0; k < 16; k++) once.store(8, state + S.GPR + 8 * k, i64.extend_u(k32(k === RSP ? STACK : 0)));
+  once.store(4, state + S.FUEL, k32(MUCH_FUEL));
+  once.returnCallIndirect(handler, once.param(0), k32(RECORDS));
+  const onceIndex = m.add(once);
+  const burn = new FunctionBuilder({ params: [I32, I32], results: [] });
+  const left = burn.local(I32);
+  burn.set(left, burn.param(1));
+  burn.loop((again) => {
+    burn.call(onceIndex, burn.param(0));
+    burn.set(left, i32.sub(left.get, 1));
+    burn.brIf(left.get, again);
+  });
+  m.add(burn, 'burn');
+  return m.encode();
+}
+
+/** Calls handlers until they are optimized. Takes seconds. @param calls of each handler, a multiple of eight */
+export function ripen({ core, module, state, slots }: Unripe, calls = CALLS): Ripened {
+  const pages = (RAM_BASE + PAGES * PAGE) >> 16;
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const table = new WebAssembly.Table({ element: 'anyfunc', initial: TABLE_SIZE });
+  // What asks the processor is told that there was an exception.
+  const raised = (): number => 0;
+  const functions = [core, module].flatMap((m) => WebAssembly.Module.imports(m)).filter((x) => x.kind === 'function');
+  const m: WebAssembly.ModuleImports = {
+    ...Object.fromEntries(functions.map(({ name }) => [name, raised])),
+    memory,
+    table,
+  };
+  Object.assign(m, new WebAssembly.Instance(core, { m }).exports);
+  new WebAssembly.Instance(module, { m });
+  const burner = new WebAssembly.Instance(new WebAssembly.Module(buildBurner(state)), { m });
+  const burn = burner.exports.burn as (slot: number, calls: number) => void;
+
+  const words = new Int32Array(memory.buffer);
+  // Whatever a handler computes is the address of one of a few pages: an entry is the linear page, combined with that in memory.
+  for (let page = 0; page < TLB_ENTRIES; page++)
+    words[(TLB_TABLES >> 2) + page * 2] = (page * PAGE) ^ (RAM_BASE + (page % PAGES) * PAGE);
+  for (const pointer of [S.TLB_READ, S.TLB_WRITE]) words[(state + pointer) >> 2] = TLB_TABLES;
+  words[(state + S.JUMP_CACHE) >> 2] = JUMP_CACHES;
+  for (const slot of ENDS) words[slot >> 2] = slot;
+
+  // Where jumps lead to, by what was in registers, in memory and in the record.
+  const leadTo = (target: number, record: number): void => {
+    const at = (JUMP_CACHES + ((Math.imul(target, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    words[at] = target;
+    words[at + 2] = record;
+  };
+
+  const result = { passed: 0, trapped: 0 };
+  for (const slot of slots) {
+    words[0] = 0;
+    let trapped = false;
+    for (const end of ENDS) {
+      words.fill(end, RECORDS >> 2, (RECORDS + RECORD_BYTES) >> 2);
+      for (const target of [0, end, 2 * end]) leadTo(target, end);
+      try {
+        burn(slot, calls / ENDS.length);
+      } catch {
+        trapped = true;
+      }
+    }
+    if (words[0]) result.passed++;
+    if (trapped) result.trapped++;
+  }
+  return result;
+}
