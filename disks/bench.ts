@@ -6,6 +6,7 @@ import type { DiskManifest } from '../emulator/disk/manifest.ts';
 import type { BlockDevice } from '../emulator/disk/types.ts';
 import { Machine } from '../emulator/machine.ts';
 import type { Macrotasks } from '../emulator/macrotask.ts';
+import type { Tier } from '../emulator/processor.ts';
 import { AgentClient } from '../src/agent/client.ts';
 
 /** What a page asks for when nobody says otherwise. */
@@ -73,6 +74,7 @@ export class Bench {
     disk: BlockDevice,
     kernel: boolean,
     pace: Pace = 'instructions',
+    tier: Tier = 'auto',
   ): Promise<Bench> {
     const nobody = (): undefined => undefined;
     const attach: { console(bytes: Uint8Array): void; agent(bytes: Uint8Array): void } = {
@@ -84,6 +86,7 @@ export class Bench {
     const machine = await Machine.create({
       createProcessor,
       memory: MEMORY,
+      tier,
       deterministic: pace !== 'real',
       ...(kernel && { kernel: file('vmlinux'), initrd: file('initramfs.gz'), cmdline: manifest.cmdline }),
       disks: [disk],

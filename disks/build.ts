@@ -1,8 +1,8 @@
 /**
  * `npm run disk -- NAME…` builds disks into build/disks/NAME: manifest.json, chunks/, kernel, initramfs and the raw image.
  * Options: --reuse takes the last run's packages instead of asking the archive again, --snapshot makes only the snapshot of
- * a built disk anew, --programs only its lists of what programs read, --output=DIRECTORY instead of build/disks, --list
- * names the recipes.
+ * a built disk anew, --programs only its lists of what programs read, --hot-code only that of code that they run often,
+ * --output=DIRECTORY instead of build/disks, --list names the recipes.
  */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -20,7 +20,9 @@ import { bootChunks, placementOrder, readProfile } from './profile.ts';
 import { addPrograms } from './programs.ts';
 import { CMDLINE, EPOCH, type Recipe, RECIPES } from './recipes.ts';
 import { bootstrap, compile, rootEntries } from './rootfs.ts';
+import { addHotCode } from './hot-code.ts';
 import { addSnapshot } from './snapshot.ts';
+import { TRAINING } from './training.ts';
 import { readTar } from './tar.ts';
 
 const CHUNK_SIZE = 128 * 1024;
@@ -145,7 +147,7 @@ async function main(): Promise<void> {
   const flags = process.argv.slice(2).filter((argument) => argument.startsWith('--'));
   const recipeNames = RECIPES.map(({ name }) => name).join(', ');
   const output = flags.find((flag) => flag.startsWith('--output='))?.slice('--output='.length);
-  const known = ['--reuse', '--snapshot', '--programs', '--list'];
+  const known = ['--reuse', '--snapshot', '--programs', '--hot-code', '--list'];
   const wrongFlag = flags.find((flag) => !known.includes(flag) && !flag.startsWith('--output='));
   if (wrongFlag) throw new Error(`${wrongFlag} is not an option; there are ${known.join(', ')} and --output=DIRECTORY`);
   if (flags.includes('--list')) {
@@ -158,7 +160,7 @@ async function main(): Promise<void> {
     return recipe;
   });
   const directory = output ? resolve(output) : STANDARD_OUTPUT;
-  const only = ['--snapshot', '--programs'].filter((flag) => flags.includes(flag));
+  const only = ['--snapshot', '--programs', '--hot-code'].filter((flag) => flags.includes(flag));
   if (!only.length) needTools();
   for (const recipe of recipes) {
     const place = join(directory, recipe.name);
@@ -170,6 +172,10 @@ async function main(): Promise<void> {
     if (!only.length || only.includes('--programs')) {
       say(`${recipe.name}: first runs of programs`);
       say(`${recipe.name}: ${await addPrograms(place, recipe.programs)}`);
+    }
+    if (!only.length || only.includes('--hot-code')) {
+      say(`${recipe.name}: code that is hot`);
+      say(`${recipe.name}: ${await addHotCode(place, TRAINING)}`);
     }
   }
 }

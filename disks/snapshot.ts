@@ -303,6 +303,7 @@ export async function writeSnapshot(
 export async function addSnapshot(directory: string, programs: readonly string[]): Promise<string> {
   const manifest = readManifest(directory);
   const { snapshot, summary } = await writeSnapshot(directory, manifest, programs);
-  replaceManifest(directory, { ...manifest, snapshot });
+  // What was found in the machine of another snapshot says nothing of this one.
+  replaceManifest(directory, { ...manifest, snapshot, hotCode: undefined });
   return summary;
 }

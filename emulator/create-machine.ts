@@ -58,6 +58,7 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
       machine.resumeFrom(state, read, traffic);
       hvc = true;
     },
+    compileAhead: (hotCode, compiled) => machine.processor.compileAhead?.(hotCode, compiled) ?? ((): boolean => false),
     fetchRest: () => machine.fetchRest(),
     memory: () => machine.stats().memory,
     dispose: () => {

@@ -84,6 +84,12 @@ export interface ProcessorState {
   [key: string]: unknown;
 }
 
+/** A module of compiled code, and the table slots that its functions are in. */
+export interface CompiledCode {
+  readonly module: WebAssembly.Module;
+  readonly slots: readonly number[];
+}
+
 export interface Processor extends Saved<ProcessorState> {
   readonly memory: GuestMemory;
   /** Puts the processor at a kernel's entry point. */
@@ -97,6 +103,15 @@ export interface Processor extends Saved<ProcessorState> {
   interruptChanged(): void;
   /** Code is compiled between two slices while the guest waits, so that the tiers change at the same instruction in every run. */
   synchronous?: boolean;
+  /**
+   * Compiles code that is known to run often before it does.
+   *
+   * @param hotCode what is known (`encodeHotCode` of cpu/hot-code.ts)
+   * @param compiled is given what came of it
+   * @returns what does a little of it, to be called while the guest has nothing to do, and says whether there is more
+   * @throws Error when `hotCode` is damaged
+   */
+  compileAhead?(hotCode: Uint8Array, compiled: (code: CompiledCode) => void): () => boolean;
   readonly stats: ProcessorStats;
   /** `stats.instructions` to the instruction, also from inside `run`, without making an object: clocks are read often. */
   readonly instructions?: number;

@@ -14,11 +14,13 @@ import { plainError } from '../src/protocol.ts';
 import { BootFiles } from './boot-files.ts';
 import type { Fetch, FetchPolicy } from './disk/fetch.ts';
 import type { FetchHelper } from './disk/fetch-helper.ts';
+import { fetchFile } from './disk/file.ts';
 import type { DiskManifest } from './disk/manifest.ts';
 import { openDisk, type OpenDisk } from './disk/open.ts';
+import { compileWhileIdle, type RipenerThread } from './idle-work.ts';
 import type { PagedState } from './machine-state.ts';
 import type { ChunkReader } from './pager.ts';
-import type { ProcessorStats } from './processor.ts';
+import type { CompiledCode, ProcessorStats } from './processor.ts';
 import { release } from './release.ts';
 import { checkDisk, readSaved, writeSaved } from './saved-state.ts';
 import { misfit, SnapshotSource } from './snapshot.ts';
@@ -50,6 +52,8 @@ export interface WorkerMachine {
   restore(state: ReadableStream<Uint8Array>): Promise<void>;
   /** Goes on from a snapshot, whose pages are read when they are touched. @throws Error when it does not fit */
   resumeFrom?(state: PagedState, read: ChunkReader, traffic: Traffic): void;
+  /** As that of `Processor`. */
+  compileAhead?(hotCode: Uint8Array, compiled: (code: CompiledCode) => void): () => boolean;
   /** Reads all other pages, too, in the background. */
   fetchRest?(): void;
   memory?(): { chunks: number; demanded: number; complete: boolean } | undefined;
@@ -83,8 +87,8 @@ export interface WorkerEnvironment {
   fetch?: Fetch;
   /** Makes what fetches in another thread. */
   fetchHelper?: () => FetchHelper;
-  /** Uses another thread to make this one's processors faster. The page says once when. */
-  ripen?: () => void;
+  /** Starts a thread that makes this one's processors faster, if there can be one. @param handlers also the interpreter's */
+  ripen?: (handlers: boolean) => RipenerThread | undefined;
   /** Called after the last message. */
   exit?: () => void;
 }
@@ -183,7 +187,7 @@ class Session {
         clearInterval(this.timer);
         break;
       case 'ripen':
-        this.environment.ripen?.();
+        this.ripen(message.handlers);
         break;
       case 'stop':
         this.stop({ reason: 'stopped' });
@@ -226,6 +230,31 @@ class Session {
     await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec }, { from: 'boot', note });
     // Guest RAM has it now.
     if (kernel !== spec.kernel) release(kernel);
+  }
+
+  /** The guest has nothing to do. */
+  private ripen(handlers: boolean): void {
+    const { machine, disk, spec } = this;
+    const ripener = this.environment.ripen?.(handlers);
+    if (!ripener || !machine) return;
+    const file = disk?.manifest?.hotCode;
+    if (!file || !this.traffic.mayGuess || spec?.deterministic || !machine.compileAhead || !machine.busySeconds)
+      return ripener.end();
+    const { signal } = this.controller;
+    const url = new URL(file.url, disk.url).href;
+    compileWhileIdle(
+      {
+        busySeconds: () => machine.busySeconds!(),
+        complete: () => machine.memory?.()?.complete !== false,
+        compileAhead: (hotCode, compiled) => machine.compileAhead!(hotCode, compiled),
+      },
+      () => fetchFile({ ...file, url }, { policy: { ...this.policy, priority: 'low' }, signal }),
+      ripener,
+      signal,
+    ).catch((cause: unknown) => {
+      // All works without.
+      if (!signal.aborted) console.warn(`nothing is compiled ahead: ${plainError(cause).message}`);
+    });
   }
 
   /** Goes on from the disk's snapshot. @returns whether it does, or why not, where there is one that somebody may expect */

@@ -48,8 +48,8 @@ export type ToWorker =
   | ({ type: 'call'; id: number } & Call)
   /** The page shows no boot progress any more. */
   | { type: 'booted' }
-  /** It may use other threads to become faster. */
-  | { type: 'ripen' }
+  /** It may do now, and let another thread do, what makes it faster later: with the interpreter's handlers, too. */
+  | { type: 'ripen'; handlers: boolean }
   | { type: 'stop' };
 
 /** What is answered by a `result` or a `failure`. */

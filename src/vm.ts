@@ -49,7 +49,7 @@ export class VmStoppedError extends Error {
 const LAST_WRITE = 7000;
 const SYNC = 10_000;
 
-/** What one machine's thread does for this (emulator/cpu/ripening.ts) is done for all that this page will start. */
+/** Whether the interpreter's handlers have been optimized (emulator/cpu/ripening.ts): it is done for all machines of a page. */
 let ripened = false;
 
 /** Colours, and the switching on of bracketed paste. */
@@ -393,7 +393,7 @@ export class LinuxVM {
         this.settleStart = undefined;
         break;
       case 'idle':
-        if (!ripened) this.post({ type: 'ripen' });
+        this.post({ type: 'ripen', handlers: !ripened });
         ripened = true;
         break;
       case 'output':

@@ -35,6 +35,6 @@ else
       prepare: prepareProcessor,
       fetchHelper: () => fetchHelper(import.meta.url),
       // Where nothing was built, in tests, the start takes longer than this saves.
-      ripen: BUILT ? () => startRipener(import.meta.url) : undefined,
+      ripen: BUILT ? (handlers) => startRipener(import.meta.url, handlers) : undefined,
     },
   );

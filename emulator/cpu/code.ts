@@ -98,6 +98,10 @@ export class CodeCache {
     return this.pages.get(CodeCache.key(physical, mode));
   }
 
+  allPages(): Iterable<CodePage> {
+    return this.pages.values();
+  }
+
   /** The instruction that a record's AUX leads to, for helpers. */
   insnOf(record: number): Insn {
     return this.translator.insns[this.host.i32[(record + R.AUX) >> 2]!]!;

@@ -2,10 +2,12 @@
  * The compiler's queue: hot blocks become regions, regions are written to one module a batch, compiled by the host's own
  * threads while the interpreter goes on, and put in place of their blocks' first handlers between two slices.
  */
-import type { Tier } from '../processor.ts';
+import type { CompiledCode, Tier } from '../processor.ts';
 import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
+import type { HotPage } from './hot-code.ts';
 import { declareImports } from './interp.ts';
+import { Ahead, type PageAt } from './jit/ahead.ts';
 import { ASKS_AGAIN, ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
 import { CallSite, MOST_CHANGES } from './jit/guards.ts';
 import { Kept, PATIENCE as PAGES_PATIENCE } from './jit/pages.ts';
@@ -241,6 +243,37 @@ export class Jit {
     return this.credit >= Math.min(waiting * this.each, MOST_CREDIT / 2);
   }
 
+  /**
+   * Compiles code that has not run, as if it had.
+   *
+   * @param compiled is given what came of it
+   */
+  ahead(pages: readonly HotPage[], compiled: (code: CompiledCode) => void): Ahead {
+    const { code, cpu } = this;
+    return new Ahead(
+      {
+        code,
+        i32: cpu.i32,
+        ramSize: cpu.ramSize,
+        absent: cpu.memory.absent,
+        epoch: () => this.epoch,
+        find: (head, pageAt) => this.find(head, Kind.Wide, pageAt),
+        compile: (regions) => {
+          const { credit, epoch } = this;
+          if (!regions.length || !code.reserve(regions.length * ROOM) || epoch !== this.epoch) return;
+          const batch = this.write(regions);
+          // The guest does not wait for this.
+          this.credit = credit;
+          if (!batch) return;
+          const module = new WebAssembly.Module(batch.bytes);
+          this.install(batch.regions, module);
+          compiled({ module, slots: batch.regions.flatMap(({ slot }) => (slot === undefined ? [] : [slot])) });
+        },
+      },
+      pages,
+    );
+  }
+
   /** Takes from the queue what the credit allows, by how often the first block has run. */
   private hottest(): Region[] {
     const { queue } = this;
@@ -256,12 +289,16 @@ export class Jit {
     this.drop(region);
   }
 
-  /** Finds the region of a block that is running: where its page is in linear space shows where the others are. */
-  private find(head: Block, kind: Kind): Region {
+  /**
+   * Finds the region of a block that is running: where its page is in linear space shows where the others are.
+   *
+   * @param pageAt shows that instead where the block does not run now
+   */
+  private find(head: Block, kind: Kind, pageAt?: PageAt): Region {
     if (head.compiled) this.asked.set(head, kind);
     const region = findRegion(head, kind, {
-      pageAt: (distance) => this.cpu.codePageAt(distance),
-      pointerAt: (offset) => this.cpu.pointerAt(offset),
+      pageAt: pageAt ?? ((distance) => this.cpu.codePageAt(distance)),
+      pointerAt: (offset) => (pageAt ? undefined : this.cpu.pointerAt(offset)),
       calledAt: (block) => this.calledAt(block),
       share: (block) => this.code.share(block),
     });

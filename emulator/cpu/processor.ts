@@ -1,6 +1,7 @@
 /** The processor: run loop, code modes, and the border between emitted code and TypeScript. */
 import { CR0_EM, CR0_PE, CR0_TS, CR4_OSFXSR, IF, RF, TF } from './bits.ts';
 import type {
+  CompiledCode,
   ProcessorState,
   EntryState,
   Processor,
@@ -49,6 +50,7 @@ import {
   singleStepTrap,
   startIteration,
 } from './system/debug.ts';
+import { decodeHotCode } from './hot-code.ts';
 import { enterState, restoreCpu, saveCpu } from './reset.ts';
 import { FAULTED } from './mmu.ts';
 import { fillTables } from './tables.ts';
@@ -512,6 +514,12 @@ export class X86Processor extends Cpu implements Processor, CodeHost {
   distanceOf(linear: bigint): number | undefined {
     const distance = BigInt.asIntN(64, linear - this.u64[(this.state + S.VPC) >> 3]!);
     return distance > -(1n << 47n) && distance < 1n << 47n ? Number(distance) : undefined;
+  }
+
+  compileAhead(hotCode: Uint8Array, compiled: (code: CompiledCode) => void): () => boolean {
+    if (this.tier !== 'auto') return () => false;
+    const ahead = this.jit.ahead(decodeHotCode(hotCode), compiled);
+    return () => ahead.step();
   }
 
   checkAccesses(insn: Insn, record: number): number {

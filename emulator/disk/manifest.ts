@@ -32,6 +32,8 @@ export interface DiskManifest {
   bootChunks: number[];
   /** Chunks that usual programs read when they are first run after the snapshot: a list each, in the order of first use. */
   programChunks?: number[][];
+  /** Code that usual programs run often in a machine with this kernel. See emulator/cpu/hot-code.ts. */
+  hotCode?: ManifestFile;
   /** The machine at its prompt, for who does not want to wait for the boot. */
   snapshot?: ManifestSnapshot;
 }
@@ -109,6 +111,7 @@ export function parseManifest(json: unknown, url: string): DiskManifest {
     cmdline,
     bootChunks: boot,
     programChunks: programs,
+    hotCode: parseFile(m['hotCode'], 'hotCode', fail),
     snapshot: parseSnapshot(m['snapshot'], fail),
   };
 }

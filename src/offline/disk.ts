@@ -255,11 +255,12 @@ function partsOf(manifest: DiskManifest, base: string): Part[] {
     if (sha256) parts.set(url, { url, sha256, size, chunk: true });
   };
   // What a start needs comes first: a download that is broken off has brought that.
-  const { snapshot, kernel, initrd, chunks, bootChunks } = manifest;
+  const { snapshot, hotCode, kernel, initrd, chunks, bootChunks } = manifest;
   if (snapshot) {
     for (const part of [snapshot, snapshot.kernel]) if (part) file(part.state, address(part.state.url));
     snapshot.chunks.forEach((hash, index) => chunk(hash, index, snapshot.size, snapshot.chunkSize));
   }
+  if (hotCode) file(hotCode, address(hotCode.url));
   for (const boot of [kernel, initrd]) if (boot) file(boot, hashedUrl(address(boot.url), boot.sha256));
   for (const index of [...bootChunks, ...chunks.keys()]) chunk(chunks[index], index, manifest.size, manifest.chunkSize);
   return [...parts.values()];

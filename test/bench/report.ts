@@ -19,6 +19,8 @@ export interface Idle extends Pick<BootFigures, 'residentMiB' | 'privateMiB'> {
   bootSeconds?: number;
   /** Processor time of all its processes, in per cent of one core. */
   idlePercent?: number;
+  /** What is its own when it has been left alone for half a minute. */
+  settledMiB?: number;
   /** Pages that the guest uses, its kernel and caches included, in MiB. */
   guestMiB?: number;
 }
@@ -122,6 +124,7 @@ function machines(idle: Record<string, Idle[]>): string {
     ['of these its own', (one) => one.privateMiB],
     ['MiB that the guest uses then, kernel and caches included', (one) => one.guestMiB],
     ['MiB of its own beyond these', (one) => one.privateMiB && one.guestMiB && one.privateMiB - one.guestMiB],
+    ['the same after half a minute', (one) => one.settledMiB && one.guestMiB && one.settledMiB - one.guestMiB],
     ['idle: % of a core, all processes', (one) => one.idlePercent],
   ];
   return table(

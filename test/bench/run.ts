@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Tier } from '../../emulator/processor.ts';
 import type { VmStats } from '../../src/protocol.ts';
 import type { Place, Running } from './places.ts';
-import { processorSeconds } from './processes.ts';
+import { memoryOf, processorSeconds } from './processes.ts';
 import { type DiskName, parseMeasurement, type Program, PROGRAMS } from './programs.ts';
 import { complaintsOf, type Idle, report, type Result, type Results } from './report.ts';
 import { writeResults } from './results.ts';
@@ -42,9 +42,14 @@ const { values: options } = parseArgs({
   },
 });
 
-/** After the prompt, before a machine counts as idle; and for how long it is watched. Milliseconds. */
-const SETTLING = 5000;
+/**
+ * After the prompt, before a machine counts as idle: in a page it goes on compiling for almost ten seconds. And for how long it is watched.
+ * Milliseconds.
+ */
+const SETTLING = 12_000;
 const WATCHING = 10_000;
+/** After that, before its memory is looked at again: browsers tidy up when nothing has happened for a while. Milliseconds. */
+const TIDYING = 15_000;
 
 /** RAM of all machines. MemTotal of /proc/meminfo is less: without the kernel and its tables. */
 const GUEST_MIB = 512;
@@ -114,12 +119,15 @@ class Worker {
     await sleep(WATCHING);
     const seconds = (performance.now() - began) / 1000;
     const idlePercent = ((processorSeconds(pids) - before) / seconds) * 100;
+    await sleep(TIDYING);
+    const { privateMiB: settledMiB } = memoryOf(pids[0]!);
     const guest = await running.run('/bin/cat', ['/proc/meminfo'], 60_000).catch(() => '');
     const kib = (name: string): number => Number(new RegExp(`^${name}: +(\\d+) kB`, 'm').exec(guest)?.[1]);
     return {
       bootSeconds: running.boot?.seconds,
       residentMiB: running.boot?.residentMiB,
       privateMiB: running.boot?.privateMiB,
+      settledMiB,
       idlePercent,
       ...(guest && { guestMiB: GUEST_MIB - kib('MemFree') / 1024 }),
     };

@@ -1,4 +1,10 @@
-import type { MachineEvents, MachineFactory, MachineParts, WorkerMachine } from '../../emulator/worker.ts';
+import type {
+  MachineEvents,
+  MachineFactory,
+  MachineParts,
+  WorkerEnvironment,
+  WorkerMachine,
+} from '../../emulator/worker.ts';
 import { type Port, serve } from '../../emulator/worker.ts';
 import type { Fetch } from '../../emulator/disk/fetch.ts';
 import type { FromWorker, ToWorker } from '../../src/protocol.ts';
@@ -85,7 +91,7 @@ export class FakeWorker {
   readonly sent: ToWorker[] = [];
   crash: (error: Error) => void = () => undefined;
   fetch: Fetch | undefined;
-  ripen: (() => void) | undefined;
+  ripen: WorkerEnvironment['ripen'];
   /** Of its machines. */
   failing = false;
   /** Replaces the machine's making, to let it fail or hang. */

@@ -204,6 +204,7 @@ describe('manifest', () => {
     ['"chunks"', { chunks: [] }],
     ['"programChunks"', { programChunks: [[0, 4]] }],
     ['"programChunks"', { programChunks: [0] }],
+    ['"hotCode"', { hotCode: { url: 'chunks/x', size: 10, sha256: 'x' } }],
     ['chunk 1 has no SHA-256', { chunks: [null, '../../etc/passwd', null, null] }],
     ['"bootChunks"', { bootChunks: [4] }],
     ['"kernel" has no "sha256"', { kernel: { url: 'k', size: 1 } }],

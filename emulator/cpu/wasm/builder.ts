@@ -257,7 +257,9 @@ export class FunctionBuilder {
   encodeHints(out: Writer, index: number): boolean {
     const { hints } = this;
     if (!hints.length) return false;
-    const start = this.head().length;
+    const head = this.head();
+    const start = head.length;
+    head.free();
     out.u32(index);
     out.u32(hints.length / 2);
     for (let i = 0; i < hints.length; i += 2) {
@@ -268,7 +270,7 @@ export class FunctionBuilder {
     return true;
   }
 
-  /** The code section's entry for this function. `resolve` gives the final index of a function. */
+  /** The code section's entry for this function, which is no more after that. `resolve` gives the final index of a function. */
   encode(out: Writer, resolve: (handle: number) => number): void {
     const { relocations } = this.w;
     for (let i = 0; i < relocations.length; i += 2) this.w.patch(relocations[i]!, resolve(relocations[i + 1]!));
@@ -277,6 +279,8 @@ export class FunctionBuilder {
     out.raw(head.view());
     out.raw(this.w.view());
     out.u8(0x0b);
+    head.free();
+    this.w.free();
   }
 }
 
@@ -325,6 +329,7 @@ export class ModuleBuilder {
     this.elements.push({ slot, indices });
   }
 
+  /** The module's bytes. Can be called once. */
   encode(): Uint8Array<ArrayBuffer> {
     // Imports in the order in which they are first called.
     const place = new Map<number, number>();
@@ -347,6 +352,7 @@ export class ModuleBuilder {
       out.u8(id);
       out.u32(w.length);
       out.raw(w.view());
+      w.free();
     };
     section(1, (w) => {
       w.u32(this.types.length);
@@ -418,7 +424,10 @@ export class ModuleBuilder {
       w.u32(this.functions.length);
       for (const f of this.functions) f.builder.encode(w, resolve);
     });
-    return out.take();
+    hints.free();
+    const bytes = out.take();
+    out.free();
+    return bytes;
   }
 }
 

@@ -1,17 +1,33 @@
 /** Buffers come out of larger ones: a start makes two thousand functions, and array buffers of their own are dear. */
 const SLAB = 1 << 18;
+const SMALLEST = 9;
 let slab = new Uint8Array(0);
 let used = 0;
+/**
+ * Those that nobody needs any more, by log2 of their size: the collector, who sees a small object for each, would let a hundred
+ * megabytes of them gather.
+ */
+const free: Uint8Array<ArrayBuffer>[][] = [];
 
 function take(size: number): Uint8Array<ArrayBuffer> {
-  if (size > SLAB / 8) return new Uint8Array(size);
-  if (used + size > slab.length) {
+  const log = Math.max(SMALLEST, 32 - Math.clz32(size - 1));
+  const known = free[log]?.pop();
+  if (known) return known;
+  const rounded = 2 ** log;
+  if (rounded > SLAB / 8) return new Uint8Array(rounded);
+  if (used + rounded > slab.length) {
     slab = new Uint8Array(SLAB);
     used = 0;
   }
-  used += size;
-  return slab.subarray(used - size, used);
+  used += rounded;
+  return slab.subarray(used - rounded, used);
 }
+
+function give(bytes: Uint8Array<ArrayBuffer>): void {
+  if (bytes.length) (free[31 - Math.clz32(bytes.length)] ??= []).push(bytes);
+}
+
+const EMPTY = new Uint8Array(0);
 
 const NOP = 0x01;
 const DROP = 0x1a;
@@ -28,6 +44,7 @@ export class Writer {
     if (this.length + n <= this.bytes.length) return;
     const bigger = take(Math.max(this.bytes.length * 2, this.length + n));
     bigger.set(this.bytes.subarray(0, this.length));
+    give(this.bytes);
     this.bytes = bigger;
   }
 
@@ -166,5 +183,12 @@ export class Writer {
 
   take(): Uint8Array<ArrayBuffer> {
     return this.bytes.slice(0, this.length);
+  }
+
+  /** Nobody needs what was written any more. */
+  free(): void {
+    give(this.bytes);
+    this.bytes = EMPTY;
+    this.length = 0;
   }
 }
