@@ -102,6 +102,12 @@ export class CodeCache {
     return this.pages.values();
   }
 
+  /** Whether a block's page has not been dropped. */
+  has(block: Block): boolean {
+    const { page } = block;
+    return this.page(page.physical, page.mode) === page && page.blocks.get(block.offset) === block;
+  }
+
   /** The instruction that a record's AUX leads to, for helpers. */
   insnOf(record: number): Insn {
     return this.translator.insns[this.host.i32[(record + R.AUX) >> 2]!]!;

@@ -7,7 +7,7 @@ import type { Block } from './block.ts';
 import type { CodeCache } from './code.ts';
 import type { HotPage } from './hot-code.ts';
 import { declareImports } from './interp.ts';
-import { Ahead, type PageAt } from './jit/ahead.ts';
+import { Ahead, type Known } from './jit/ahead.ts';
 import { ASKS_AGAIN, ASKS_WIDE, findRegion, Kind, type Region } from './jit/find.ts';
 import { CallSite, MOST_CHANGES } from './jit/guards.ts';
 import { Kept, PATIENCE as PAGES_PATIENCE } from './jit/pages.ts';
@@ -257,7 +257,7 @@ export class Jit {
         ramSize: cpu.ramSize,
         absent: cpu.memory.absent,
         epoch: () => this.epoch,
-        find: (head, pageAt) => this.find(head, Kind.Wide, pageAt),
+        find: (head, known) => this.find(head, Kind.Wide, known),
         compile: (regions) => {
           const { credit, epoch } = this;
           if (!regions.length || !code.reserve(regions.length * ROOM) || epoch !== this.epoch) return;
@@ -292,15 +292,16 @@ export class Jit {
   /**
    * Finds the region of a block that is running: where its page is in linear space shows where the others are.
    *
-   * @param pageAt shows that instead where the block does not run now
+   * @param known says that, and how often blocks run, where this one does not run now
    */
-  private find(head: Block, kind: Kind, pageAt?: PageAt): Region {
+  private find(head: Block, kind: Kind, known?: Known): Region {
     if (head.compiled) this.asked.set(head, kind);
     const region = findRegion(head, kind, {
-      pageAt: pageAt ?? ((distance) => this.cpu.codePageAt(distance)),
-      pointerAt: (offset) => (pageAt ? undefined : this.cpu.pointerAt(offset)),
+      pageAt: (distance) => this.cpu.codePageAt(distance),
+      pointerAt: (offset) => (known ? undefined : this.cpu.pointerAt(offset)),
       calledAt: (block) => this.calledAt(block),
       share: (block) => this.code.share(block),
+      ...known,
     });
     head.compiled = true;
     for (const block of region.blocks) {

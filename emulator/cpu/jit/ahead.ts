@@ -3,7 +3,7 @@ import type { Block, CodePage } from '../block.ts';
 import type { CodeCache } from '../code.ts';
 import { type HotPage, NOWHERE, pageChecksum } from '../hot-code.ts';
 import { Mode, RAM_BASE } from '../layout.ts';
-import { fits, type Region } from './find.ts';
+import { fits, type Region, type Surroundings } from './find.ts';
 
 /** Runs in the builder's machine from which on a block is the first one of a region, if it is in none. */
 const HOT_RUNS = 6000;
@@ -14,8 +14,8 @@ const BATCH = 2;
 /** Milliseconds after which a step ends, so that what is typed meanwhile is not kept waiting. */
 const STEP = 5;
 
-/** Something of a page's surroundings, by distance in linear pages. */
-export type PageAt = (distance: number) => CodePage | undefined;
+/** What is known of a block that does not run now. */
+export type Known = Pick<Surroundings, 'pageAt' | 'share'>;
 
 /** What this needs of the compiler. */
 export interface AheadHost {
@@ -27,7 +27,7 @@ export interface AheadHost {
   /** Counts the times that all translations were dropped. */
   epoch(): number;
   /** Finds a block's region, whose blocks are taken from then on. */
-  find(head: Block, pageAt: PageAt): Region;
+  find(head: Block, known: Known): Region;
   compile(regions: Region[]): void;
 }
 
@@ -55,7 +55,8 @@ export class Ahead {
 
   private *all(): Generator<void> {
     const { code } = this.host;
-    const found: { block: Block; runs: number; page: HotPage }[] = [];
+    const found: { block: Block; page: HotPage }[] = [];
+    const runsOf = new Map<Block, number>();
     const places = new Map<string, HotPage>();
     for (const page of this.pages) {
       if (!this.isThere(page)) continue;
@@ -64,38 +65,30 @@ export class Ahead {
         const block = code.block(page.physical + offset, page.mode);
         if (!fits(block) || !block.heated || block.compiled) continue;
         if (jumpedTo) block.jumpedTo = true;
-        found.push({ block, runs, page });
+        found.push({ block, page });
+        runsOf.set(block, runs);
       }
       yield;
     }
-    // The compiler takes what the counters say for its guide.
-    const before = new Map<Block, number>();
-    for (const { block, runs } of found) {
-      before.set(block, -code.overdue(block));
-      code.reheat(block, Math.round(code.heat(block.page.mode) * (1 - runs / HOT_RUNS)));
-    }
-    yield;
+    const share = (block: Block): number => Math.max(code.share(block), (runsOf.get(block) ?? 0) / HOT_RUNS);
     let regions: Region[] = [];
     let count = 0;
-    found.sort((a, b) => b.runs - a.runs);
-    for (const { block, runs, page } of found) {
-      if (runs < HOT_RUNS || count === MOST_REGIONS) break;
-      if (block.compiled || block.inRegion) continue;
-      const region = this.host.find(block, (distance) => {
+    found.sort((a, b) => runsOf.get(b.block)! - runsOf.get(a.block)!);
+    for (const { block, page } of found) {
+      if (runsOf.get(block)! < HOT_RUNS || count === MOST_REGIONS) break;
+      if (block.compiled || block.inRegion || !code.has(block)) continue;
+      const pageAt = (distance: number): CodePage | undefined => {
         if (page.linear === NOWHERE) return undefined;
         const place = places.get(`${page.mode} ${page.linear + distance}`);
         return place && code.page(place.physical, place.mode);
-      });
+      };
       count++;
-      if (regions.push(region) < BATCH) continue;
+      if (regions.push(this.host.find(block, { pageAt, share })) < BATCH) continue;
       this.host.compile(regions);
       regions = [];
       yield;
     }
     this.host.compile(regions);
-    // Whatever is left to the interpreter counts its runs from where it was.
-    for (const { block } of found)
-      if (!block.inRegion && !block.compiled) code.reheat(block, Math.max(1, before.get(block)!));
   }
 
   private isThere({ physical, mode, checksum }: HotPage): boolean {
