@@ -31,7 +31,7 @@ async function main(): Promise<void> {
       await run('npm', ['run', '--silent', 'disk', '--', recipe]);
     } else if (snapshotFormat(manifest) !== SNAPSHOT_FORMAT) {
       say(`making the snapshot of the disk "${recipe}"`);
-      await run('npm', ['run', '--silent', 'disk', '--', '--snapshot', recipe]);
+      await run('npm', ['run', '--silent', 'disk', '--', '--snapshot', '--hot-code', recipe]);
     }
   }
   const sources = ['index.html', 'vite.config.ts', 'package.json', 'public', 'src', 'components', 'emulator', 'sw'];
