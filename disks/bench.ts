@@ -1,13 +1,19 @@
 /** A machine in which a disk is tried out while it is built. Where it is deterministic, the same disk gives the same result. */
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, openAsBlob, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { createProcessor } from '../emulator/cpu/processor.ts';
 import type { DiskManifest } from '../emulator/disk/manifest.ts';
+import { openDisk } from '../emulator/disk/open.ts';
 import type { BlockDevice } from '../emulator/disk/types.ts';
 import { Machine } from '../emulator/machine.ts';
 import type { Macrotasks } from '../emulator/macrotask.ts';
 import type { Tier } from '../emulator/processor.ts';
+import { SnapshotSource } from '../emulator/snapshot.ts';
 import { AgentClient } from '../src/agent/client.ts';
+import { fileFetch } from '../src/cli/file-fetch.ts';
+import { watched } from './watched.ts';
+import { writeWhole } from './write-whole.ts';
 
 /** What a page asks for when nobody says otherwise. */
 export const MEMORY = 512 * 2 ** 20;
@@ -96,6 +102,31 @@ export class Bench {
     return new Bench(machine, attach, turns);
   }
 
+  /**
+   * A machine that goes on from the snapshot of a built disk.
+   *
+   * @param read is told of what is read from the disk
+   */
+  static async resumed(
+    directory: string,
+    manifest: DiskManifest,
+    { read, tier }: { read?: (offset: number, length: number) => void; tier?: Tier } = {},
+  ): Promise<Bench> {
+    const { snapshot } = manifest;
+    if (!snapshot) throw new Error(`the disk in ${directory} has no snapshot, which programs are run after`);
+    const { device } = await openDisk(
+      await openAsBlob(join(directory, manifest.image?.url ?? `${manifest.name}.ext2`)),
+    );
+    const url = pathToFileURL(join(directory, 'manifest.json')).href;
+    const source = new SnapshotSource(manifest, snapshot, url, 'prompt', { policy: { fetch: fileFetch } });
+    const { state, overlay } = await source.state();
+    const disk = read ? watched(device, read) : device;
+    const bench = await Bench.create(directory, manifest, disk, false, 'instructions', tier);
+    bench.machine.resumeFrom(state, (chunk) => source.chunk(chunk));
+    device.importState(overlay);
+    return bench;
+  }
+
   /** Holds the machine before a slice. Only where each slice has a turn of its own. */
   async before(reached: () => boolean): Promise<void> {
     await new Promise<void>((there) => {
@@ -166,6 +197,5 @@ export function readManifest(directory: string): DiskManifest {
 /** Writes a built disk's manifest in place of the one that is there. */
 export function replaceManifest(directory: string, manifest: DiskManifest): void {
   const path = join(directory, 'manifest.json');
-  writeFileSync(`${path}.part`, JSON.stringify(manifest));
-  renameSync(`${path}.part`, path);
+  writeWhole(path, JSON.stringify(manifest));
 }

@@ -1,20 +1,10 @@
 /** Cuts a disk image into the chunk directory that any static host can serve. */
 import { createHash } from 'node:crypto';
-import {
-  existsSync,
-  mkdirSync,
-  openSync,
-  readSync,
-  closeSync,
-  fstatSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, openSync, readSync, closeSync, fstatSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
+import { writeWhole } from './write-whole.ts';
 
 export interface ChunkDirectory {
   /** Bytes of the image. */
@@ -53,9 +43,7 @@ export async function writeChunks(image: string, directory: string, chunkSize: n
       compressedSizes[index] = compressed.length;
       const path = join(directory, hash);
       if (existsSync(path)) return;
-      // Under another name until complete: an interrupted build must not leave a short chunk behind.
-      writeFileSync(`${path}.part`, compressed);
-      renameSync(`${path}.part`, path);
+      writeWhole(path, compressed);
     };
     const total = Math.ceil(size / chunkSize);
     const lanes = 4; // zlib runs on libuv's threads

@@ -3,18 +3,15 @@
  * Only what is in memory from the start is of interest, for it is at the same place in each machine.
  */
 import { createHash } from 'node:crypto';
-import { openAsBlob, renameSync, writeFileSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { encodeHotCode, type HotBlock, type HotPage, NOWHERE, pageChecksum } from '../emulator/cpu/hot-code.ts';
 import { Mode, RAM_BASE } from '../emulator/cpu/layout.ts';
 import { X86Processor } from '../emulator/cpu/processor.ts';
 import type { ManifestFile } from '../emulator/disk/manifest.ts';
-import { openDisk } from '../emulator/disk/open.ts';
-import { SnapshotSource } from '../emulator/snapshot.ts';
-import { fileFetch } from '../src/cli/file-fetch.ts';
 import { Bench, MEMORY, readManifest, replaceManifest } from './bench.ts';
+import { writeWhole } from './write-whole.ts';
 
 /** Runs below which a block is none of a region that is compiled ahead. */
 const LEAST_RUNS = 300;
@@ -72,17 +69,9 @@ function hotPages(cpu: X86Processor, linear: LinearPages, before: readonly numbe
 /** Puts the code that is hot when the commands run into the manifest of a built disk with a snapshot. @returns one line for people */
 export async function addHotCode(directory: string, commands: readonly string[]): Promise<string> {
   const manifest = readManifest(directory);
-  const { snapshot } = manifest;
-  if (!snapshot) throw new Error(`the disk in ${directory} has no snapshot, which programs are run after`);
-  const disk = await openDisk(await openAsBlob(join(directory, manifest.image?.url ?? `${manifest.name}.ext2`)));
-  const manifestUrl = pathToFileURL(join(directory, 'manifest.json')).href;
-  const source = new SnapshotSource(manifest, snapshot, manifestUrl, 'prompt', { policy: { fetch: fileFetch } });
-  const bench = await Bench.create(directory, manifest, disk.device, false, 'instructions', 'interp');
+  const bench = await Bench.resumed(directory, manifest, { tier: 'interp' });
   const { machine } = bench;
   try {
-    const { state, overlay } = await source.state();
-    machine.resumeFrom(state, (chunk) => source.chunk(chunk));
-    disk.device.importState(overlay);
     const { processor: cpu } = machine;
     if (!(cpu instanceof X86Processor)) throw new Error('the machine has another processor');
     const linear = new LinearPages();
@@ -105,11 +94,11 @@ export async function addHotCode(directory: string, commands: readonly string[])
     const bytes = gzipSync(encodeHotCode(pages), { level: 9 });
     const sha256 = createHash('sha256').update(bytes).digest('hex');
     const url = `chunks/${sha256}`;
-    // Under another name until complete: an interrupted build must not leave a short file behind.
-    writeFileSync(join(directory, `${url}.part`), bytes);
-    renameSync(join(directory, `${url}.part`), join(directory, url));
+    writeWhole(join(directory, url), bytes);
     const hotCode: ManifestFile = { url, size: bytes.length, sha256, compression: 'gzip' };
     replaceManifest(directory, { ...manifest, hotCode });
+    const old = manifest.hotCode?.url;
+    if (old !== undefined && old !== url) rmSync(join(directory, old), { force: true });
     const blocks = pages.reduce((sum, page) => sum + page.blocks.length, 0);
     return `${blocks} hot blocks in ${pages.length} pages of what is in memory, ${(bytes.length / 1e3).toFixed(0)} kB`;
   } finally {

@@ -4,7 +4,7 @@
  * of it is in that file is found in the host's time, too, and may differ by some pages.
  */
 import { createHash } from 'node:crypto';
-import { openAsBlob, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { openAsBlob, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
@@ -19,6 +19,7 @@ import { Traffic } from '../emulator/traffic.ts';
 import type { AgentClient } from '../src/agent/client.ts';
 import { Bench, MEMORY, type Pace, readManifest, replaceManifest } from './bench.ts';
 import { watched } from './watched.ts';
+import { writeWhole } from './write-whole.ts';
 
 const compress = promisify(gzip);
 
@@ -260,9 +261,7 @@ export async function writeSnapshot(
     const name = sha256(bytes);
     const stored = await compress(bytes, { level: 9 });
     used.add(name);
-    // Under another name until complete: an interrupted build must not leave a short chunk behind.
-    writeFileSync(join(folder, `${name}.part`), stored);
-    renameSync(join(folder, `${name}.part`), join(folder, name));
+    writeWhole(join(folder, name), stored);
     return { name, stored };
   };
   const parts: Promise<{ name: string; stored: Uint8Array }>[] = [];

@@ -1,5 +1,6 @@
 /** What makes a machine faster while its guest has nothing to do. */
 import type { CompiledCode } from './processor.ts';
+import type { WorkerMachine } from './worker.ts';
 
 /** A thread that brings compiled code to its optimized form (cpu/ripening.ts). */
 export interface RipenerThread {
@@ -8,14 +9,8 @@ export interface RipenerThread {
   end(): void;
 }
 
-export interface IdleMachine {
-  /** As that of `WorkerMachine`. */
-  busySeconds(): number;
-  /** Whether all of its memory is there. */
-  complete(): boolean;
-  /** As that of `Processor`. */
-  compileAhead(hotCode: Uint8Array, compiled: (code: CompiledCode) => void): () => boolean;
-}
+/** What is asked of a machine. */
+export type IdleMachine = Pick<WorkerMachine, 'busySeconds' | 'compileAhead' | 'memory'>;
 
 /** Milliseconds between two steps; between two looks at a machine that is not idle; of the time between two steps that it may be busy. */
 const PAUSE = 10;
@@ -39,7 +34,7 @@ export async function compileWhileIdle(
 ): Promise<void> {
   try {
     const bytes = await hotCode();
-    while (!machine.complete()) {
+    while (machine.memory?.()?.complete === false) {
       if (signal.aborted) return;
       await sleep(PATIENCE);
     }

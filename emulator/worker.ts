@@ -46,14 +46,14 @@ export interface WorkerMachine {
   resize(columns: number, rows: number): void;
   stats(): ProcessorStats;
   /** Seconds of the host's time in which the processor was not halted. */
-  busySeconds?(): number;
+  busySeconds(): number;
   /** The state at this moment, once the disk requests under way have ended. The machine is paused. */
   save(): Promise<AsyncIterable<Uint8Array>>;
   restore(state: ReadableStream<Uint8Array>): Promise<void>;
   /** Goes on from a snapshot, whose pages are read when they are touched. @throws Error when it does not fit */
   resumeFrom?(state: PagedState, read: ChunkReader, traffic: Traffic): void;
   /** As that of `Processor`. */
-  compileAhead?(hotCode: Uint8Array, compiled: (code: CompiledCode) => void): () => boolean;
+  compileAhead(hotCode: Uint8Array, compiled: (code: CompiledCode) => void): () => boolean;
   /** Reads all other pages, too, in the background. */
   fetchRest?(): void;
   memory?(): { chunks: number; demanded: number; complete: boolean } | undefined;
@@ -235,19 +235,15 @@ class Session {
   /** The guest has nothing to do. */
   private ripen(handlers: boolean): void {
     const { machine, disk, spec } = this;
+    if (!machine) return;
     const ripener = this.environment.ripen?.(handlers);
-    if (!ripener || !machine) return;
+    if (!ripener) return;
     const file = disk?.manifest?.hotCode;
-    if (!file || !this.traffic.mayGuess || spec?.deterministic || !machine.compileAhead || !machine.busySeconds)
-      return ripener.end();
+    if (!file || !this.traffic.mayGuess || spec?.deterministic) return ripener.end();
     const { signal } = this.controller;
     const url = new URL(file.url, disk.url).href;
     compileWhileIdle(
-      {
-        busySeconds: () => machine.busySeconds!(),
-        complete: () => machine.memory?.()?.complete !== false,
-        compileAhead: (hotCode, compiled) => machine.compileAhead!(hotCode, compiled),
-      },
+      machine,
       () => fetchFile({ ...file, url }, { policy: { ...this.policy, priority: 'low' }, signal }),
       ripener,
       signal,
@@ -380,9 +376,9 @@ class Session {
     this.tellProgress();
     machine.start();
     this.throttle();
-    if (this.environment.ripen && machine.busySeconds)
+    if (this.environment.ripen)
       this.cancelIdle = whenIdle(
-        () => machine.busySeconds!(),
+        () => machine.busySeconds(),
         () => this.port.post({ type: 'idle' }),
       );
   }
@@ -579,7 +575,7 @@ class Session {
     return {
       seconds: (performance.now() - this.began) / 1000,
       processor: { ...this.machine.stats() },
-      busySeconds: this.machine.busySeconds?.(),
+      busySeconds: this.machine.busySeconds(),
       disk: this.disk?.device.stats,
       kernelBytes: this.files.loaded,
       snapshot: this.snapshotStats(),

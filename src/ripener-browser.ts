@@ -30,6 +30,7 @@ export function startRipener(script: string, handlers: boolean): RipenerThread |
   worker.addEventListener('message', () => worker.terminate());
   worker.addEventListener('error', (event) => {
     event.preventDefault();
+    console.warn('nothing is optimized ahead:', event.message);
     worker.terminate();
   });
   const all = unripe(STATE_BASE);

@@ -58,12 +58,10 @@ export function decodeHotCode(bytes: Uint8Array): HotPage[] {
   let at = 4;
   while (at < bytes.length) {
     if (at + 16 > bytes.length) throw damaged();
-    const [first, linear, checksum, count] = [0, 4, 8, 12].map((k) => view.getUint32(at + k, true)) as [
-      number,
-      number,
-      number,
-      number,
-    ];
+    const first = view.getUint32(at, true);
+    const linear = view.getUint32(at + 4, true);
+    const checksum = view.getInt32(at + 8, true);
+    const count = view.getUint32(at + 12, true);
     at += 16;
     if (count > 4096 || at + count * 4 > bytes.length) throw damaged();
     const blocks: HotBlock[] = [];
@@ -71,13 +69,7 @@ export function decodeHotCode(bytes: Uint8Array): HotPage[] {
       const word = view.getUint32(at, true);
       blocks.push({ offset: word & 0xfff, jumpedTo: (word & 0x1000) !== 0, runs: word >>> 13 });
     }
-    pages.push({
-      physical: (first % 2 ** 28) * 4096,
-      mode: (first >>> 28) as Mode,
-      linear,
-      checksum: checksum | 0,
-      blocks,
-    });
+    pages.push({ physical: (first % 2 ** 28) * 4096, mode: (first >>> 28) as Mode, linear, checksum, blocks });
   }
   return pages;
 }

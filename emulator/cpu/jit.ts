@@ -259,8 +259,9 @@ export class Jit {
         epoch: () => this.epoch,
         find: (head, known) => this.find(head, Kind.Wide, known),
         compile: (regions) => {
-          const { credit, epoch } = this;
-          if (!regions.length || !code.reserve(regions.length * ROOM) || epoch !== this.epoch) return;
+          const { credit } = this;
+          // Without room all is dropped, what was found too.
+          if (!regions.length || !code.reserve(regions.length * ROOM)) return;
           const batch = this.write(regions);
           // The guest does not wait for this.
           this.credit = credit;

@@ -9,9 +9,8 @@ import { KeptSpaces } from './pcid.ts';
 import {
   JUMP_CACHE_BYTES,
   JUMP_CACHE_ENTRIES,
-  JUMP_CACHE_HASH,
-  JUMP_CACHE_SHIFT,
   JUMP_CACHES,
+  jumpCacheEntry,
   jumpCacheOf,
   SHARED_JUMP_CACHE,
   type Mode,
@@ -55,13 +54,13 @@ export class JumpCaches {
 
   /** The record for a linear address in the table at `table`, or 0. */
   find(table: number, lo: number, hi: number): number {
-    const at = (table + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    const at = jumpCacheEntry(table, lo) >> 2;
     return this.i32[at] === lo && this.i32[at + 1] === hi ? this.i32[at + 2]! : 0;
   }
 
   remember(mode: Mode, lo: number, hi: number, record: number, global: boolean): void {
     if (this.locals === this.local.length || this.globals === this.global.length) this.clear();
-    const at = (jumpCacheOf(mode) + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    const at = jumpCacheEntry(jumpCacheOf(mode), lo) >> 2;
     this.i32[at] = lo;
     this.i32[at + 1] = hi;
     this.i32[at + 2] = record;

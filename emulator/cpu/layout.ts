@@ -162,6 +162,10 @@ export const JUMP_CACHE_BYTES = JUMP_CACHE_ENTRIES * 16;
 export const JUMP_CACHE_HASH = 0x9e3779b1 | 0;
 export const JUMP_CACHE_SHIFT = 32 - 16 - 4;
 
+/** Address of the entry for an address, by its lower half, in the jump cache at `table`. */
+export const jumpCacheEntry = (table: number, lo: number): number =>
+  table + ((Math.imul(lo, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15);
+
 /** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
 export const TLB_ENTRIES = 1 << 20;
 export const TLB_BYTES = TLB_ENTRIES * 8;

@@ -12,17 +12,7 @@
  */
 import type { CompiledCode } from '../processor.ts';
 import { IMPORT_NAMES } from './interp.ts';
-import {
-  JUMP_CACHE_HASH,
-  JUMP_CACHE_SHIFT,
-  JUMP_CACHES,
-  RAM_BASE,
-  RECORDS,
-  RSP,
-  S,
-  TLB_ENTRIES,
-  TLB_TABLES,
-} from './layout.ts';
+import { jumpCacheEntry, JUMP_CACHES, RAM_BASE, RECORDS, RSP, S, TLB_ENTRIES, TLB_TABLES } from './layout.ts';
 import { hottestSlots, type WarmHandlers, warmHandlers } from './warm-handlers.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
 import { I32, i32, i64, k32 } from './wasm/expr.ts';
@@ -164,7 +154,7 @@ export class Ripener {
 
   /** Where jumps lead to, by what was in registers, in memory and in the record. */
   private leadTo(target: number, record: number): void {
-    const at = (JUMP_CACHES + ((Math.imul(target, JUMP_CACHE_HASH) >>> JUMP_CACHE_SHIFT) & ~15)) >> 2;
+    const at = jumpCacheEntry(JUMP_CACHES, target) >> 2;
     this.words[at] = target;
     this.words[at + 2] = record;
   }

@@ -67,14 +67,18 @@ const PREFIXES = new Uint8Array(256);
 [0x66, 0xf2, 0xf3, 0x64, 0x65, 0xf0].forEach((b, k) => (PREFIXES[b] = k + 1));
 for (const b of [0x26, 0x2e, 0x36, 0x3e, 0x67]) PREFIXES[b] = 8;
 
-/** By map × 256 + opcode: 1 where all forms have a ModRM byte, 0 where none has, 2 where some have. */
+/** By map × 256 + opcode: 1 where all forms have a ModRM byte, 0 where none has, 2 where some have, or it is read in another way. */
 let withModrm: Uint8Array | undefined;
 
 function findModrm(): Uint8Array {
   const none = new Uint8Array(1024);
   const some = new Uint8Array(1024);
   for (const d of DEFS)
-    for (let k = 0; k < (d.plusR ? 8 : 1); k++) (d.hasModrm ? some : none)[d.map * 256 + d.opcode + k] = 1;
+    for (let k = 0; k < (d.plusR ? 8 : 1); k++) {
+      const at = d.map * 256 + d.opcode + k;
+      if (d.hasModrm) some[at] = 1;
+      if (!d.hasModrm || d.ignoresMod) none[at] = 1;
+    }
   return some.map((x, k) => (x && none[k] ? 2 : x));
 }
 
@@ -182,8 +186,6 @@ export class Templates {
     const wanted = def.specs.filter((s) => s[0] === 'I' || s[0] === 'J');
     const bytes = insn.len - this.before;
     if (this.head < 0 || def.helper || wanted.length > 1 || bytes > 4) return template;
-    // MOV from a control or debug register has a register in ModRM whatever its mod field says: `find` took it for memory.
-    if (bytes < 0 || (bytes > 0 && !wanted.length)) return template;
     if (def.specs.some((s) => s[0] === 'O') || (mem && mem.disp > 0x7fff_e000)) return template;
     if (bytes) {
       const signed = wanted[0]![0] === 'J' || wanted[0]![2] === 's';

@@ -75,11 +75,11 @@ export function plan(note: (slot: number, sample: string) => void = () => undefi
     const steps = texts.map((text) => readStep(text, size === 'q' ? 64 : size === 'd' ? 32 : 16));
     const [first, second] = steps;
     if (!first) continue;
-    note(slots, sample);
-    if (texts.length === 1) single(first);
+    if (texts.length === 1) note(single(first).slot, sample);
     else if (second && fuses(first.insn, second.insn)) {
       const key = pairKey(first.insn, second.insn, second.branch);
       if (handlers.has(key)) continue;
+      note(slots, sample);
       handlers.set(key, { slot: slots, layout: layoutOf(first.insn, FAR) });
       list.push({ ...second, insn: first.insn, second: second.insn, slot: slots++ });
     }

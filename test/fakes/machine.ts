@@ -54,6 +54,9 @@ export class FakeMachine implements WorkerMachine {
   busySeconds(): number {
     return this.busy;
   }
+  compileAhead(): () => boolean {
+    return () => false;
+  }
   stats(): ReturnType<WorkerMachine['stats']> {
     return {
       instructions: this.instructions,

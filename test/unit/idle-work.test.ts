@@ -13,7 +13,7 @@ function setUp() {
   const ripener = { add: vi.fn(), end: vi.fn() };
   const machine: IdleMachine = {
     busySeconds: () => state.busy,
-    complete: () => state.complete,
+    memory: () => ({ chunks: 0, demanded: 0, complete: state.complete }),
     compileAhead: (_, compiled) => () => {
       compiled(code);
       return ++state.steps < 3;
