@@ -10,6 +10,11 @@ export interface CacheOptions {
   readAhead?: number;
   /** Blocks in the orders in which they are read; see `DiskManifest.programChunks`. */
   orders?: readonly (readonly number[])[];
+  /**
+   * Milliseconds that a fetch with no other beside it takes at most where the source counts as near: little is guessed then.
+   * 0: no source does. Default 25.
+   */
+  near?: number;
   /** What else the guest waits for. */
   traffic?: Traffic;
   /** Most fetches under way at once. Browsers open six connections to an HTTP/1.1 server. Default 6. */
@@ -29,8 +34,11 @@ interface Job {
   demand: boolean;
 }
 
+const NEAR = 25;
 /** Most blocks that wait to be fetched on a guess; of older guesses the rest is forgotten. */
 const MOST_GUESSES = 32;
+/** Share of a slower fetch than before in what is remembered of the time that one takes. */
+const SLOWER = 1 / 4;
 
 /**
  * Blocks of a source in memory, least recently used out first. One fetch a block however many ask for it; demand goes
@@ -48,6 +56,8 @@ export class BlockCache {
   private guesses: number[] = [];
   /** The last guess failed. */
   private discouraged = false;
+  /** Milliseconds that fetches with no other beside them have taken lately; undefined before the first. */
+  private pace: number | undefined;
   private running = 0;
   /** Those under way that were begun without the guest's waiting for them, whether or not it has come to wait since. */
   private runningAhead = 0;
@@ -208,7 +218,7 @@ export class BlockCache {
   /** The guest reads these blocks: what it may read next is fetched before everything else that it does not wait for. */
   private follow(first: number, last: number): void {
     if (!this.ahead) return;
-    this.ahead.read(first, last, this.takeGuess);
+    this.ahead.read(first, last, this.takeGuess, this.isNear);
     const { fresh } = this;
     if (!fresh.length) return;
     // As many as there may be without pushing out what the guest uses.
@@ -216,6 +226,22 @@ export class BlockCache {
     this.guesses = [...new Set([...fresh, ...this.guesses])].slice(0, most);
     fresh.length = 0;
     this.pump();
+  }
+
+  /**
+   * Whether blocks come about as fast as they can be unpacked and checked: from a service worker's cache, a server on the same
+   * machine. Guesses gain nothing then, and what the guest waits for waits for them. So it is until the first fetch tells.
+   */
+  private get isNear(): boolean {
+    const { near = NEAR } = this.options;
+    return near > 0 && (this.pace === undefined || this.pace <= near);
+  }
+
+  private notePace(milliseconds: number): void {
+    const wasNear = this.isNear;
+    const before = this.pace ?? milliseconds;
+    this.pace = Math.min(milliseconds, before + (milliseconds - before) * SLOWER);
+    if (this.isNear && !wasNear) this.guesses = [];
   }
 
   private pump(): void {
@@ -253,6 +279,7 @@ export class BlockCache {
     const size = this.source.blockSize;
     const offset = job.block * size;
     const ahead = !job.demand;
+    const began = !ahead && this.running === 0 ? performance.now() : undefined;
     this.running++;
     if (ahead) {
       this.runningAhead++;
@@ -267,6 +294,7 @@ export class BlockCache {
     this.source.read(offset, Math.min(size, this.source.size - offset), this.controller.signal, ahead).then(
       (bytes) => {
         done();
+        if (began !== undefined) this.notePace(performance.now() - began);
         this.jobs.delete(job.block);
         if (!this.controller.signal.aborted) this.keep(job.block, bytes);
         this.stats.fetches++;

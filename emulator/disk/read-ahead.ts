@@ -11,6 +11,8 @@
 /** Blocks of an order that are fetched ahead when the reads have just come to it, and when they have followed it. */
 const FIRST_WINDOW = 8;
 const LARGEST_WINDOW = 32;
+/** The same where only what is likely is guessed. */
+const SURE_WINDOW = 2;
 /** Places by which reads may lie before or after what was expected for the window to grow: no two runs are the same. */
 const SLACK = 8;
 /** Blocks on either side in which reads count as near. */
@@ -67,15 +69,20 @@ export class ReadAhead {
     );
   }
 
-  /** The guest reads these blocks. @param guess takes what it may read next, the most likely block first */
-  read(first: number, last: number, guess: (block: number) => void): void {
+  /**
+   * The guest reads these blocks.
+   *
+   * @param guess takes what it may read next, the most likely block first
+   * @param sure whether only what is likely is worth a guess
+   */
+  read(first: number, last: number, guess: (block: number) => void, sure = false): void {
     if (first === this.next) this.window = Math.min(this.most, Math.max(1, this.window * 2));
     else if (first !== this.next - 1 || last !== first) this.window = 0;
     this.next = last + 1;
     for (let i = last + 1; i <= last + this.window && i < this.count; i++) guess(i);
     let fresh = false;
     for (let i = first; i <= last; i++) fresh = (this.isFresh(i) && !this.planned.has(i)) || fresh;
-    if (fresh && !this.followOrder(first, last, guess)) this.lookAround(first, last, guess);
+    if (fresh && !this.followOrder(first, last, guess, sure) && !sure) this.lookAround(first, last, guess);
   }
 
   /** These are fetched whatever is read, as a boot's are: reading them says nothing of what else will be. */
@@ -109,7 +116,7 @@ export class ReadAhead {
   }
 
   /** @returns whether one of the blocks is in an order */
-  private followOrder(first: number, last: number, guess: (block: number) => void): boolean {
+  private followOrder(first: number, last: number, guess: (block: number) => void, sure: boolean): boolean {
     let best: Follower | undefined;
     for (let i = first; i <= last; i++) {
       const places = this.places.get(i);
@@ -122,7 +129,9 @@ export class ReadAhead {
       }
     }
     if (!best) return false;
-    const { blocks, at, window } = best;
+    const { blocks, at } = best;
+    // The next ones are read sooner or later, most of those behind them in another program only.
+    const window = sure ? Math.min(best.window, SURE_WINDOW) : best.window;
     for (let i = at + 1; i <= at + window && i < blocks.length; i++) guess(blocks[i]!);
     return true;
   }

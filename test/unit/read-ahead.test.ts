@@ -68,6 +68,20 @@ describe('read-ahead', () => {
     expect(guesses(ahead, order[60]!)).toEqual(order.slice(61, 93));
   });
 
+  test('where only what is likely is worth a guess, that is the next two of an order, and nothing for what lies near', () => {
+    const order = range(0, 99).map((i) => 7000 - 31 * i);
+    const ahead = new ReadAhead(10_000, 8, [order]);
+    const sure = (block: number): number[] => {
+      const all: number[] = [];
+      ahead.read(block, block, (guess) => all.push(guess), true);
+      return all;
+    };
+    expect(sure(order[10]!)).toEqual(order.slice(11, 13));
+    expect(sure(order[12]!)).toEqual(order.slice(13, 15));
+    expect([20, 22].flatMap(sure)).toEqual([]);
+    expect(sure(23)).toEqual([24]);
+  });
+
   test('of several orders, the one that most reads were in counts', () => {
     const [mine, other] = [range(0, 39).map((i) => 100 + 50 * i), range(0, 39).map((i) => 5000 + 50 * i)];
     mine[20] = other[5] = 9999;
@@ -130,10 +144,12 @@ describe('what a cache fetches ahead', () => {
   const make = (
     traffic = new Traffic(() => false),
     memory = 1 << 20,
+    near = 0,
   ): { source: Manual; cache: BlockCache; errors: BlockError[] } => {
     const source = new Manual();
     const errors: BlockError[] = [];
-    const cache = new BlockCache(source, { orders: [order], traffic, memory, onError: (error) => errors.push(error) });
+    const onError = (error: BlockError): number => errors.push(error);
+    const cache = new BlockCache(source, { orders: [order], traffic, memory, near, onError });
     return { source, cache, errors };
   };
   const ahead = (blocks: readonly number[]): [number, boolean][] => blocks.map((block) => [block, true]);
@@ -207,6 +223,23 @@ describe('what a cache fetches ahead', () => {
     await bad;
     expect(errors).toEqual([gone]);
     cache.close();
+  });
+
+  test('is little until a fetch has shown that the source is far, and where it is near', async () => {
+    for (const [near, more] of [
+      [1e-6, true],
+      [1e6, false],
+    ] as const) {
+      const { source, cache } = make(undefined, undefined, near);
+      const first = cache.read(order[0]! * 512, 512);
+      expect(source.news).toEqual([[order[0], false], ...ahead(order.slice(1, 3))]);
+      for (const block of order.slice(0, 3)) await source.answer(block);
+      await first;
+      void cache.read(order[8]! * 512, 512);
+      const guesses = order.slice(9, more ? 13 : 11);
+      expect(source.news).toEqual([[order[8], false], ...ahead(guesses)]);
+      cache.close();
+    }
   });
 
   test('is nothing where data is to be saved', () => {
