@@ -14,8 +14,8 @@ import { usesSegment } from '../interp.ts';
  */
 const MAX_BLOCKS = 160;
 const MAX_INSNS = 900;
-const MAX_BLOCKS_SMALL = 8;
-const MAX_INSNS_SMALL = 40;
+const MAX_BLOCKS_SMALL = 24;
+const MAX_INSNS_SMALL = 120;
 const MAX_PAGES = 12;
 /** Most blocks at which a region can be entered. */
 const MAX_ENTRIES = 48;

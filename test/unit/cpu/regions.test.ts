@@ -101,14 +101,14 @@ test('the first region of x87 code has its registers in locals', () => {
 });
 
 test('a small region that is much left for want of room is compiled anew with more', () => {
-  // xor eax, eax; 1: (inc eax; jmp +0) × 20; dec ecx; jne 1b
-  const code = hex(`31c0 ${'ffc0eb00'.repeat(20)} ffc9 75ac`);
+  // xor eax, eax; 1: (inc eax; jmp +0) × 60; dec ecx; jne 1b
+  const code = hex(`31c0 ${'ffc0eb00'.repeat(60)} ffc9 0f8508ffffff`);
   const regions = (leavings: number): number => {
     const machine = new CodeMachine('auto', 2, 1_000_000, leavings);
     machine.slice = 500;
     for (let i = 0; i < 10; i++) {
       const { registers } = machine.run(code, { rcx: 30n });
-      expect(registers.rax).toBe(600n);
+      expect(registers.rax).toBe(1800n);
     }
     return machine.cpu.jit.regions;
   };
