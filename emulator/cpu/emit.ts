@@ -13,7 +13,7 @@ import { ARITH, type Insn, type Operand } from './insn.ts';
 import { MXCSR } from './float/mxcsr.ts';
 import { CS, RSP, S, SS } from './layout.ts';
 import { meta, metaLength } from './record.ts';
-import { tlbAnswer, tlbMisses } from './slow.ts';
+import { tlbEntry, tlbMisses } from './slow.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import {
   I32,
@@ -296,8 +296,15 @@ export abstract class Emit {
     return tlbMisses(x, k64(4096 - size));
   }
 
-  protected lookupTlb(address: Expr, write: boolean): Expr {
-    return this.let(tlbAnswer(this.tlb(write), address));
+  /**
+   * Looks a linear address up in the TLB. The host address is computed apart from what tells whether it is one: V8 reads the
+   * entry twice where it is used once.
+   *
+   * @param address may be evaluated again
+   */
+  protected lookupTlb(address: Expr, write: boolean): { x: Expr; host: Expr } {
+    const entry = this.let(tlbEntry(this.tlb(write), address));
+    return { x: i64.xor(entry, address), host: i32.xor(i32.wrap(entry), i32.wrap(address)) };
   }
 
   /**
@@ -318,9 +325,9 @@ export abstract class Emit {
     const a = this.let(address);
     const { handOver } = this;
     if (handOver && !this.compact) {
-      const x = this.lookupTlb(a, write);
+      const { x, host } = this.lookupTlb(a, write);
       this.f.if(this.miss(x, size), handOver, undefined, 0);
-      return this.let(i32.wrap(x));
+      return this.let(host);
     }
     if (write) this.rmwIsScratchable = true;
     if (this.compact) {
@@ -329,7 +336,7 @@ export abstract class Emit {
       this.leaveUnless(to);
       return to;
     }
-    const x = this.lookupTlb(a, write);
+    const { x, host: found } = this.lookupTlb(a, write);
     const host = this.temp(I32);
     this.f.if(
       this.miss(x, size),
@@ -338,7 +345,7 @@ export abstract class Emit {
         this.f.set(host, this.slow('slowAccess', a, size | (write ? 0x100 : 0)));
         this.leaveUnless(host.get);
       },
-      () => this.f.set(host, i32.wrap(x)),
+      () => this.f.set(host, found),
       0,
     );
     return host.get;
@@ -349,8 +356,8 @@ export abstract class Emit {
    * address. For bulk operations, which go by `load` and `store` where there is no hit.
    */
   probe(address: Expr, size: number, write: boolean): { hit: Expr; host: Expr } {
-    const x = this.lookupTlb(this.let(address), write);
-    return { hit: i32.eqz(this.miss(x, size)), host: i32.wrap(x) };
+    const { x, host } = this.lookupTlb(this.let(address), write);
+    return { hit: i32.eqz(this.miss(x, size)), host };
   }
 
   /** Linear address of an offset in a string instruction's source segment (DS or an override). */
@@ -406,10 +413,10 @@ export abstract class Emit {
       this.leaveUnless(this.callRuntime(`write${size}`, a, v, k32(size | this.slowInfo), this.record()));
       return;
     }
-    const x = this.lookupTlb(a, true);
+    const { x, host } = this.lookupTlb(a, true);
     if (this.handOver) {
       this.f.if(this.miss(x, size), this.handOver, undefined, 0);
-      this.f.store(size, i32.wrap(x), v);
+      this.f.store(size, host, v);
       return;
     }
     this.f.if(
@@ -419,7 +426,7 @@ export abstract class Emit {
         this.f.store(size, this.state + S.SCRATCH, v);
         this.leaveUnless(this.slow('slowStore', a, size));
       },
-      () => this.f.store(size, i32.wrap(x), v),
+      () => this.f.store(size, host, v),
       0,
     );
   }

@@ -73,7 +73,7 @@ export const ARITH = CF | PF | AF | ZF | SF | OF;
 export interface DefOptions {
   /** How operand 0 is used. Default `rw`. A memory operand that is `rw` is translated for writing before it is read. */
   access?: 'r' | 'w' | 'rw';
-  /** Flags that it may read (also: leaves as they are only sometimes). Default 0. */
+  /** Flags that it may read (also: leaves as they are only sometimes, but for `sometimes`). Default 0. */
   reads?: number;
   /** Flags that it surely overwrites (or leaves undefined). Default 0. */
   writes?: number;
@@ -82,6 +82,8 @@ export interface DefOptions {
    * otherwise. They are in neither `reads` nor `writes`.
    */
   counted?: number;
+  /** Flags that are overwritten if CL, a shift count, is not 0, and stay otherwise. They are in neither `reads` nor `writes`. */
+  sometimes?: number;
   /** A LOCK prefix is allowed with a memory destination. */
   lock?: boolean;
   /** Exists only in this mode: 64-bit, or not 64-bit. */
@@ -141,6 +143,11 @@ export function flagsWritten(insn: Insn): number {
   return counted && !countIsZero(insn) ? writes | counted : writes;
 }
 
+/** Flags that an instruction may overwrite: where none of them is read, it need not make any. */
+export function flagsChanged(insn: Insn): number {
+  return flagsWritten(insn) | insn.def.sometimes;
+}
+
 /** All definitions, in the order they were made; `Def.id` is the index. */
 export const DEFS: Def[] = [];
 
@@ -187,6 +194,7 @@ function parse(pattern: string, options: DefOptions, emit: Def['emit'], helper: 
     reads: options.reads ?? 0,
     writes: options.writes ?? 0,
     counted: options.counted ?? 0,
+    sometimes: options.sometimes ?? 0,
     lock: options.lock ?? false,
     only: options.only,
     defaultSize: options.defaultSize,

@@ -68,10 +68,12 @@ const SLOW: readonly RuntimeFunction[] = (['access', 'store'] as const).map((nam
 }));
 
 /** The TLB's answer for a linear address (mmu.ts): the host address, or something that `tlbMisses`. */
-export function tlbAnswer(table: Expr, address: Expr): Expr {
+export const tlbAnswer = (table: Expr, address: Expr): Expr => i64.xor(tlbEntry(table, address), address);
+
+/** The TLB's entry for a linear address. */
+export function tlbEntry(table: Expr, address: Expr): Expr {
   const index = i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8);
-  const entry = table.op === 0x41 ? i64.load(index, table.k as number) : i64.load(i32.add(table, index));
-  return i64.xor(entry, address);
+  return table.op === 0x41 ? i64.load(index, table.k as number) : i64.load(i32.add(table, index));
 }
 
 /** Whether an answer is a miss, or the access would end behind its page. @param last largest offset in the page, an i64 */

@@ -33,6 +33,8 @@ export class Template {
   readonly writes: number;
   /** It is a shift, whose count says whether it writes flags. */
   readonly counted: boolean;
+  /** Flags that it overwrites or not, as CL says. */
+  readonly sometimes: number;
   /** It ends in a relative target. */
   readonly relative: boolean;
   /** By dead flags (1), near target (2), near next instruction (4). */
@@ -50,6 +52,7 @@ export class Template {
     this.reads = flagsRead(insn);
     this.writes = flagsWritten(insn);
     this.counted = def.counted !== 0;
+    this.sometimes = def.sometimes;
     this.relative = def.ends && insn.operands.some((o) => o.kind === 'rel');
     const implicit = (touching[def.id] ??= IMPLICIT_MEMORY.test(def.name));
     this.exposes = insn.mem !== undefined || def.faults || !def.emit || def.ends || implicit;
@@ -217,7 +220,8 @@ export function findDeadFlags(templates: readonly Template[], imms: Int32Array, 
       reads = zero ? def.reads | def.counted : def.reads;
       writes = zero ? def.writes : def.writes | def.counted;
     }
-    dead[k] = writes !== 0 && (live & writes) === 0 ? 1 : 0;
+    const changed = writes | t.sometimes;
+    dead[k] = changed !== 0 && (live & changed) === 0 ? 1 : 0;
     live = t.exposes ? ARITH : (live & ~writes) | reads;
   }
 }

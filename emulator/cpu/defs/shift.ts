@@ -198,7 +198,7 @@ export function defineShift(): void {
       const byOne: DefOptions = { reads: carryIn, writes: flags };
       // A count of 0 leaves the flags.
       const byImmediate: DefOptions = { reads: carryIn, counted: flags };
-      const byCount: DefOptions = { reads: flags };
+      const byCount: DefOptions = { reads: carryIn, sometimes: flags };
       def(`${name} d0/${reg} Eb,1`, byOne, emit);
       def(`${name} d1/${reg} Ev,1`, byOne, emit);
       def(`${name} c0/${reg} Eb,Ib`, byImmediate, emit);
@@ -206,7 +206,7 @@ export function defineShift(): void {
       def(`${name} d2/${reg} Eb,CL`, byCount, emit);
       def(`${name} d3/${reg} Ev,CL`, byCount, emit);
     }
-  const options: DefOptions = { reads: ARITH };
+  const options: DefOptions = { sometimes: ARITH };
   const immediate: DefOptions = { counted: ARITH };
   def('shld 0f a4 Ev,Gv,Ib', immediate, double(true));
   def('shld 0f a5 Ev,Gv,CL', options, double(true));

@@ -502,11 +502,11 @@ export class JitEmit extends Emit {
         f.if(i32.gt_u(i32.add(near.offset.get, distance), 4096 - size), handOver, undefined, 0);
         return i32.add(near.host.get, distance);
       }
-      const x = this.lookupTlb(address, write);
+      const { x, host } = this.lookupTlb(address, write);
       f.if(this.miss(x, size), handOver, undefined, 0);
       const opened = this.open(place, write);
-      if (!opened) return this.let(i32.wrap(x));
-      f.set(opened.host, i32.wrap(x));
+      if (!opened) return this.let(host);
+      f.set(opened.host, host);
       f.set(opened.offset, i32.and(opened.host.get, 0xfff));
       return opened.host.get;
     }
@@ -527,7 +527,7 @@ export class JitEmit extends Emit {
       );
       return host.get;
     }
-    const x = this.lookupTlb(address, write);
+    const { x, host: found } = this.lookupTlb(address, write);
     const opened = this.open(place, write);
     f.if(
       this.miss(x, size),
@@ -538,7 +538,7 @@ export class JitEmit extends Emit {
         if (opened) f.set(opened.offset, k32(INVALID));
       },
       () => {
-        f.set(host, i32.wrap(x));
+        f.set(host, found);
         if (opened) f.set(opened.offset, i32.and(host.get, 0xfff));
       },
       0,
@@ -577,7 +577,7 @@ export class JitEmit extends Emit {
       );
       return;
     }
-    const x = this.lookupTlb(address, true);
+    const { x, host: found } = this.lookupTlb(address, true);
     const opened = this.open(place, true);
     f.if(
       this.miss(x, size),
@@ -587,7 +587,7 @@ export class JitEmit extends Emit {
       },
       () => {
         const host = opened ? opened.host : this.temp(I32);
-        f.set(host, i32.wrap(x));
+        f.set(host, found);
         f.store(size, host.get, v);
         if (opened) f.set(opened.offset, i32.and(host.get, 0xfff));
       },

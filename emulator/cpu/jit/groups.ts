@@ -5,7 +5,7 @@
  * and the group is done again, each instruction by itself. So nothing in between can leave the region but memory accesses.
  */
 import type { Block } from '../block.ts';
-import { flagsWritten, type Insn } from '../insn.ts';
+import { flagsChanged, type Insn } from '../insn.ts';
 import type { FunctionBuilder, Label, Local } from '../wasm/builder.ts';
 import { i32, k32, V128, v128, type Expr } from '../wasm/expr.ts';
 import { I32X4 } from '../wasm/simd.ts';
@@ -32,7 +32,7 @@ function joins(insn: Insn, flagsLive: number): boolean {
   if (to?.kind !== 'reg' || !insn.def.emit || insn.operands.some((o) => o.kind === 'reg' && o.cls === 'mmx'))
     return false;
   if (to.cls === 'xmm') return MOVES.test(insn.def.name);
-  return to.cls === 'gpr' && INTEGER.test(insn.def.name) && !(flagsWritten(insn) & flagsLive);
+  return to.cls === 'gpr' && INTEGER.test(insn.def.name) && !(flagsChanged(insn) & flagsLive);
 }
 
 /** @param after flags that are live after each instruction */

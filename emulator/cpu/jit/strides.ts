@@ -13,7 +13,7 @@
  * That an address was in the TLB holds while nothing can change translations: no helper is called in a stride.
  */
 import type { Block } from '../block.ts';
-import { flagsWritten, type Insn } from '../insn.ts';
+import { flagsChanged, type Insn } from '../insn.ts';
 import { recordsOf, type Linkage } from '../interp.ts';
 import { S, type Mode } from '../layout.ts';
 import { tlbAnswer, tlbMisses } from '../slow.ts';
@@ -273,8 +273,8 @@ export function flagsAfter(b: Block, live: FlagLiveness): number[] {
 }
 
 export const areFlagsDead = (insn: Insn, after: number): boolean => {
-  const written = flagsWritten(insn);
-  return written !== 0 && (after & written) === 0;
+  const changed = flagsChanged(insn);
+  return changed !== 0 && (after & changed) === 0;
 };
 
 /** Accesses brought together, or undefined where there are too many places, or they move otherwise than by constants. */

@@ -3,7 +3,7 @@ import { decode } from '../../../emulator/cpu/decoder.ts';
 import { defineAll } from '../../../emulator/cpu/defs/index.ts';
 import { Mode } from '../../../emulator/cpu/layout.ts';
 import { metaAddress } from '../../../emulator/cpu/record.ts';
-import { Templates } from '../../../emulator/cpu/templates.ts';
+import { findDeadFlags, Template, Templates } from '../../../emulator/cpu/templates.ts';
 import { WARM } from '../../../emulator/cpu/warm.ts';
 import { CODE, CodeMachine } from './machine-code.ts';
 
@@ -100,4 +100,31 @@ test('a record from a template is the one that decoding in full leads to', () =>
     expect(short, [...other].map((b) => b.toString(16)).join(' ')).toEqual(long);
   }
   expect(kept).toBeGreaterThan(SAMPLES.length / 2);
+});
+
+test('flags of a shift by CL are dead where none of them is read, and those before it are not where one is', () => {
+  const dead = (...codes: string[]): number[] => {
+    const insns = codes.map((code) =>
+      decode(
+        Uint8Array.from(code.match(/../g)!, (x) => parseInt(x, 16)),
+        0,
+        32,
+        64,
+      ),
+    );
+    const templates = insns.map((insn) => new Template(insn as Exclude<typeof insn, string>));
+    const flags = new Uint8Array(codes.length);
+    findDeadFlags(templates, new Int32Array(codes.length), codes.length, flags);
+    return [...flags];
+  };
+  const [addEaxEcx, shlEdxCl, rolEdxCl, shldEdxEaxCl] = ['01c8', 'd3e2', 'd3c2', '0fa5c2'];
+  for (const shift of [shlEdxCl, shldEdxEaxCl]) {
+    expect(dead(addEaxEcx, shift, addEaxEcx)).toEqual([1, 1, 0]);
+    // If CL is 0 whoever comes next sees the sum's flags.
+    expect(dead(addEaxEcx, shift)).toEqual([0, 0]);
+  }
+  // CLC overwrites CF alone, which ROL may have changed with OF.
+  expect(dead(addEaxEcx, rolEdxCl, 'f8')).toEqual([0, 0, 0]);
+  // JZ reads what ROL leaves.
+  expect(dead(addEaxEcx, rolEdxCl, addEaxEcx, '7400')).toEqual([1, 1, 0, 0]);
 });
