@@ -181,6 +181,8 @@ console.log(
   `forms covered: ${advertised.length - uncovered.length} of ${advertised.length} advertised ` +
     `(${asked.size} asked of the processor; ${byKernels} by kernels in test/unit/cpu/system-forms.ts)`,
 );
+const wavered = sum(done.forms.map((r) => r.wavered));
+if (wavered) console.log(`${wavered} cases that the processor answered as we do once it was asked again`);
 console.log(`${total} mismatches; ${elapsed()} s, ${processorTime.toFixed(0)} s of processor time in two processes`);
 for (const text of failed) console.error(text);
 process.exitCode = failed.length || total || uncovered.length || missing.length ? 1 : 0;
