@@ -128,9 +128,14 @@ export class Jit {
   /** A block's first region is a light one, but not where it is about x87 numbers, from which these gain little. */
   private firstKind(block: Block): Kind {
     if (!this.cpu.again.rounds) return Kind.Loops;
-    const count = block.insns.reduce((n, { def }) => n + (def.unit === 'x87' ? 1 : 0), 0);
+    const kind = this.isAboutX87(block) ? Kind.Loops : Kind.Small;
     block.release();
-    return count >= LEAST_X87 && !this.code.plainFloats.has(block.page.physical) ? Kind.Loops : Kind.Small;
+    return kind;
+  }
+
+  private isAboutX87(block: Block): boolean {
+    if (this.code.plainFloats.has(block.page.physical)) return false;
+    return block.insns.reduce((n, { def }) => n + (def.unit === 'x87' ? 1 : 0), 0) >= LEAST_X87;
   }
 
   /** Whether a small region that asks to be a wide one has done so after few instructions: it, or what it leads to, loops. */
@@ -302,6 +307,7 @@ export class Jit {
       pointerAt: (offset) => (known ? undefined : this.cpu.pointerAt(offset)),
       calledAt: (block) => this.calledAt(block),
       share: (block) => this.code.share(block),
+      apart: (block) => this.isAboutX87(block),
       ...known,
     });
     head.compiled = true;

@@ -87,6 +87,8 @@ export interface Surroundings {
   calledAt(block: Block): readonly number[];
   /** How often a block has run, as a share of what makes a block hot. */
   share(block: Block): number;
+  /** Whether a block is to have a region of its own rather than be part of a light one. */
+  apart(block: Block): boolean;
 }
 
 export const isCall = (insn: Insn): boolean => insn.def.name === 'call';
@@ -168,6 +170,10 @@ export function findRegion(head: Block, kind: Kind, around: Surroundings): Regio
       if (share < (far ? leastFar : least)) return;
       if (blocks.length >= maxBlocks || insns + s.count > maxInsns) {
         left.add(base + offset);
+        return;
+      }
+      if (light && around.apart(s)) {
+        s.release();
         return;
       }
       if (share < RARE) rare.add(s);

@@ -87,17 +87,22 @@ test('a light region that loops is compiled anew, one that does not is left', ()
   expect(regions(30)).toBeGreaterThan(once);
 });
 
-test('the first region of x87 code has its registers in locals', () => {
-  // xor eax, eax; 1: fld1; fld1; faddp; fstp st0, or four times inc edx; dec ecx; jne 1b
-  const kinds = (body: string): number[] => {
+test('the first region of x87 code has its registers in locals, and is no part of another one', () => {
+  // xor eax, eax; 1: fld1; fld1; faddp; fstp st0, or four times inc edx, or both with a jump between them; dec ecx; jne 1b
+  const found = (body: string): Region[] => {
     const machine = new CodeMachine('auto', 2, 1_000_000);
     machine.slice = 20;
-    machine.run(hex(`31c0 ${body} ffc9 75f4`), { rcx: 40n });
+    const back = (252 - hex(body).length).toString(16);
+    machine.run(hex(`31c0 ${body} ffc9 75${back}`), { rcx: 40n });
     const owners = Reflect.get(machine.cpu.jit, 'owners') as Map<unknown, Region>;
-    return [...owners.values()].map(({ kind }) => kind);
+    return [...owners.values()];
   };
+  const kinds = (body: string): number[] => found(body).map(({ kind }) => kind);
   expect(kinds('d9e8 d9e8 dec1 ddd8')).toContain(Kind.Loops);
   expect(kinds('ffc2 ffc2 ffc2 ffc2')).not.toContain(Kind.Loops);
+  const light = found('ffc2 ffc2 ffc2 ffc2 eb00 d9e8 d9e8 dec1 ddd8').filter((region) => region.light);
+  const units = light.flatMap(({ blocks }) => blocks.flatMap(({ insns }) => insns.map(({ def }) => def.unit)));
+  expect([light.length > 0, units.includes('x87')]).toEqual([true, false]);
 });
 
 test('a small region that is much left for want of room is compiled anew with more', () => {
