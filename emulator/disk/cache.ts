@@ -34,6 +34,7 @@ interface Job {
   demand: boolean;
 }
 
+/** See `CacheOptions.near`. A connection to a server elsewhere takes longer before anything comes. */
 const NEAR = 25;
 /** Most blocks that wait to be fetched on a guess; of older guesses the rest is forgotten. */
 const MOST_GUESSES = 32;

@@ -6,6 +6,7 @@
  * - a block of a known order (recorded when the disk was built, one for each usual program) is followed by the next ones
  *   of that order, more of them the longer the reads follow it;
  * - near several blocks that were read, others are read: packages' files lie together.
+ * Where a block comes at once only the likely ones of these are worth their while: the first, and a little of the second.
  */
 
 /** Blocks of an order that are fetched ahead when the reads have just come to it, and when they have followed it. */

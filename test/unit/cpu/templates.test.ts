@@ -104,14 +104,7 @@ test('a record from a template is the one that decoding in full leads to', () =>
 
 test('flags of a shift by CL are dead where none of them is read, and those before it are not where one is', () => {
   const dead = (...codes: string[]): number[] => {
-    const insns = codes.map((code) =>
-      decode(
-        Uint8Array.from(code.match(/../g)!, (x) => parseInt(x, 16)),
-        0,
-        32,
-        64,
-      ),
-    );
+    const insns = codes.map((code) => decode(Buffer.from(code, 'hex'), 0, 32, 64));
     const templates = insns.map((insn) => new Template(insn as Exclude<typeof insn, string>));
     const flags = new Uint8Array(codes.length);
     findDeadFlags(templates, new Int32Array(codes.length), codes.length, flags);
