@@ -3,41 +3,45 @@
  * processor), so nothing of it is in module-level variables; addresses below are offsets from that base.
  */
 
-/** Base of the first processor's state. Registers, VPC and segment bases lie in its first 256 bytes, for records have bytes for them. */
-export const STATE_BASE = 0x1000;
+/**
+ * Base of the first processor's state. Registers, VPC and segment bases lie in its first 256 bytes, for records have bytes for them.
+ * What code names most, RAX to RDI among it, lies in its first 128: x86-64 hosts have a byte for such a distance from
+ * where the memory begins, and four for others.
+ */
+export const STATE_BASE = 0;
 
 export const S = {
-  /** 16 general registers of 8 bytes, in encoding order (RAX RCX RDX RBX RSP RBP RSI RDI R8…R15). */
-  GPR: 0x000,
   /** Always 0: what an absent base, index or segment reads. */
-  ZERO: 0x080,
-  /** Linear address of the page that the running code is in. */
-  VPC: 0x088,
-  /** Linear address of the next instruction (RIP + CS base); valid whenever TypeScript runs. */
-  RIP: 0x090,
-  /** Flag result (i64): see flags.ts. */
-  FR: 0x098,
+  ZERO: 0x000,
   /** Flag extras (i32): see flags.ts. */
-  FX: 0x0a0,
+  FX: 0x008,
   /** Instructions left before the run loop wants control (i32). */
-  FUEL: 0x0a4,
-  /** RFLAGS without the six arithmetic flags (i32). */
-  EFLAGS: 0x0a8,
-  /** Segment bases, 8 bytes each: ES CS SS DS FS GS. */
-  SEG_BASE: 0x0b0,
+  FUEL: 0x00c,
+  /** Linear address of the page that the running code is in. */
+  VPC: 0x010,
+  /** Linear address of the next instruction (RIP + CS base); valid whenever TypeScript runs. */
+  RIP: 0x018,
   /** Addresses of the TLB tables for the current privilege (i32). */
-  TLB_READ: 0x0e0,
-  TLB_WRITE: 0x0e4,
+  TLB_READ: 0x020,
+  TLB_WRITE: 0x024,
   /** Address of the jump cache for the current mode (i32). */
-  JUMP_CACHE: 0x0e8,
-  /** Current code mode: a Mode value (i32). */
-  MODE: 0x0ec,
-  CPL: 0x0f0,
-  MXCSR: 0x0f4,
+  JUMP_CACHE: 0x028,
   /** Instructions that the interpreter retired since the last slice began (i32); the rest were compiled. */
-  INTERPRETED: 0x0f8,
+  INTERPRETED: 0x02c,
+  /** RFLAGS without the six arithmetic flags (i32). */
+  EFLAGS: 0x030,
+  MXCSR: 0x034,
+  /** Flag result (i64): see flags.ts. */
+  FR: 0x038,
+  /** 16 general registers of 8 bytes, in encoding order (RAX RCX RDX RBX RSP RBP RSI RDI R8…R15). */
+  GPR: 0x040,
+  /** Segment bases, 8 bytes each: ES CS SS DS FS GS. */
+  SEG_BASE: 0x0c0,
+  /** Current code mode: a Mode value (i32). */
+  MODE: 0x0f0,
+  CPL: 0x0f4,
   /** Nonzero when an interrupt waits for RFLAGS.IF (i32). */
-  PENDING: 0x0fc,
+  PENDING: 0x0f8,
   XMM: 0x100,
   /** x87 data registers R0…R7 (physical), 16 bytes each: significand (8), sign and exponent (2). MMn is Rn's significand. */
   X87: 0x200,

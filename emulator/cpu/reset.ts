@@ -65,11 +65,39 @@ export function enterState(cpu: Cpu, entry: EntryState): void {
   cpu.i32[at + (S.FTOP >> 2)] = 0;
 }
 
+/**
+ * Where a saved state has the fields that lie before S.XMM, and how many bytes of them: the format stays when they move. The
+ * rest lies as in memory.
+ */
+const SAVED: readonly (readonly [saved: number, at: number, bytes: number])[] = [
+  [0x00, S.GPR, 128],
+  [0x80, S.ZERO, 8],
+  [0x88, S.VPC, 8],
+  [0x90, S.RIP, 8],
+  [0x98, S.FR, 8],
+  [0xa0, S.FX, 4],
+  [0xa4, S.FUEL, 4],
+  [0xa8, S.EFLAGS, 4],
+  [0xb0, S.SEG_BASE, 48],
+  [0xe0, S.TLB_READ, 4],
+  [0xe4, S.TLB_WRITE, 4],
+  [0xe8, S.JUMP_CACHE, 4],
+  [0xec, S.MODE, 4],
+  [0xf0, S.CPL, 4],
+  [0xf4, S.MXCSR, 4],
+  [0xf8, S.INTERPRETED, 4],
+  [0xfc, S.PENDING, 4],
+];
+
 /** Everything but RAM and the device-owned MSRs. */
 export function saveCpu(cpu: Cpu): ProcessorState {
+  const memory = cpu.u8.subarray(cpu.state, cpu.state + S.SIZE);
+  const state = memory.slice();
+  state.fill(0, 0, S.XMM);
+  for (const [saved, at, bytes] of SAVED) state.set(memory.subarray(at, at + bytes), saved);
   return {
-    // Registers and flags as they lie in memory; what is derived from the mode is recomputed on restore.
-    state: cpu.u8.slice(cpu.state, cpu.state + S.SIZE),
+    // What is derived from the mode is recomputed on restore.
+    state,
     cr0: cpu.cr0,
     cr3Low: cpu.cr3Low,
     cr3High: cpu.cr3High,
@@ -96,7 +124,8 @@ export function restoreCpu(cpu: Cpu, saved: ProcessorState): void {
   const state = saved.state;
   if (!(state instanceof Uint8Array) || state.length !== S.SIZE)
     throw new Error('the processor state has another layout: it was saved by another version');
-  cpu.u8.set(state, cpu.state);
+  cpu.u8.set(state.subarray(S.XMM), cpu.state + S.XMM);
+  for (const [saved, at, bytes] of SAVED) cpu.u8.set(state.subarray(saved, saved + bytes), cpu.state + at);
   cpu.cr0 = Number(saved.cr0);
   cpu.cr3Low = Number(saved.cr3Low);
   cpu.cr3High = Number(saved.cr3High);

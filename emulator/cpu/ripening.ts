@@ -43,11 +43,13 @@ export const unripe = (state: number): Unripe => {
 const CALLS = 40_000;
 const REGION_CALLS = 12_000;
 /**
- * Table slots of what handlers hand on to. As all of a record's words are such a slot, these are what its fields say, too: bytes name RAX
- * to RDI (by eights), displacements and targets are small, and a link leads to a record in memory that nothing else
- * needs, behind the processor's state.
+ * Table slots of what handlers hand on to. As all of a record's words are such a slot, these are what its fields say, too: bytes name
+ * a general register (by eights) or ZERO, displacements and targets are small, and a link leads to a record in memory
+ * that nothing else needs, behind the processor's state.
  */
-const ENDS = Array.from({ length: 8 }, (_, k) => 0x3800 + 8 * k);
+const ENDS = Array.from({ length: 8 }, (_, k) => S.GPR * 0x101 + 8 * k);
+/** What counts how often they were called, behind the processor's state. */
+const COUNT = 0x3000;
 /** More than there are regions, too. */
 const TABLE_SIZE = 0x10000;
 /** Bytes that a record's fields and what follows it are in. */
@@ -61,13 +63,13 @@ const PAGE = 4096;
 const MUCH_FUEL = 1 << 30;
 const LITTLE_FUEL = 1;
 
-/** `burn(slot, calls, fuel)`, and the functions at ENDS, which count in the first word of memory. */
+/** `burn(slot, calls, fuel)`, and the functions at ENDS, which count in the word at COUNT. */
 function buildBurner(state: number): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const handler = m.type(HANDLER);
   for (const slot of ENDS) {
     const end = new FunctionBuilder(HANDLER);
-    end.store(4, k32(0), i32.add(i32.load(k32(0)), 1));
+    end.store(4, COUNT, i32.add(i32.load(k32(COUNT)), 1));
     m.element(slot, [m.add(end)]);
   }
   const once = new FunctionBuilder({ params: [I32, I32], results: [] });
@@ -135,7 +137,7 @@ export class Ripener {
     const { words } = this;
     const result = { passed: 0, trapped: 0 };
     for (const slot of slots) {
-      words[0] = 0;
+      words[COUNT >> 2] = 0;
       let trapped = false;
       for (const end of ENDS) {
         words.fill(end, RECORDS >> 2, (RECORDS + RECORD_BYTES) >> 2);
@@ -146,7 +148,7 @@ export class Ripener {
           trapped = true;
         }
       }
-      if (words[0]) result.passed++;
+      if (words[COUNT >> 2]) result.passed++;
       if (trapped) result.trapped++;
     }
     return result;
