@@ -34,7 +34,7 @@ export const REACH = 0xc00;
 
 /** Instructions that a program cannot have as they are: control flow (made on purpose here), traps, strange state. */
 const EXCLUDED =
-  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|rdtsc|rdpmc|rdrand|rdseed|cpuid|rcp|rsqrt|maskmov|wrfs|wrgs|l[defgs]s$|lar|lsl|ver[rw]|bound)/;
+  /^(j|call|ret|loop|push|pop|enter|leave|int|hlt|div|idiv|movs|stos|lods|cmps|scas|xlat|ldmxcsr|fldcw|fldenv|frstor|fxrstor|fxsave|fnsave|fnstenv|fnstsw|fninit|f2xm1|fyl2x|fptan|fpatan|fsin|fcos|bt|std|cld|cli|sti|in|out|lahf|sahf|pushf|popf|bswap|bsf|bsr|cmpxchg|clflush|rdfs|rdgs|ud|aam|aad|syscall|wrmsr|rdmsr|clts|invd|wbinvd|invlpg|lgdt|lidt|lldt|ltr|swapgs|sys|lmsw|rdtsc|rdpmc|rdrand|rdseed|cpuid|rcp|rsqrt|dpp|maskmov|wrfs|wrgs|l[defgs]s$|lar|lsl|ver[rw]|bound)/;
 
 interface Families {
   /** CMP, ADD, SUB and NEG, after which all flags are defined. */

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { S } from '../../../emulator/cpu/layout.ts';
+import { DOT_PRODUCT, sameButNaNs } from '../../conformance/compare.ts';
 import type { Tier } from '../../../emulator/processor.ts';
 import { CODE, CodeMachine, DATA } from './machine-code.ts';
 import { At, Random, forms, writeCase, type Form } from './sse-cases.ts';
@@ -84,6 +85,12 @@ describe.skipIf(!supported())('SSE like the host processor', () => {
       got.set(machine.bytes.subarray(DATA, DATA + 32), At.MEMORY);
       // After a signal the general registers and flags are not known.
       if (want.readUInt32LE(At.FAULT)) for (const b of [got, want]) b.fill(0, At.RAX, At.MXCSR);
+      if (DOT_PRODUCT.test(form.def.name)) {
+        const [a, b] = [got, want].map((bytes) => new DataView(bytes.buffer, bytes.byteOffset + At.XMM, 48));
+        for (let n = 0; n < 48; n += 16)
+          if (sameButNaNs(a!, n, b!, n, form.def.name === 'dppd'))
+            want.copy(got, At.XMM + n, At.XMM + n, At.XMM + n + 16);
+      }
       if (!got.equals(want) && wrong.length < 5)
         wrong.push(
           `${form.def.pattern}\n in   ${Buffer.from(input.subarray(at, at + At.SIZE)).toString('hex')}` +
