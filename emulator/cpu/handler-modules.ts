@@ -1,5 +1,17 @@
 /** Modules of interpreter handlers: which there are, their keys and slots, and how they are written. */
-import { buildHandler, buildPair, declareImports, FAR, InterpEmit, shapeKey, type Linkage } from './interp.ts';
+import {
+  buildHandler,
+  buildPair,
+  buildRun,
+  declareImports,
+  FAR,
+  InterpEmit,
+  shapeKey,
+  TAIL_NAMES,
+  TAILS,
+  type Linkage,
+  type Step,
+} from './interp.ts';
 import { NO_INSN, type Insn } from './insn.ts';
 import { S } from './layout.ts';
 import {
@@ -56,19 +68,47 @@ function shapeNumber(key: number): number {
   return n;
 }
 
-/** Writes a module of handlers, to which more may be added. */
-export function writeHandlers(state: number, list: readonly WantedHandler[]): { m: ModuleBuilder; link: Linkage } {
-  const m = new ModuleBuilder();
-  const link = declareImports(m, true);
-  for (const h of list) {
-    const index = m.add(
-      h.second
-        ? buildPair(h.insn, h.second, state, link, h.branch)
-        : buildHandler(h.insn, state, link, h.flagsDead, h.branch),
+/** A module of handlers. */
+export class HandlerModule {
+  private readonly m = new ModuleBuilder();
+  private readonly link = declareImports(this.m, true);
+  /**
+   * By shape: functions that execute an instruction alone. They are apart, so that the handlers need not call anything for an
+   * access that is not in the TLB.
+   */
+  private readonly alone = new Map<number, number>();
+
+  /** @param state base of the processor's state */
+  constructor(private readonly state: number) {}
+
+  add({ insn, second, flagsDead, branch, slot }: WantedHandler): void {
+    const { state, link, executeAlone } = this;
+    this.put(
+      slot,
+      second
+        ? buildPair(insn, second, state, link, branch, executeAlone)
+        : buildHandler({ insn, flagsDead, branch }, state, link, executeAlone),
     );
-    m.element(h.slot, [index]);
   }
-  return { m, link };
+
+  addRun(steps: readonly Step[], slot: number): void {
+    this.put(slot, buildRun(steps, this.state, this.link, this.executeAlone));
+  }
+
+  encode(): Uint8Array<ArrayBuffer> {
+    return this.m.encode();
+  }
+
+  private put(slot: number, handler: FunctionBuilder): void {
+    this.m.element(slot, [this.m.add(handler)]);
+  }
+
+  private readonly executeAlone = (step: Step): number => {
+    const key = shapeKey(step.insn, step.flagsDead, step.branch);
+    let handle = this.alone.get(key);
+    if (handle === undefined) this.alone.set(key, (handle = this.m.add(buildHandler(step, this.state, this.link))));
+    return handle;
+  };
 }
 
 /** The fixed handlers, the runtime library and the way in. */
@@ -94,6 +134,12 @@ export function buildCore(state: number): ModuleBuilder {
   );
   const call = (f: FunctionBuilder, record: ReturnType<typeof k32>): void =>
     f.returnCallIndirect(link.handlerType, handlerOf(record), record);
+  for (const name of TAIL_NAMES) {
+    const f = new FunctionBuilder(TAILS[name]);
+    link.imports[name] = m.add(f, name);
+    if (name === 'raised') f.drop(callExpr(I32, link.imports.raise!, [f.param(0), f.param(1), f.param(2)]));
+    else call(f, buildTail(f, name, link));
+  }
 
   const enter = new FunctionBuilder(HANDLER);
   call(enter, enter.param(0));
@@ -133,6 +179,19 @@ export function buildCore(state: number): ModuleBuilder {
   const goOn = [true, false].map((near) => m.add(buildGoOn(state, link, near)));
   m.element(0, [...indices, ...goOn, m.add(raise), m.add(pageCheck)]);
   return m;
+}
+
+/** @returns the record that is executed next */
+function buildTail(f: FunctionBuilder, name: Exclude<keyof typeof TAILS, 'raised'>, { imports }: Linkage): Expr {
+  const record = f.param(0);
+  if (name === 'heated') {
+    f.drop(callExpr(I32, imports.hot!, [record]));
+    return record;
+  }
+  const args = name === 'goOn' ? [] : [record, k32(name === 'linked0' ? 0 : 1)];
+  const to = f.let(callExpr(I32, imports[name === 'goOn' ? 'lookup' : 'link']!, args));
+  f.if(i32.eqz(to), () => f.return());
+  return to;
 }
 
 function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {

@@ -2,12 +2,11 @@
  * The interpreter's handlers in the function table: the fixed ones, those of instruction shapes (made when the first
  * instruction of a shape is decoded, or ahead from warm.ts), and the slots that compiled regions take.
  */
-import { type Handler, pairKey, Slot, type WantedHandler, writeHandlers } from './handler-modules.ts';
+import { type Handler, pairKey, Slot, HandlerModule, type WantedHandler } from './handler-modules.ts';
 import { FAR, fuses, layoutOf, shapeKey } from './interp.ts';
 import type { Insn } from './insn.ts';
 import type { BranchShape } from './record.ts';
 import { warmHandlers, type RunNode } from './warm-handlers.ts';
-import type { ModuleBuilder } from './wasm/builder.ts';
 
 /** Records have 16 bits for them. */
 const MOST_SLOTS = 65536;
@@ -42,11 +41,6 @@ export class Handlers {
   /** Handlers made so far. */
   get count(): number {
     return this.made.size;
-  }
-
-  private instantiate(m: ModuleBuilder): WebAssembly.Instance {
-    const module = new WebAssembly.Module(m.encode());
-    return new WebAssembly.Instance(module, this.importObject());
   }
 
   /** What a module of emitted code is instantiated with. */
@@ -107,9 +101,10 @@ export class Handlers {
   /** Compiles the handlers that decoding found missing. */
   makeMissing(): void {
     if (!this.waiting.length) return;
-    const { m } = writeHandlers(this.host.state, this.waiting);
+    const module = new HandlerModule(this.host.state);
+    for (const wanted of this.waiting) module.add(wanted);
     this.waiting = [];
-    this.instantiate(m);
+    new WebAssembly.Instance(new WebAssembly.Module(module.encode()), this.importObject());
   }
 
   /** Samples of the handlers that were made, in the form of warm.ts; kept while it is set. */

@@ -13,6 +13,7 @@ import {
   type BranchShape,
   Form,
   handlerOf,
+  hasHeat,
   isNamed,
   layoutRecord,
   meta,
@@ -43,6 +44,24 @@ export const IMPORTS: Record<Import, FunctionType> = {
   float: i(2),
 };
 export const IMPORT_NAMES = Object.keys(IMPORTS) as Import[];
+
+/**
+ * Functions of the core module that handlers end in where others would call: V8 gives a function that calls none no room on the
+ * stack to check, and keeps nothing there.
+ */
+export const TAILS = {
+  /** heated(record): the block that ends with this instruction is hot. The instruction is executed after that. */
+  heated: HANDLER,
+  /** linked0(record), linked1(record): goes on as `link` says. */
+  linked0: HANDLER,
+  linked1: HANDLER,
+  /** goOn(record): goes on at S.RIP. */
+  goOn: HANDLER,
+  /** raised(vector, errorCode, record): as `raise`. */
+  raised: { params: [I32, I32, I32], results: [] },
+} as const satisfies Record<string, FunctionType>;
+type Tail = keyof typeof TAILS;
+export const TAIL_NAMES = Object.keys(TAILS) as Tail[];
 
 export const FAR: BranchShape = { takenNear: false, nextNear: false };
 
@@ -118,7 +137,10 @@ export interface Linkage {
 export function declareImports(m: ModuleBuilder, runtime: boolean): Linkage {
   const imports: Record<string, number> = {};
   for (const name of IMPORT_NAMES) imports[name] = m.import(name, IMPORTS[name]);
-  if (runtime) for (const r of RUNTIME) imports[r.name] = m.import(r.name, r.signature);
+  if (runtime) {
+    for (const r of RUNTIME) imports[r.name] = m.import(r.name, r.signature);
+    for (const name of TAIL_NAMES) imports[name] = m.import(name, TAILS[name]);
+  }
   return { imports, handlerType: m.type(HANDLER) };
 }
 
@@ -146,11 +168,16 @@ export class InterpEmit extends Emit {
     private readonly branch: BranchShape,
     /** Where the instruction's record is from the handler's parameter: 0 but for those of a run of several. */
     private readonly at = 0,
-    /** Table slot of a handler that executes the instruction alone: it takes over where an access is not in the TLB. */
-    alone?: number,
+    /** Gives the function that executes the instruction alone: it takes over where an access is not in the TLB. */
+    alone?: () => number,
   ) {
     super(f, insn, state);
-    if (alone !== undefined) this.handOver = (): void => this.leaveTo(alone);
+    // Only on the way to what is not reached otherwise.
+    if (alone)
+      this.handOver = (): void => {
+        this.beforeFault();
+        f.returnCall(alone(), this.record());
+      };
     this.rec = f.param(0);
     this.layout = layoutOf(insn, branch);
     let next = 0;
@@ -302,6 +329,16 @@ export class InterpEmit extends Emit {
     return callExpr(RUNTIME_RESULT.get(name)!, this.link.imports[name]!, args);
   }
 
+  private endIn(name: Tail, ...args: Expr[]): void {
+    this.f.returnCall(this.link.imports[name]!, ...args);
+  }
+
+  override raise(vector: number, error?: Expr | number): void {
+    const code = error === undefined ? k32(-1) : typeof error === 'number' ? k32(error) : error;
+    this.beforeFault();
+    this.endIn('raised', k32(vector), code, this.record());
+  }
+
   protected leaveFaulted(): void {
     this.f.return();
   }
@@ -315,12 +352,6 @@ export class InterpEmit extends Emit {
     const { pending } = this;
     this.settleFlags();
     this.pending = pending;
-  }
-
-  /** The instruction is executed by another handler from its start. Only on the way to what is not reached otherwise. */
-  private leaveTo(slot: number): void {
-    this.beforeFault();
-    this.f.returnCallIndirect(this.link.handlerType, k32(slot), this.record());
   }
 
   protected tlb(write: boolean): Expr {
@@ -360,7 +391,7 @@ export class InterpEmit extends Emit {
     this.f.returnCallIndirect(this.link.handlerType, handlerOf(record), record);
   }
 
-  /** Accounts for the block that ends here, counts its heat, and leaves if the fuel is used up. */
+  /** Accounts for the block that ends here, and leaves if the fuel is used up. */
   private account(target: () => Expr): void {
     const n = this.byte(this.layout.count);
     const fuel = this.let(i32.sub(this.state32(S.FUEL), n));
@@ -372,23 +403,27 @@ export class InterpEmit extends Emit {
     });
   }
 
-  private countHeat(): void {
-    // AUX leads to the instruction where there is a helper.
-    if (this.insn.def.helper) return;
+  /** Counts the heat of the block that this instruction ends, before it has changed anything. */
+  countHeat(): void {
+    if (!hasHeat(this.insn)) return;
     const heat = this.let(i32.sub(this.word(R.AUX), 1));
     this.f.store(4, this.rec, heat, this.at + R.AUX);
-    this.f.if(i32.eqz(heat), () => this.f.drop(this.callImport('hot', this.record())), undefined, 0);
+    this.f.if(
+      i32.eqz(heat),
+      () => {
+        this.beforeFault();
+        this.endIn('heated', this.record());
+      },
+      undefined,
+      0,
+    );
   }
 
   /** Follows a link to another record of the same page; `which` is 0 (the target) or 1 (the next instruction). */
   private follow(which: 0 | 1): void {
-    const to = this.temp(I32);
-    this.f.set(to, this.word(which ? this.layout.next : this.layout.taken));
-    this.f.if(i32.eqz(to.get), () => {
-      this.f.set(to, this.callImport('link', this.record(), k32(which)));
-      this.f.if(i32.eqz(to.get), () => this.f.return());
-    });
-    this.tailCall(to.get);
+    const to = this.let(this.word(which ? this.layout.next : this.layout.taken));
+    this.f.if(i32.eqz(to), () => this.endIn(which ? 'linked1' : 'linked0', this.record()), undefined, 0);
+    this.tailCall(to);
   }
 
   /** Goes to S.RIP's record by the jump cache. */
@@ -401,9 +436,7 @@ export class InterpEmit extends Emit {
     });
     check?.();
     this.setState(S.RIP, 8, target);
-    const record = this.let(this.callImport('lookup'));
-    this.f.if(i32.eqz(record), () => this.f.return());
-    this.tailCall(record);
+    this.endIn('goOn', this.record());
   }
 
   private targetOf(taken: boolean): Expr {
@@ -442,7 +475,6 @@ export class InterpEmit extends Emit {
 
   jumpRel(): void {
     this.settleFlags();
-    this.countHeat();
     this.goTaken();
     this.done = true;
   }
@@ -450,7 +482,6 @@ export class InterpEmit extends Emit {
   jumpRelIf(condition: Expr): void {
     const c = this.let(condition);
     this.settleFlags();
-    this.countHeat();
     this.f.if(c, () => this.goTaken());
     this.goNext();
     this.done = true;
@@ -459,7 +490,6 @@ export class InterpEmit extends Emit {
   jumpTo(target: Expr, back?: () => void): void {
     const t = this.let(target);
     this.settleFlags();
-    this.countHeat();
     const check = (): void => {
       if (this.insn.bits !== 64) return;
       this.f.if(this.notCanonical(t), () => {
@@ -512,29 +542,30 @@ export class InterpEmit extends Emit {
   }
 }
 
-/** Builds one handler. */
-export function buildHandler(
-  insn: Insn,
-  state: number,
-  link: Linkage,
-  flagsDead: boolean,
-  branch: BranchShape,
-): FunctionBuilder {
-  const f = new FunctionBuilder(HANDLER);
-  const c = new InterpEmit(f, insn, state, link, branch);
-  c.flagsDead = flagsDead;
-  if (insn.def.emit) insn.def.emit(c);
-  else c.runHelper();
-  c.finish();
-  return f;
-}
-
-/** An instruction of a run: what its own handler is made for, and that one's table slot. */
+/** What a handler of one instruction is made for. */
 export interface Step {
   readonly insn: Insn;
   readonly flagsDead: boolean;
   readonly branch: BranchShape;
-  readonly slot: number;
+}
+/** Gives the function that executes an instruction alone, and makes all its accesses itself. */
+export type Alone = (step: Step) => number;
+
+/**
+ * Builds one handler.
+ *
+ * @param alone executes an instruction that `joins` where an access is not in the TLB
+ */
+export function buildHandler(step: Step, state: number, link: Linkage, alone?: Alone): FunctionBuilder {
+  const { insn, flagsDead, branch } = step;
+  const f = new FunctionBuilder(HANDLER);
+  const c = new InterpEmit(f, insn, state, link, branch, 0, alone && joins(insn) ? () => alone(step) : undefined);
+  c.flagsDead = flagsDead;
+  c.countHeat();
+  if (insn.def.emit) insn.def.emit(c);
+  else c.runHelper();
+  c.finish();
+  return f;
 }
 
 const JOINS =
@@ -553,16 +584,18 @@ export function joins(insn: Insn): boolean {
 /**
  * Builds the handler of a run of instructions that all `joins`; its parameter is the first one's record. One dispatch, which
  * the host's processor mostly mispredicts in wide programs, does for all of them, and flags that the next one reads or
- * overwrites are never written. What is not in the TLB, also a write to translated code, goes on in an instruction's own
- * handler, so a run never goes on after a fault or after code has changed.
+ * overwrites are never written. What is not in the TLB, also a write to translated code, goes on in a function that
+ * executes an instruction alone, so a run never goes on after a fault or after code has changed.
  */
-export function buildRun(steps: readonly Step[], state: number, link: Linkage): FunctionBuilder {
+export function buildRun(steps: readonly Step[], state: number, link: Linkage, alone: Alone): FunctionBuilder {
   const f = new FunctionBuilder(HANDLER);
   let before: InterpEmit | undefined;
-  for (const { insn, flagsDead, branch, slot } of steps) {
-    const c: InterpEmit = new InterpEmit(f, insn, state, link, branch, before?.end ?? 0, slot);
+  for (const step of steps) {
+    const { insn, flagsDead, branch } = step;
+    const c: InterpEmit = new InterpEmit(f, insn, state, link, branch, before?.end ?? 0, () => alone(step));
     if (before) c.follows(before);
     c.flagsDead = flagsDead;
+    c.countHeat();
     insn.def.emit!(c);
     before = c;
   }
@@ -588,12 +621,14 @@ export function buildPair(
   state: number,
   link: Linkage,
   branch: BranchShape,
+  alone: Alone,
 ): FunctionBuilder {
   const f = new FunctionBuilder(HANDLER);
-  const a = new InterpEmit(f, first, state, link, FAR);
+  const a = new InterpEmit(f, first, state, link, FAR, 0, () => alone({ insn: first, flagsDead: false, branch: FAR }));
   first.def.emit!(a);
   const b = new InterpEmit(f, second, state, link, branch, a.end);
   b.follows(a);
+  b.countHeat();
   second.def.emit!(b);
   b.finish();
   return f;

@@ -4,8 +4,8 @@
  * their bytes in place of `BUILT` in warm-built.ts; where nothing was built they are written here.
  */
 import { decode } from './decoder.ts';
-import { buildCore, type Handler, pairKey, Slot, type WantedHandler, writeHandlers } from './handler-modules.ts';
-import { buildRun, FAR, fuses, joins, layoutOf, shapeKey, type Step } from './interp.ts';
+import { buildCore, type Handler, HandlerModule, pairKey, Slot, type WantedHandler } from './handler-modules.ts';
+import { FAR, fuses, joins, layoutOf, shapeKey, type Step } from './interp.ts';
 import { RUNS } from './runs.ts';
 import { WARM } from './warm.ts';
 import { BUILT, type BuiltModule } from './warm-built.ts';
@@ -41,7 +41,7 @@ export interface WarmHandlers extends Pick<Plan, 'handlers' | 'runs' | 'slots'> 
 }
 
 /** An instruction of a sample in WARM or RUNS: its bytes and its shape's letter. */
-function readStep(text: string, bits: 64 | 32 | 16): Omit<Step, 'slot'> | undefined {
+function readStep(text: string, bits: 64 | 32 | 16): Step | undefined {
   const bytes = Uint8Array.from(text.slice(0, -1).match(/../g)!, (x) => parseInt(x, 16));
   const insn = decode(bytes, 0, bytes.length + 16, bits);
   if (typeof insn === 'string') return undefined;
@@ -59,7 +59,7 @@ export function plan(note: (slot: number, sample: string) => void = () => undefi
   const handlers = new Map<number, Handler>();
   const list: WantedHandler[] = [];
   let slots: number = Slot.FIRST_FREE;
-  const single = ({ insn, flagsDead, branch }: Omit<Step, 'slot'>): Handler => {
+  const single = ({ insn, flagsDead, branch }: Step): Handler => {
     const key = shapeKey(insn, flagsDead, branch);
     let handler = handlers.get(key);
     if (!handler) {
@@ -94,7 +94,7 @@ export function plan(note: (slot: number, sample: string) => void = () => undefi
     for (const step of read) {
       if (!step || !joins(step.insn)) break;
       const handler = single(step);
-      steps.push({ ...step, slot: handler.slot });
+      steps.push(step);
       node = next.get(handler);
       if (!node) next.set(handler, (node = { slot: undefined, next: new Map() }));
       ({ next } = node);
@@ -110,9 +110,10 @@ export function plan(note: (slot: number, sample: string) => void = () => undefi
 /** The bytes of both modules. @param state base of the processor's state */
 export function writeWarm(state: number): { core: Uint8Array<ArrayBuffer>; module: Uint8Array<ArrayBuffer> } {
   const { list, wanted } = (planned ??= plan());
-  const { m, link } = writeHandlers(state, list);
-  for (const { steps, slot } of wanted) m.element(slot, [m.add(buildRun(steps, state, link))]);
-  return { core: buildCore(state).encode(), module: m.encode() };
+  const module = new HandlerModule(state);
+  for (const handler of list) module.add(handler);
+  for (const { steps, slot } of wanted) module.addRun(steps, slot);
+  return { core: buildCore(state).encode(), module: module.encode() };
 }
 
 let planned: Plan | undefined;

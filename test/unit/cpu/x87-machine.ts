@@ -101,6 +101,7 @@ export class X87Machine {
       this.fault = vector!;
       return 0;
     };
+    this.imports.raised = this.imports.raise;
     this.imports.helper = (record) => {
       try {
         this.current!.def.helper!(cpu, this.current!, record!);
@@ -151,7 +152,7 @@ export class X87Machine {
     const m = new ModuleBuilder();
     const link = declareImports(m, true);
     const slot = this.slots++;
-    m.element(slot, [m.add(buildHandler(insn, STATE_BASE, link, false, FAR), 'run')]);
+    m.element(slot, [m.add(buildHandler({ insn, flagsDead: false, branch: FAR }, STATE_BASE, link), 'run')]);
     this.instantiate(m);
     h = { slot, insn };
     this.handlers.set(key, h);
