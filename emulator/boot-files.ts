@@ -6,6 +6,7 @@ import { hashedUrl } from './disk/hashed-url.ts';
 import type { ManifestFile } from './disk/manifest.ts';
 import type { OpenDisk } from './disk/open.ts';
 import { BlockError } from './disk/types.ts';
+import type { BootImages } from './worker.ts';
 
 /** Bytes. */
 const LARGEST_KERNEL = 1 << 28;
@@ -37,15 +38,16 @@ export class BootFiles {
   }
 
   /** @throws BlockError when there is no kernel, or a file cannot be had or is damaged */
-  async load(
-    spec: MachineSpec,
-    disk: Pick<OpenDisk, 'manifest' | 'url'> | undefined,
-  ): Promise<[kernel: Uint8Array, initrd: Uint8Array | undefined]> {
+  async load(spec: MachineSpec, disk: Pick<OpenDisk, 'manifest' | 'url'> | undefined): Promise<BootImages> {
     const kernel = choose(spec.kernel, disk?.manifest?.kernel, disk?.url);
     if (!kernel)
       throw new BlockError('manifest', 'there is no kernel to boot: give one, or a disk whose manifest names one');
     const initrd = choose(spec.initrd, disk?.manifest?.initrd, disk?.url);
-    return Promise.all([this.loadOne('kernel', kernel), initrd ? this.loadOne('initrd', initrd) : undefined]);
+    const [image, ramdisk] = await Promise.all([
+      this.loadOne('kernel', kernel),
+      initrd ? this.loadOne('initrd', initrd) : undefined,
+    ]);
+    return { kernel: image, initrd: ramdisk };
   }
 
   private async loadOne(name: string, file: BootFile): Promise<Uint8Array> {

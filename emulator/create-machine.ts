@@ -14,9 +14,6 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
   const machine = await Machine.create({
     createProcessor,
     memory: machineMemory(spec),
-    kernel: parts.kernel,
-    initrd: parts.initrd,
-    cmdline: parts.cmdline,
     disks: parts.disk ? [parts.disk.device] : [],
     tier: spec.tier,
     deterministic: spec.deterministic,
@@ -36,6 +33,13 @@ export async function createMachine(parts: MachineParts, events: MachineEvents):
   void machine.stopped.then((exit) => {
     if (!disposed) events.stopped(plainExit(exit));
   });
+  try {
+    if (parts.images) machine.load(await parts.images, parts.cmdline);
+  } catch (error) {
+    disposed = true;
+    machine.stop();
+    throw error;
+  }
   let serialInput = Promise.resolve();
   return {
     start: () => machine.start(),

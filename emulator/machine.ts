@@ -84,6 +84,8 @@ export class Machine {
   private readonly panic = new PanicWatch();
 
   private state: MachineStatus = 'created';
+  /** Where the virtio devices' registers are. */
+  private readonly windows: VirtioWindow[] = [];
   private entered = false;
   private settle!: (exit: MachineExit) => void;
   /** What the guest asked for while the processor ran. */
@@ -106,7 +108,7 @@ export class Machine {
   private waitedMs = 0;
 
   /**
-   * Makes a machine and loads its kernel; `start` lets it run.
+   * Makes a machine and loads its kernel, if it is given one; `start` lets it run.
    * @throws RangeError for a wrong size of memory, BootError for a kernel that cannot be started
    */
   static async create(options: MachineOptions): Promise<Machine> {
@@ -211,21 +213,16 @@ export class Machine {
     ];
     if (devices.length > VIRTIO_PINS.length)
       throw new RangeError(`${this.blocks.length} disks are too many: there is room for ${VIRTIO_PINS.length - 5}`);
-    const windows: VirtioWindow[] = [];
     this.transports = devices.map((device, i) => {
       const window = { base: VIRTIO_BASE + i * VIRTIO_STRIDE, size: VIRTIO_MMIO_SIZE, pin: VIRTIO_PINS[i]! };
-      windows.push(window);
+      this.windows.push(window);
       const transport = new VirtioMmio(processor.memory, this.ioapic.line(window.pin), device);
       bus.addMmio(window.base, window.size, transport);
       return transport;
     });
 
-    const { kernel, initrd, cmdline = '' } = options;
-    if (kernel) {
-      const rsdp = writeAcpi(processor.memory, windows);
-      processor.enter(loadKernel({ memory: processor.memory, kernel, initrd, cmdline, rsdp }));
-      this.entered = true;
-    }
+    const { kernel, initrd, cmdline } = options;
+    if (kernel) this.load({ kernel, initrd }, cmdline);
     // Last, because an open channel would outlive a constructor that throws.
     this.macrotasks = options.macrotasks ?? macrotasks();
   }
@@ -235,6 +232,14 @@ export class Machine {
   }
 
   // Life
+
+  /** Loads a kernel into a machine that was made without one. @throws BootError for one that cannot be started */
+  load({ kernel, initrd }: { kernel: Uint8Array; initrd?: Uint8Array }, cmdline = ''): void {
+    const { memory } = this.processor;
+    const rsdp = writeAcpi(memory, this.windows);
+    this.processor.enter(loadKernel({ memory, kernel, initrd, cmdline, rsdp }));
+    this.entered = true;
+  }
 
   /** Lets the machine run for the first time. @throws Error when there is nothing to run */
   start(): void {

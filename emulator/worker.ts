@@ -61,9 +61,14 @@ export interface WorkerMachine {
   dispose(): void;
 }
 
-export interface MachineParts {
-  kernel?: Uint8Array;
+export interface BootImages {
+  kernel: Uint8Array;
   initrd?: Uint8Array;
+}
+
+export interface MachineParts {
+  /** What it boots; may be on the way while the machine is made. */
+  images?: Promise<BootImages>;
   cmdline: string;
   disk?: OpenDisk;
   spec: MachineSpec;
@@ -215,20 +220,27 @@ class Session {
     this.progress.phase = 'kernel';
     this.tellProgress();
     const newer = this.disk?.newer;
-    const files = this.files.load(spec, this.disk);
+    const images = this.files
+      .load(spec, this.disk)
+      .catch((cause: unknown) => {
+        // An old disk that was kept: the files of its kernel may have given way to those of the new one.
+        if (!newer?.manifest || this.stopped) throw cause;
+        return this.files.load(spec, newer);
+      })
+      .then((files) => {
+        this.progress.phase = 'machine';
+        this.tellProgress();
+        // What is here already when the guest asks changes the order of its events.
+        if (!spec.deterministic && !this.stopped) this.prefetch(manifest);
+        return files;
+      });
     // Handled below.
-    files.catch(() => undefined);
+    images.catch(() => undefined);
     await this.environment.prepare?.();
-    const [kernel, initrd] = await files.catch((cause: unknown) => {
-      // An old disk that was kept: the files of its kernel may have given way to those of the new one.
-      if (!newer?.manifest || this.stopped) throw cause;
-      return this.files.load(spec, newer);
-    });
     const cmdline = [spec.cmdline ?? manifest?.cmdline ?? '', spec.append ?? ''].filter(Boolean).join(' ');
-    // What is here already when the guest asks changes the order of its events.
-    if (!spec.deterministic) this.prefetch(manifest);
-    await this.createMachine({ kernel, initrd, cmdline, disk: this.disk, spec }, { from: 'boot', note });
+    await this.createMachine({ images, cmdline, disk: this.disk, spec }, { from: 'boot', note });
     // Guest RAM has it now.
+    const { kernel } = await images;
     if (kernel !== spec.kernel) release(kernel);
   }
 
@@ -348,8 +360,10 @@ class Session {
     restore?: (machine: WorkerMachine) => void | Promise<void>,
   ): Promise<void> {
     if (this.stopped) return;
-    this.progress.phase = 'machine';
-    this.tellProgress();
+    if (!parts.images) {
+      this.progress.phase = 'machine';
+      this.tellProgress();
+    }
     const machine = await this.environment.createMachine(parts, {
       output: (channel, bytes) => this.output(channel, bytes),
       stopped: (exit) => this.stop(exit),

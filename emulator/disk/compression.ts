@@ -1,6 +1,6 @@
 import { concat } from './fetch.ts';
 import { BlockError } from './types.ts';
-import { unzstd as unpackZstd } from './zstd.ts';
+import { Unzstd } from './zstd.ts';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -13,6 +13,7 @@ export function detectCompression(bytes: Uint8Array): Compression {
 
 /**
  * Unpacks `bytes`. Never gives more than `limit` bytes, so a hostile file cannot fill the memory.
+ * @param begun what has had all of `bytes` already
  * @throws BlockError code `compression` when the data is damaged, `long` past the limit
  */
 export async function decompress(
@@ -20,9 +21,17 @@ export async function decompress(
   compression: Compression,
   limit: number,
   url: string,
+  begun?: Unzstd,
 ): Promise<Uint8Array> {
   if (compression === 'none') return bytes;
-  return compression === 'gzip' ? gunzip(bytes, limit, url) : unzstd(bytes, limit, url);
+  return compression === 'gzip' ? gunzip(bytes, limit, url) : unzstd(bytes, limit, url, begun);
+}
+
+/** Unpacking of a zstd file that begins while it comes; `decompress` ends it. */
+export function beginUnzstd(limit: number, url: string): Unzstd {
+  return new Unzstd((length) => {
+    if (length > limit) throw tooLong(limit, url);
+  });
 }
 
 /** The same for gzip alone, for who needs no other: decoders are large. */
@@ -53,11 +62,11 @@ export async function gunzip(bytes: Uint8Array, limit: number, url: string): Pro
   return parts.length === 1 ? parts[0]! : concat(parts, length);
 }
 
-async function unzstd(bytes: Uint8Array, limit: number, url: string): Promise<Uint8Array> {
+async function unzstd(bytes: Uint8Array, limit: number, url: string, begun?: Unzstd): Promise<Uint8Array> {
+  const unpacking = begun ?? beginUnzstd(limit, url);
+  if (!begun) unpacking.push(bytes);
   try {
-    return await unpackZstd(bytes, (length) => {
-      if (length > limit) throw tooLong(limit, url);
-    });
+    return await unpacking.finish();
   } catch (cause) {
     throw cause instanceof BlockError ? cause : damaged('zstd', url, cause);
   }

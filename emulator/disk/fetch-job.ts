@@ -1,9 +1,9 @@
-import { type Compression, decompress, detectCompression, gunzip } from './compression.ts';
+import { beginUnzstd, type Compression, decompress, detectCompression, gunzip } from './compression.ts';
 import { type Attempt, checkStatus, type Fetch, readBody, request } from './fetch.ts';
 import { sha256Hex } from './hash.ts';
 import { release } from '../release.ts';
 import { BlockError } from './types.ts';
-import { prepareZstd } from './zstd.ts';
+import { prepareZstd, type Unzstd } from './zstd.ts';
 
 /** A chunk of a disk, named by the SHA-256 of its contents. */
 export interface ChunkJob {
@@ -93,8 +93,16 @@ async function file(job: FileJob, response: Response, attempt: Attempt, onProgre
   const encoded = response.headers.has('content-encoding');
   const total = job.size ?? (Number.isSafeInteger(announced) && !encoded ? announced : undefined);
   onProgress(0, total);
-  const stored = await readBody(response, url, LARGEST, attempt, counter(total, onProgress));
   const wanted = job.compression ?? 'none';
+  const count = counter(total, onProgress);
+  let begun: Unzstd | undefined;
+  let first = true;
+  const stored = await readBody(response, url, LARGEST, attempt, (part) => {
+    count(part);
+    if (first && wanted === 'zstd' && detectCompression(part) === wanted) begun = beginUnzstd(LARGEST, url);
+    first = false;
+    begun?.push(part);
+  });
   // A server that labels .gz files with Content-Encoding has had them unpacked by fetch already.
   const unpacked = wanted !== 'none' && detectCompression(stored) !== wanted;
   if (!unpacked) {
@@ -108,12 +116,12 @@ async function file(job: FileJob, response: Response, attempt: Attempt, onProgre
   } else if (!encoded)
     throw new BlockError('compression', `${url} should be compressed with ${wanted}, and is not; upload it again`, url);
   if (unpacked) return stored;
-  const bytes = await decompress(stored, wanted, LARGEST, url);
+  const bytes = await decompress(stored, wanted, LARGEST, url, begun);
   if (bytes !== stored) release(stored);
   return bytes;
 }
 
-function counter(total: number | undefined, onProgress: OnProgress): (count: number) => void {
+function counter(total: number | undefined, onProgress: OnProgress): (part: Uint8Array) => void {
   let loaded = 0;
-  return (count) => onProgress((loaded += count), total);
+  return (part) => onProgress((loaded += part.length), total);
 }

@@ -155,7 +155,7 @@ export async function readBody(
   url: string,
   limit: number,
   attempt: Attempt,
-  onBytes?: (count: number) => void,
+  onBytes?: (bytes: Uint8Array) => void,
 ): Promise<Uint8Array> {
   const reader = response.body?.getReader();
   if (!reader) return new Uint8Array(0);
@@ -174,7 +174,7 @@ export async function readBody(
           url,
         );
       }
-      onBytes?.(value.length);
+      onBytes?.(value);
       parts.push(value);
     }
   } catch (cause) {

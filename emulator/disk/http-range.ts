@@ -91,7 +91,13 @@ export class HttpRangeSource implements BlockSource {
           `${this.url} was replaced on the server while it was in use; reload the page to start with the new image`,
           this.url,
         );
-      const bytes = await readBody(response, this.url, length, attempt, (n) => (this.transfer.fetchedBytes += n));
+      const bytes = await readBody(
+        response,
+        this.url,
+        length,
+        attempt,
+        (part) => (this.transfer.fetchedBytes += part.length),
+      );
       if (bytes.length !== length)
         throw new BlockError(
           'short',

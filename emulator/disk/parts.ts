@@ -82,7 +82,7 @@ export class PartsSource implements BlockSource {
       });
       attempt.alive();
       checkStatus(response, url, [200]);
-      const bytes = await readBody(response, url, PART, attempt, (n) => (this.transfer.fetchedBytes += n));
+      const bytes = await readBody(response, url, PART, attempt, (part) => (this.transfer.fetchedBytes += part.length));
       if (bytes.length < least)
         throw new BlockError('short', `${url} holds ${bytes.length} bytes where ${least} were expected`, url);
       return bytes;

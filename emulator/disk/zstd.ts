@@ -8,6 +8,8 @@ const PIECE = 1 << 18;
 const MOST_EMPTY = 64;
 
 let ready: Promise<ZSTDDecoder | undefined> | undefined;
+/** The decoder, as soon as there is one. */
+let made: ZSTDDecoder | undefined;
 
 /**
  * Begins to make the decoder ready. It comes as WebAssembly in a `data:` address, which the policy of a page may forbid:
@@ -22,42 +24,93 @@ function decoder(): Promise<ZSTDDecoder | undefined> {
     const zstd = new ZSTDDecoder();
     try {
       await zstd.init();
-      return zstd;
+      return (made = zstd);
     } catch {
       return undefined;
     }
   })());
 }
 
-/**
- * Unpacks the frames of a zstd file.
- * @param limit told of the length so far, and throws when it is too much
- * @throws Error when the file is damaged
- */
-export async function unzstd(bytes: Uint8Array, limit: (length: number) => void): Promise<Uint8Array> {
-  const size = zstdContentSize(bytes);
-  if (size !== undefined) limit(size);
-  const zstd = await decoder();
-  if (!zstd)
-    return size === undefined ? unzstdInPieces(bytes, limit) : exactly(size, unzstdWhole(bytes, new Uint8Array(size)));
-  const out = size === undefined ? undefined : new Uint8Array(size);
-  const parts: Uint8Array[] = [];
-  let length = 0;
-  let empty = 0;
-  for (const part of zstd.decodeStreaming(pieces(bytes))) {
-    if (part.length) empty = 0;
-    else if (++empty > MOST_EMPTY) throw new Error('it is damaged');
-    length += part.length;
-    limit(length);
-    if (!out) parts.push(part);
-    else if (length > out.length) throw new Error(`it has more than the ${out.length} bytes that it says`);
-    else out.set(part, length - part.length);
-  }
-  return out ? exactly(length, out) : concat(parts, length);
-}
+/** Unpacks the frames of a zstd file, whose bytes may come one part after the other. */
+export class Unzstd {
+  /** What the decoder has not had. */
+  private readonly queue: Uint8Array[] = [];
+  private ended = false;
+  private decoded: Iterator<Uint8Array> | undefined;
+  private out: Uint8Array | undefined;
+  private readonly parts: Uint8Array[] = [];
+  private length = 0;
+  private empty = 0;
+  private failure: unknown;
 
-function* pieces(bytes: Uint8Array): Iterable<Uint8Array> {
-  for (let at = 0; at < bytes.length; at += PIECE) yield bytes.subarray(at, at + PIECE);
+  /** @param limit told of the length so far, and throws when it is too much */
+  constructor(private readonly limit: (length: number) => void) {
+    prepareZstd();
+  }
+
+  /** Takes the file's next bytes, and unpacks what came before them. */
+  push(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; at += PIECE) this.queue.push(bytes.subarray(at, at + PIECE));
+    if (!made || this.failure !== undefined) return;
+    try {
+      this.begin(made);
+      // The decoder is given one piece by a step at most, and none of them is empty: it is never asked when it has none.
+      while (this.queue.length) this.step();
+    } catch (error) {
+      this.failure = error;
+    }
+  }
+
+  /** @throws Error when the file is damaged */
+  async finish(): Promise<Uint8Array> {
+    this.ended = true;
+    const zstd = await decoder();
+    if (this.failure !== undefined) throw this.failure;
+    if (!zstd) return withoutDecoder(concat(this.queue), this.limit);
+    this.begin(zstd);
+    while (this.step());
+    return this.out ? exactly(this.length, this.out) : concat(this.parts, this.length);
+  }
+
+  private begin(zstd: ZSTDDecoder): void {
+    if (this.decoded) return;
+    const size = zstdContentSize(this.queue[0] ?? EMPTY);
+    if (size !== undefined) {
+      this.limit(size);
+      this.out = new Uint8Array(size);
+    }
+    this.decoded = zstd.decodeStreaming(this.pieces());
+  }
+
+  private *pieces(): Iterable<Uint8Array> {
+    for (let piece; (piece = this.queue.shift());) yield piece;
+    if (!this.ended) throw new Error('the decoder asked for more than there is');
+  }
+
+  /** @returns whether there may be more to come */
+  private step(): boolean {
+    const { done, value: part } = this.decoded!.next();
+    if (done) return false;
+    if (part.length) this.empty = 0;
+    else if (++this.empty > MOST_EMPTY) throw new Error('it is damaged');
+    const at = this.length;
+    this.length += part.length;
+    this.limit(this.length);
+    const { out } = this;
+    if (!out) this.parts.push(part);
+    else if (this.length > out.length) throw new Error(`it has more than the ${out.length} bytes that it says`);
+    else out.set(part, at);
+    return true;
+  }
+}
+const EMPTY = new Uint8Array(0);
+
+/** @throws Error when the file is damaged */
+function withoutDecoder(bytes: Uint8Array, limit: (length: number) => void): Uint8Array {
+  const size = zstdContentSize(bytes);
+  if (size === undefined) return unzstdInPieces(bytes, limit);
+  limit(size);
+  return exactly(size, unzstdWhole(bytes, new Uint8Array(size)));
 }
 
 function unzstdInPieces(bytes: Uint8Array, limit: (length: number) => void): Uint8Array {

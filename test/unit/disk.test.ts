@@ -14,6 +14,7 @@ import { type DiskManifest, parseManifest } from '../../emulator/disk/manifest.t
 import { EmptySource, MemorySource } from '../../emulator/disk/memory.ts';
 import { openDisk } from '../../emulator/disk/open.ts';
 import { MemoryStore, Overlay, type OverlaySnapshot, type OverlayStore } from '../../emulator/disk/overlay.ts';
+import { Unzstd } from '../../emulator/disk/zstd.ts';
 import { type BlockDevice, BlockError, type BlockErrorCode, type BlockSource } from '../../emulator/disk/types.ts';
 
 const hex = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
@@ -319,6 +320,21 @@ describe('whole file', () => {
   });
 });
 
+const RAW_BLOCK = 1 << 17;
+/** A zstd file of blocks that are not compressed (RFC 8878, 3.1.1). */
+function rawZstd(text: Uint8Array): Uint8Array {
+  const header = Buffer.from('28b52ffda000000000', 'hex');
+  header.writeUInt32LE(text.length, 5);
+  const parts = [header];
+  for (let at = 0; at < text.length; at += RAW_BLOCK) {
+    const block = text.subarray(at, at + RAW_BLOCK);
+    const head = Buffer.alloc(3);
+    head.writeUIntLE((block.length << 3) | (at + RAW_BLOCK >= text.length ? 1 : 0), 0, 3);
+    parts.push(head, Buffer.from(block));
+  }
+  return new Uint8Array(Buffer.concat(parts));
+}
+
 describe('zstd', () => {
   const text = new TextEncoder().encode('hello hello hello hello hello hello');
   // As the zstd program writes it: from a file (its size in the header), and from a pipe.
@@ -339,12 +355,37 @@ describe('zstd', () => {
     vi.resetModules();
     vi.stubGlobal('fetch', () => Promise.reject(new TypeError('refused')));
     try {
-      const { unzstd } = await import('../../emulator/disk/zstd.ts');
-      expect(await unzstd(bytes, () => undefined)).toEqual(text);
-      await expect(unzstd(bytes.slice(0, 15), () => undefined)).rejects.toThrow();
+      const { Unzstd } = await import('../../emulator/disk/zstd.ts');
+      const unpack = (packed: Uint8Array): Promise<Uint8Array> => {
+        const unpacking = new Unzstd(() => undefined);
+        unpacking.push(packed);
+        return unpacking.finish();
+      };
+      expect(await unpack(bytes)).toEqual(text);
+      await expect(unpack(bytes.slice(0, 15))).rejects.toThrow();
     } finally {
       vi.unstubAllGlobals();
     }
+  });
+
+  test('what comes in parts is unpacked as it comes', async () => {
+    const text = pattern(600_000);
+    const packed = rawZstd(text);
+    const unpack = async (bytes: Uint8Array, size: number): Promise<[at: number, Uint8Array]> => {
+      let unpacked = 0;
+      const unpacking = new Unzstd((length) => (unpacked = length));
+      for (let at = 0; at < bytes.length; at += size) unpacking.push(bytes.subarray(at, at + size));
+      return [unpacked, await unpacking.finish()];
+    };
+    // The decoder is there.
+    await decompress(packed, 'zstd', text.length, 'k');
+    const [early, whole] = await unpack(packed, 10_000);
+    expect(Buffer.compare(whole, text)).toBe(0);
+    expect(early).toBeGreaterThan(text.length / 2);
+    await expect(unpack(packed.subarray(0, -100), 10_000)).rejects.toThrow();
+    // The second block has a type that there is not.
+    packed[9 + 3 + RAW_BLOCK] = 6;
+    await expect(unpack(packed, 10_000)).rejects.toThrow();
   });
 });
 

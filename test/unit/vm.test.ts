@@ -25,7 +25,7 @@ describe('start', () => {
       memory: 96,
     });
     const { parts } = worker.machine;
-    expect([...parts.kernel!]).toEqual([...kernel]);
+    expect([...(await parts.images!).kernel]).toEqual([...kernel]);
     expect(parts.cmdline).toBe('quiet x=1');
     expect(parts.spec.memory).toBe(96);
     expect(parts.disk?.device.size).toBe(8192);

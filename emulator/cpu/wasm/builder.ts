@@ -326,7 +326,9 @@ export class ModuleBuilder {
 
   /** Puts functions into consecutive table slots when the module is instantiated. */
   element(slot: number, indices: number[]): void {
-    this.elements.push({ slot, indices });
+    const last = this.elements.at(-1);
+    if (last && last.slot + last.indices.length === slot) last.indices.push(...indices);
+    else this.elements.push({ slot, indices: [...indices] });
   }
 
   /** The module's bytes. Can be called once. */
