@@ -156,7 +156,10 @@ export async function prepareHandlers(state: number): Promise<void> {
     warmHandlers(state);
     return;
   }
-  const [core, module] = await Promise.all([inflate(BUILT.core), load(BUILT.module)]);
+  const files = Promise.all([inflate(BUILT.core), load(BUILT.module)]);
+  // They come and are compiled meanwhile.
+  planned ??= plan();
+  const [core, module] = await files;
   if (module) make(state, new WebAssembly.Module(core), module);
   else warmHandlers(state);
 }
