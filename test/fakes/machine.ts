@@ -102,6 +102,7 @@ export class FakeWorker {
     const machine = new FakeMachine(parts, events);
     machine.failing = this.failing;
     this.machines.push(machine);
+    await parts.images;
     return machine;
   };
   deaf = false;
