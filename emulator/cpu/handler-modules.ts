@@ -138,7 +138,16 @@ export function buildCore(state: number): ModuleBuilder {
     const f = new FunctionBuilder(TAILS[name]);
     link.imports[name] = m.add(f, name);
     if (name === 'raised') f.drop(callExpr(I32, link.imports.raise!, [f.param(0), f.param(1), f.param(2)]));
-    else call(f, buildTail(f, name, link));
+    else if (name === 'settled') {
+      f.drop(
+        callExpr(
+          I32,
+          runtimeIndex.get('settle')!,
+          [0, 1, 2, 3, 4].map((k) => f.param(k)),
+        ),
+      );
+      f.returnCallIndirect(link.handlerType, f.param(5), f.param(6));
+    } else call(f, buildTail(f, name, link));
   }
 
   const enter = new FunctionBuilder(HANDLER);
@@ -182,7 +191,11 @@ export function buildCore(state: number): ModuleBuilder {
 }
 
 /** @returns the record that is executed next */
-function buildTail(f: FunctionBuilder, name: Exclude<keyof typeof TAILS, 'raised'>, { imports }: Linkage): Expr {
+function buildTail(
+  f: FunctionBuilder,
+  name: Exclude<keyof typeof TAILS, 'raised' | 'settled'>,
+  { imports }: Linkage,
+): Expr {
   const record = f.param(0);
   if (name === 'heated') {
     f.drop(callExpr(I32, imports.hot!, [record]));

@@ -25,7 +25,7 @@ import {
 } from './record.ts';
 import { RUNTIME } from './runtime.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder, type FunctionType } from './wasm/builder.ts';
-import { callExpr, I32, i32, i64, k32, k64, v128, type Expr } from './wasm/expr.ts';
+import { callExpr, I32, I64, i32, i64, k32, k64, v128, type Expr } from './wasm/expr.ts';
 
 const i = (n: number): FunctionType => ({ params: Array.from({ length: n }, () => I32), results: [I32] });
 
@@ -59,6 +59,8 @@ export const TAILS = {
   goOn: HANDLER,
   /** raised(vector, errorCode, record): as `raise`. */
   raised: { params: [I32, I32, I32], results: [] },
+  /** settled(kind, a32, b32, a64, b64, slot, record): `settle`, then the handler in the slot. */
+  settled: { params: [I32, I32, I32, I64, I64, I32, I32], results: [] },
 } as const satisfies Record<string, FunctionType>;
 type Tail = keyof typeof TAILS;
 export const TAIL_NAMES = Object.keys(TAILS) as Tail[];

@@ -6,6 +6,8 @@
 import { SSE_RUNTIME } from './defs/sse-runtime.ts';
 import { STRING_RUNTIME } from './defs/string.ts';
 import { DIVIDE } from './divide.ts';
+import { COUNT_RUNTIME } from './jit/counts.ts';
+import { PAGES_RUNTIME } from './jit/pages.ts';
 import { SETTLE_RUNTIME } from './jit/settle.ts';
 import { SLOW_RUNTIME } from './slow.ts';
 import type { FunctionBuilder, FunctionType } from './wasm/builder.ts';
@@ -35,5 +37,7 @@ export const RUNTIME: readonly RuntimeFunction[] = [
   ...X87_STACK,
   ...X87_VALUES,
   ...SETTLE_RUNTIME,
+  ...PAGES_RUNTIME,
+  ...COUNT_RUNTIME,
   ...SLOW_RUNTIME,
 ];

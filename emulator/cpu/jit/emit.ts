@@ -648,11 +648,17 @@ export class JitEmit extends Emit {
    */
   private toInterpreter(): void {
     const { f, c } = this;
-    this.beforeFault();
+    this.tellPending();
     if (this.slowInfo >>> 16) f.set(c.exitKind, k32(this.slowInfo >>> 16));
     if (this.firstHandler) f.set(c.exitHandler, k32(this.firstHandler));
     f.set(c.exitRecord, this.record());
     f.br(c.interpret);
+  }
+
+  /** In a light region the interpreter executes this instruction, and raises what there is to raise. */
+  override raise(vector: number, error?: Expr | number): void {
+    if (this.handOver) this.handOver();
+    else super.raise(vector, error);
   }
 
   override get trial(): boolean {
@@ -696,6 +702,10 @@ export class JitEmit extends Emit {
     if (odd) this.f.brIf(odd, trial!.again, 0);
     this.c.x87?.exiting();
     writeFuel(this.c);
+    this.tellPending();
+  }
+
+  private tellPending(): void {
     // The pending flags are settled at the common exit, so that each access stays small.
     const p = this.c.pending;
     // Regions must not go on after their own code has changed: the slow path is told that a region asks.

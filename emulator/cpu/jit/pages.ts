@@ -4,13 +4,15 @@
  * page asks the jump cache, whose entries go with the translations: when the target's address leads to the target's record,
  * the edge may be taken; otherwise it leaves the region as any far jump.
  *
- * That takes longer than most blocks. A region in which it happens often has its pages looked up in TypeScript (`Jit.pages`):
+ * That takes longer than most blocks, and is a function of the runtime library (`asked`). A region in which it happens often has its pages looked up in TypeScript (`Jit.pages`):
  * it knows then, as a bit each, which of them are in their places, for as long as the address of its first page and the
  * epoch of translations (S.USER_EPOCH, S.KERNEL_EPOCH) stay the same. Programs that run for a moment do without.
  */
-import { modeIsUser, S, type Mode } from '../layout.ts';
+import { jumpCacheOffset } from '../interp.ts';
+import { modeIsUser, S, STATE_BASE, type Mode } from '../layout.ts';
+import type { RuntimeFunction } from '../runtime.ts';
 import type { FunctionBuilder, Local } from '../wasm/builder.ts';
-import { i32, i64, k32, type Expr } from '../wasm/expr.ts';
+import { I32, i32, I64, i64, k32, type Expr } from '../wasm/expr.ts';
 
 /** What is kept beside a region: bytes from `Placed.at`. */
 export const Kept = {
@@ -30,15 +32,37 @@ export const PATIENCE = 400;
 
 /** A region's pages while it is written. */
 export interface Placed {
+  /** Number that `Jit.pages` knows the region by. */
+  readonly number: number;
   /** Address of what is kept. */
   readonly at: number;
   /** By distance from the first page, in pages: its bit. */
   readonly bit: ReadonlyMap<number, number>;
   /** The bits, in the region. */
   readonly valid: Local;
-  /** Looks them up anew. */
-  readonly look: Expr;
 }
+
+/**
+ * asked(region, at, valid, first, target, record): whether `target`, a linear address, leads to `record`, so that an edge may go there.
+ * Gives the region's bits, which are looked up anew after some of these; -1 where the edge may not be taken.
+ */
+export const PAGES_RUNTIME: readonly RuntimeFunction[] = [
+  {
+    name: 'asked',
+    signature: { params: [I32, I32, I32, I64, I64, I32], results: [I32] },
+    build(f: FunctionBuilder, call): void {
+      const [region, at, valid, first, target, record] = [0, 1, 2, 3, 4, 5].map((k) => f.param(k)) as Six;
+      const cached = f.let(i32.add(i32.load(k32(STATE_BASE + S.JUMP_CACHE)), jumpCacheOffset(target)));
+      const other = i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), record));
+      f.if(other, () => f.return(k32(-1)), undefined, 0);
+      const left = f.let(i32.sub(i32.load(at, Kept.LEFT), 1));
+      f.store(4, at, left, Kept.LEFT);
+      f.if(left, () => f.return(valid));
+      f.return(call('pages', region, i32.wrap(first), i32.wrap(i64.shr_u(first, 32))));
+    },
+  },
+];
+type Six = [Expr, Expr, Expr, Expr, Expr, Expr];
 
 const epoch = (state: number, mode: Mode): Expr =>
   i32.load(k32(state + (modeIsUser(mode) ? S.USER_EPOCH : S.KERNEL_EPOCH)));
@@ -55,11 +79,4 @@ export function writeEntry(f: FunctionBuilder, { at, valid }: Placed, state: num
 /** After a helper, which may have changed translations. */
 export function writeRecheck(f: FunctionBuilder, { at, valid }: Placed, state: number, mode: Mode): void {
   f.if(i32.ne(i32.load(k32(at + Kept.EPOCH)), epoch(state, mode)), () => f.set(valid, k32(0)), undefined, 0);
-}
-
-/** An edge has asked the jump cache: after some of these the pages are looked up. */
-export function writeAsked(f: FunctionBuilder, { at, valid, look }: Placed): void {
-  const left = f.let(i32.sub(i32.load(k32(at + Kept.LEFT)), 1));
-  f.store(4, at + Kept.LEFT, left);
-  f.if(i32.eqz(left), () => f.set(valid, look), undefined, 0);
 }

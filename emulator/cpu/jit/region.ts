@@ -113,9 +113,7 @@ export function emitRegion(
     const at = (found.keptAt = code.bytes(Kept.SIZE));
     code.setWord(at + Kept.LEFT, PATIENCE);
     const bit = new Map([...region.pages.keys()].map((distance, k) => [distance, 1 << k]));
-    const halves = [i32.wrap(c.vpc.get), i32.wrap(i64.shr_u(c.vpc.get, 32))];
-    const look = callExpr(I32, link.imports.pages!, [k32(number), ...halves]);
-    c.placed = { at, bit, valid: f.local(I32), look };
+    c.placed = { number, at, bit, valid: f.local(I32) };
     writeEntry(f, c.placed, state, mode, c.vpc);
   }
   if (region.light) {
@@ -154,26 +152,36 @@ export function emitRegion(
       });
       f.drop(callExpr(I32, link.imports.retreat!, [c.exitRecord.get]));
     });
-    f.set(c.exitRecord, k32(0));
+    if (region.light) {
+      writeFuel(c);
+      leaveFaulted(c);
+    } else f.set(c.exitRecord, k32(0));
   });
   writeExit(c);
   return f;
 }
 
-/** Writes the pending result to memory, of a kind that a local tells. */
-function settleBy(c: RegionContext, kind: Expr): void {
-  const args = [kind, ...[...c.pending32, ...c.pending64].map((l) => l.get)];
-  c.f.if(kind, () => c.f.drop(callExpr(I32, c.link.imports.settle!, args)));
+/** What `settle` is told of a pending result. */
+const pendingOf = (c: RegionContext): Expr[] => [...c.pending32, ...c.pending64].map((l) => l.get);
+
+/** After an exception: the pending result, of the kind that the runtime was told, goes to memory. */
+function leaveFaulted(c: RegionContext): void {
+  const { f, link, state } = c;
+  const kind = f.let(i32.load(k32(state + S.FAULT_FLAGS)));
+  f.if(kind, () => f.drop(callExpr(I32, link.imports.settle!, [kind, ...pendingOf(c)])));
+  f.return();
 }
 
 /** The interpreter goes on at `exitRecord`, in the middle of a block: it accounts for the whole block at its end. */
 function writeInterpret(c: RegionContext): void {
   const { f, link } = c;
-  settleBy(c, c.exitKind.get);
   writeFuel(c);
   const record = c.exitRecord.get;
   const other = c.exitHandler.get;
-  f.returnCallIndirect(link.handlerType, select(other, other, handlerOf(record)), record);
+  const slot = select(other, other, handlerOf(record));
+  const kind = c.exitKind.get;
+  f.if(kind, () => f.returnCall(link.imports.settled!, kind, ...pendingOf(c), slot, record));
+  f.returnCallIndirect(link.handlerType, slot, record);
 }
 
 /** The common exit: registers to memory, then to the next record, the next address, or the run loop. */
@@ -193,10 +201,7 @@ function writeExit(c: RegionContext): void {
     });
     f.returnCallIndirect(link.handlerType, handlerOf(record), record);
   });
-  f.if(i32.eqz(record), () => {
-    settleBy(c, f.let(i32.load(k32(state + S.FAULT_FLAGS))));
-    f.return();
-  });
+  if (!c.light) f.if(i32.eqz(record), () => leaveFaulted(c));
   const target = c.exitTarget.get;
   f.store(8, state + S.RIP, target);
   f.if(out, () => f.return(), undefined, 0);
@@ -207,7 +212,5 @@ function writeExit(c: RegionContext): void {
     f.store(8, state + S.VPC, i64.and(target, k64(-4096)));
     f.returnCallIndirect(link.handlerType, handlerOf(next), next);
   });
-  const found = f.let(callExpr(I32, link.imports.lookup!, []));
-  f.if(i32.eqz(found), () => f.return(), undefined, 0);
-  f.returnCallIndirect(link.handlerType, handlerOf(found), found);
+  f.returnCall(link.imports.goOn!, f.param(0));
 }

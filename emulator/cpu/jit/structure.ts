@@ -12,7 +12,6 @@ import { Evidence, groupAtStart, groupsOf, writtenBy, type Group } from './group
 import type { buildGraph, Node } from './graph.ts';
 import { CallSite, type Guards } from './guards.ts';
 import type { FlagLiveness } from './liveness.ts';
-import { writeAsked } from './pages.ts';
 import {
   accessOf,
   areFlagsDead,
@@ -221,22 +220,11 @@ export class Structure {
 
   /** Counts down the word at `at`; where it comes to 0 it is set to `from` again, and the region is asked for anew. */
   private count(at: number, from: number, why: number): void {
-    const { f, link, state } = this.c;
+    const { f, link, vpc } = this.c;
     const left = f.let(i32.sub(i32.load(k32(at)), 1));
     f.store(4, at, left);
-    f.if(
-      i32.eqz(left),
-      () => {
-        f.store(4, at, k32(from));
-        // Where its first block lies shows where the others are.
-        const vpc = f.let(i64.load(k32(state + S.VPC)));
-        f.store(8, state + S.VPC, this.c.vpc.get);
-        f.drop(callExpr(I32, link.imports.hot!, [k32(this.region.blocks[0]!.record + why)]));
-        f.store(8, state + S.VPC, vpc);
-      },
-      undefined,
-      0,
-    );
+    const args = [k32(at), k32(from), vpc.get, k32(this.region.blocks[0]!.record + why)];
+    f.if(i32.eqz(left), () => f.drop(callExpr(I32, link.imports.counted!, args)), undefined, 0);
   }
 
   /** @param target where the edge leads in the end */
@@ -614,9 +602,11 @@ export class Structure {
           i32.eqz(i32.and(placed.valid.get, placed.bit.get(base / 4096)!)),
           () => {
             const target = f.let(this.wrap(i64.add(c.vpc.get, k64(offset))));
-            const cached = f.let(jumpCacheEntry(c.mode, target));
+            const { number, at, valid } = placed;
+            const args = [k32(number), k32(at), valid.get, c.vpc.get, target, k32(b.record)];
+            f.set(valid, callExpr(I32, c.link.imports.asked!, args));
             f.if(
-              i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), k32(b.record))),
+              i32.lt_s(valid.get, 0),
               () => {
                 this.settle();
                 f.set(c.exitTarget, target);
@@ -626,7 +616,6 @@ export class Structure {
               undefined,
               0,
             );
-            writeAsked(f, placed);
           },
           undefined,
           0,
