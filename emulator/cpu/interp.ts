@@ -46,8 +46,8 @@ export const IMPORTS: Record<Import, FunctionType> = {
 export const IMPORT_NAMES = Object.keys(IMPORTS) as Import[];
 
 /**
- * Functions of the core module that handlers end in where others would call: V8 gives a function that calls none no room on the
- * stack to check, and keeps nothing there.
+ * Functions of the core module that handlers and light regions end in where they would call: V8 gives a function that calls
+ * none no room on the stack to check, and keeps nothing there.
  */
 export const TAILS = {
   /** heated(record): the block that ends with this instruction is hot. The instruction is executed after that. */

@@ -26,7 +26,7 @@ import { callExpr, F64, I32, i32, I64, i64, k32, k64, localTee, V128, v128, type
 
 const RUNTIME_RESULT = new Map(RUNTIME.map((r) => [r.name, r.signature.results[0]!]));
 
-/** Value of `exitRecord` for an exit to the linear address in `exitTarget`. 0: return to the run loop. */
+/** Value of `exitRecord` for an exit to the linear address in `exitTarget`. 0, but not in a light region: an exception. */
 export const EXIT_FAR = -1;
 
 /** Which registers a piece of code touches: bit masks of GPR and XMM numbers. */

@@ -201,6 +201,7 @@ function writeExit(c: RegionContext): void {
     });
     f.returnCallIndirect(link.handlerType, handlerOf(record), record);
   });
+  // A light region has another way out after an exception.
   if (!c.light) f.if(i32.eqz(record), () => leaveFaulted(c));
   const target = c.exitTarget.get;
   f.store(8, state + S.RIP, target);
