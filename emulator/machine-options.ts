@@ -42,7 +42,10 @@ export interface MachineOptions {
   createProcessor: (host: ProcessorHost, memoryBytes: number, tier: Tier) => Promise<Processor> | Processor;
   /** RAM in bytes: a multiple of 2 MiB, up to 3 GiB. */
   memory: number;
-  /** A bzImage, an uncompressed ELF vmlinux or a Multiboot kernel. Without one the machine is given it by `load`, or is restored. */
+  /**
+   * A bzImage, an uncompressed ELF vmlinux or a Multiboot kernel. A machine without one is given it by `load`, or is
+   * restored.
+   */
   kernel?: Uint8Array;
   initrd?: Uint8Array;
   cmdline?: string;

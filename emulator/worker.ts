@@ -217,8 +217,7 @@ class Session {
     const { resumed, note } = await this.resumeSnapshot(spec);
     if (resumed) return;
     const manifest = this.disk?.manifest;
-    this.progress.phase = 'kernel';
-    this.tellProgress();
+    this.tellPhase('kernel');
     const newer = this.disk?.newer;
     const images = this.files
       .load(spec, this.disk)
@@ -228,8 +227,7 @@ class Session {
         return this.files.load(spec, newer);
       })
       .then((files) => {
-        this.progress.phase = 'machine';
-        this.tellProgress();
+        this.tellPhase('machine');
         // What is here already when the guest asks changes the order of its events.
         if (!spec.deterministic && !this.stopped) this.prefetch(manifest);
         return files;
@@ -360,10 +358,8 @@ class Session {
     restore?: (machine: WorkerMachine) => void | Promise<void>,
   ): Promise<void> {
     if (this.stopped) return;
-    if (!parts.images) {
-      this.progress.phase = 'machine';
-      this.tellProgress();
-    }
+    // Otherwise they come first.
+    if (!parts.images) this.tellPhase('machine');
     const machine = await this.environment.createMachine(parts, {
       output: (channel, bytes) => this.output(channel, bytes),
       stopped: (exit) => this.stop(exit),
@@ -600,6 +596,11 @@ class Session {
     const { snapshot, machine } = this;
     const memory = machine?.memory?.();
     return snapshot && memory ? { fetchedBytes: snapshot.fetchedBytes, ...memory } : undefined;
+  }
+
+  private tellPhase(phase: Progress['phase']): void {
+    this.progress.phase = phase;
+    this.tellProgress();
   }
 
   private tellProgress(): void {

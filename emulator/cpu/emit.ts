@@ -164,9 +164,9 @@ export abstract class Emit {
   abstract callImport(name: Import, ...args: Expr[]): Expr;
   /** Calls a function of the runtime library (runtime.ts) by name. */
   abstract callRuntime(name: string, ...args: Expr[]): Expr;
-  /** Leaves after an exception has been recorded: nothing that follows is executed. */
-  protected abstract leaveFaulted(): void;
-  /** The same if `ok` is 0. */
+  /** Records an exception and leaves: nothing that follows is executed. */
+  protected abstract leaveRaising(vector: Expr, code: Expr): void;
+  /** Leaves after an exception has been recorded, which is so if `ok` is 0. */
   protected abstract leaveUnless(ok: Expr): void;
   /** What `access` and `store` are told, without the size: 0x200 in regions; bits 16 and up: the pending flag result. */
   protected slowInfo = 0;
@@ -439,8 +439,7 @@ export abstract class Emit {
   raise(vector: number, error?: Expr | number): void {
     const code = error === undefined ? k32(-1) : typeof error === 'number' ? k32(error) : error;
     this.beforeFault();
-    this.f.drop(this.callImport('raise', k32(vector | (this.slowInfo & ~0xffff)), code, this.record()));
-    this.leaveFaulted();
+    this.leaveRaising(k32(vector | (this.slowInfo & ~0xffff)), code);
   }
 
   // ---- stack ----

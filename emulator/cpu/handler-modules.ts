@@ -137,17 +137,9 @@ export function buildCore(state: number): ModuleBuilder {
   for (const name of TAIL_NAMES) {
     const f = new FunctionBuilder(TAILS[name]);
     link.imports[name] = m.add(f, name);
-    if (name === 'raised') f.drop(callExpr(I32, link.imports.raise!, [f.param(0), f.param(1), f.param(2)]));
-    else if (name === 'settled') {
-      f.drop(
-        callExpr(
-          I32,
-          runtimeIndex.get('settle')!,
-          [0, 1, 2, 3, 4].map((k) => f.param(k)),
-        ),
-      );
-      f.returnCallIndirect(link.handlerType, f.param(5), f.param(6));
-    } else call(f, buildTail(f, name, link));
+    const calls = (callee: string, args: Expr[]): Expr =>
+      callExpr(I32, runtimeIndex.get(callee) ?? link.imports[callee]!, args);
+    writeTail(f, name, calls, (to) => call(f, to), link.handlerType);
   }
 
   const enter = new FunctionBuilder(HANDLER);
@@ -190,21 +182,37 @@ export function buildCore(state: number): ModuleBuilder {
   return m;
 }
 
-/** @returns the record that is executed next */
-function buildTail(
+/** @param calls calls a function of the runtime library or an import @param goTo ends in a record's handler */
+function writeTail(
   f: FunctionBuilder,
-  name: Exclude<keyof typeof TAILS, 'raised' | 'settled'>,
-  { imports }: Linkage,
-): Expr {
-  const record = f.param(0);
-  if (name === 'heated') {
-    f.drop(callExpr(I32, imports.hot!, [record]));
-    return record;
+  name: keyof typeof TAILS,
+  calls: (callee: string, args: Expr[]) => Expr,
+  goTo: (record: Expr) => void,
+  handlerType: number,
+): void {
+  const params = TAILS[name].params.map((_, k) => f.param(k));
+  const record = params[0]!;
+  const follow = (found: Expr): void => {
+    const to = f.let(found);
+    f.if(i32.eqz(to), () => f.return());
+    goTo(to);
+  };
+  switch (name) {
+    case 'heated':
+      f.drop(calls('hot', [record]));
+      return goTo(record);
+    case 'linked0':
+      return follow(calls('link', [record, k32(0)]));
+    case 'linked1':
+      return follow(calls('link', [record, k32(1)]));
+    case 'goOn':
+      return follow(calls('lookup', []));
+    case 'raised':
+      return f.drop(calls('raise', params));
+    case 'settled':
+      f.drop(calls('settle', params.slice(0, 5)));
+      return f.returnCallIndirect(handlerType, params[5]!, params[6]!);
   }
-  const args = name === 'goOn' ? [] : [record, k32(name === 'linked0' ? 0 : 1)];
-  const to = f.let(callExpr(I32, imports[name === 'goOn' ? 'lookup' : 'link']!, args));
-  f.if(i32.eqz(to), () => f.return());
-  return to;
 }
 
 function buildGoOn(state: number, link: Linkage, near: boolean): FunctionBuilder {

@@ -335,14 +335,8 @@ export class InterpEmit extends Emit {
     this.f.returnCall(this.link.imports[name]!, ...args);
   }
 
-  override raise(vector: number, error?: Expr | number): void {
-    const code = error === undefined ? k32(-1) : typeof error === 'number' ? k32(error) : error;
-    this.beforeFault();
-    this.endIn('raised', k32(vector), code, this.record());
-  }
-
-  protected leaveFaulted(): void {
-    this.f.return();
+  protected leaveRaising(vector: Expr, code: Expr): void {
+    this.endIn('raised', vector, code, this.record());
   }
 
   protected leaveUnless(ok: Expr): void {

@@ -95,30 +95,38 @@ async function file(job: FileJob, response: Response, attempt: Attempt, onProgre
   onProgress(0, total);
   const wanted = job.compression ?? 'none';
   const count = counter(total, onProgress);
-  let begun: Unzstd | undefined;
   let first = true;
-  const stored = await readBody(response, url, LARGEST, attempt, (part) => {
-    count(part);
-    if (first && wanted === 'zstd' && detectCompression(part) === wanted) begun = beginUnzstd(LARGEST, url);
-    first = false;
-    begun?.push(part);
-  });
-  // A server that labels .gz files with Content-Encoding has had them unpacked by fetch already.
-  const unpacked = wanted !== 'none' && detectCompression(stored) !== wanted;
-  if (!unpacked) {
-    if (total !== undefined && stored.length !== total)
-      throw new BlockError('short', `${url} gave ${stored.length} of ${total} bytes; the connection was cut`, url);
-    if (job.sha256) {
-      const actual = await sha256Hex(stored);
-      if (actual !== job.sha256)
-        throw new BlockError('hash', `${url} is damaged: its SHA-256 is ${actual}; upload it again`, url);
-    }
-  } else if (!encoded)
-    throw new BlockError('compression', `${url} should be compressed with ${wanted}, and is not; upload it again`, url);
-  if (unpacked) return stored;
-  const bytes = await decompress(stored, wanted, LARGEST, url, begun);
-  if (bytes !== stored) release(stored);
-  return bytes;
+  const unpacking: { begun?: Unzstd } = {};
+  try {
+    const stored = await readBody(response, url, LARGEST, attempt, (part) => {
+      count(part);
+      if (first && wanted === 'zstd' && detectCompression(part) === wanted) unpacking.begun = beginUnzstd(LARGEST, url);
+      first = false;
+      unpacking.begun?.push(part);
+    });
+    // A server that labels .gz files with Content-Encoding has had them unpacked by fetch already.
+    const unpacked = wanted !== 'none' && detectCompression(stored) !== wanted;
+    if (!unpacked) {
+      if (total !== undefined && stored.length !== total)
+        throw new BlockError('short', `${url} gave ${stored.length} of ${total} bytes; the connection was cut`, url);
+      if (job.sha256) {
+        const actual = await sha256Hex(stored);
+        if (actual !== job.sha256)
+          throw new BlockError('hash', `${url} is damaged: its SHA-256 is ${actual}; upload it again`, url);
+      }
+    } else if (!encoded)
+      throw new BlockError(
+        'compression',
+        `${url} should be compressed with ${wanted}, and is not; upload it again`,
+        url,
+      );
+    if (unpacked) return stored;
+    const bytes = await decompress(stored, wanted, LARGEST, url, unpacking.begun);
+    if (bytes !== stored) release(stored);
+    return bytes;
+  } finally {
+    unpacking.begun?.close();
+  }
 }
 
 function counter(total: number | undefined, onProgress: OnProgress): (part: Uint8Array) => void {

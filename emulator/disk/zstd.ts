@@ -6,6 +6,8 @@ import { concat } from './fetch.ts';
 const PIECE = 1 << 18;
 /** Pieces of nothing, one after the other, after which a decoder does not get on: it does not say so itself. */
 const MOST_EMPTY = 64;
+/** Pieces, of at most 128 KiB, that the rest of what the decoder has been given is unpacked to, to be thrown away. */
+const MOST_TO_CLOSE = 1000;
 
 let ready: Promise<ZSTDDecoder | undefined> | undefined;
 /** The decoder, as soon as there is one. */
@@ -70,6 +72,17 @@ export class Unzstd {
     this.begin(zstd);
     while (this.step());
     return this.out ? exactly(this.length, this.out) : concat(this.parts, this.length);
+  }
+
+  /** Gives the decoder's memory back where the file is not wanted any more. */
+  close(): void {
+    this.ended = true;
+    this.queue.length = 0;
+    try {
+      for (let k = 0; k < MOST_TO_CLOSE && !this.decoded?.next().done; k++);
+    } catch {
+      // What the decoder says of a file that is not whole, when it has given its memory back.
+    }
   }
 
   private begin(zstd: ZSTDDecoder): void {

@@ -6,7 +6,7 @@ import { describeInput, differences } from './compare.ts';
 import { CODE_BYTES, Emulated } from './emulated.ts';
 import { encode, place, SLOT, unaskable, type Code } from './forms.ts';
 import { fillInput } from './inputs.ts';
-import { buildNative, CODE, IN, runNative, WINDOW_BYTES } from './native.ts';
+import { buildNative, CODE, IN, INTEL_HOST, runNative, WINDOW_BYTES } from './native.ts';
 import { fill16 } from './operands.ts';
 import { Random } from './random.ts';
 import { Results } from './results.ts';
@@ -125,7 +125,7 @@ export function campaign(options: CampaignOptions): CampaignResult {
     const ask = (first: number, number: number): Results => {
       const some = inputs.subarray(first * IN.SIZE, (first + number) * IN.SIZE);
       const output = runNative(built.program, { code: memory, window, inputs: some, count: number });
-      const results = new Results(output, some, window, number);
+      const results = new Results(output, some, window, number, INTEL_HOST);
       if (bits === 32) for (let i = 0; i < number; i++) results.leaveByBreakpoint(i, codeOf(first + i).exit);
       return results;
     };

@@ -83,6 +83,17 @@ export function alwaysUndefined(name: string): number {
   }
 }
 
+/**
+ * Intel's processors clear the upper halves of what a repeated string instruction with 32-bit addresses counts also where it
+ * comes to nothing, so that the lower halves stay. A bit for each register.
+ */
+function upperCleared(code: Code, input: DataView, at: number, native: DataView, nativeAt: number): number {
+  if (!REPEATED.test(code.def.pattern) || code.insn.addressSize !== 4) return 0;
+  const stays = (n: number): boolean =>
+    native.getUint32(nativeAt + OUT.GPR + n * 8, true) === input.getUint32(at + IN.GPR + n * 8, true);
+  return [RCX, RSI, RDI].reduce((mask, n) => mask | (stays(n) ? 1 << n : 0), 0);
+}
+
 /** Whether the result itself is undefined, so that only exceptions are compared. */
 function undefinedResult(code: Code, input: DataView, at: number): boolean {
   const { insn } = code;
@@ -99,12 +110,10 @@ function undefinedResult(code: Code, input: DataView, at: number): boolean {
 
 /**
  * BSF and BSR of 0 leave the register (AMD), or undefined (Intel), and CMPXCHG that finds no equality writes the old
- * value back (Intel) or nothing (AMD): the upper half may be cleared. So may those of what a repeated string instruction
- * with 32-bit addresses counts, when it comes to nothing (Intel). A bit for each register.
+ * value back (Intel) or nothing (AMD): the upper half may be cleared. A bit for each register.
  */
 function upperUndefined(code: Code, input: DataView, at: number): number {
   const { insn } = code;
-  if (REPEATED.test(code.def.pattern) && insn.addressSize === 4) return (1 << RCX) | (1 << RSI) | (1 << RDI);
   const o = insn.operands[0];
   if (!/^(bs[fr]|cmpxchg)$/.test(insn.def.name) || insn.size !== 4 || o?.kind !== 'reg') return 0;
   return input.getUint32(at + IN.GPR + o.reg * 8 + 4, true) !== 0 ? 1 << o.reg : 0;
@@ -153,21 +162,25 @@ const DEFINES_CONDITION =
   /^f(u?com|icom|tst|xam|prem|nstsw|ldenv|rstor|xrstor|nsave|ninit|nclex|nop|ld|nst|xsave|st|xch|free|dec|inc|ist|cmov)/;
 /** Forms of which it is the processor's choice which page is found missing first. */
 const LONG_OPERAND = /^f(ldenv|xrstor|xsave|rstor|nsave|nstenv)|^cmps|^pusha|^iret|^retf|^callf/;
-const X87_STORE = /^f(st|stp|ist|istp|isttp|bstp)$/;
 /** Results of the transcendental instructions may differ in the last place. */
 const TRANSCENDENTAL = /^(fsin|fcos|fsincos|fptan|fpatan|f2xm1|fyl2x|fyl2xp1)$/;
 
 const SEGMENTS = ['es', 'cs', 'ss', 'ds', 'fs', 'gs'];
 
 /**
- * Bytes of the window that are not compared: beside a pushed selector, where the last x87 instruction and its operand were, which AMD's
- * processors only know when an exception is pending, and what FXSAVE says of MXCSR's bits or reserves.
+ * Bytes of the window that are not compared: beside a pushed selector; where the last x87 instruction and its operand were,
+ * which AMD's processors only know when an exception is pending, and what FXSAVE says of MXCSR's bits or reserves.
  */
-function ignoredMemory(code: Code, input: DataView, at: number): readonly (readonly [from: number, to: number])[] {
+function ignoredMemory(
+  code: Code,
+  input: DataView,
+  at: number,
+  intel: boolean,
+): readonly (readonly [from: number, to: number])[] {
   const { name } = code.def;
   const { insn } = code;
   // Of a selector that is pushed with 32 bits, Intel's processors write the lower half (SDM vol. 2, PUSH).
-  if (name === 'push' && insn.size === 4 && !insn.operands.length) {
+  if (intel && name === 'push' && insn.size === 4 && !insn.operands.length) {
     const top = input.getUint32(at + IN.GPR + RSP * 8, true) - 4 - WINDOW;
     return [[top + 2, top + 4]];
   }
@@ -197,7 +210,7 @@ const ENVIRONMENT16_IGNORED = [[6, 14]] as const;
 export function differences(code: Code, input: DataView, results: Results, i: number, got: Outcome): string[] {
   const { record } = got;
   const { name, pattern, unit } = code.def;
-  const { insn } = code;
+  const { intel } = results;
   const inputAt = i * IN.SIZE;
   const native = results.view;
   const at = results.at(i);
@@ -221,28 +234,12 @@ export function differences(code: Code, input: DataView, results: Results, i: nu
   // So is how a far call to compatibility mode pushes when RSP does not fit there.
   if (name === 'callf' && code.bits === 64 && input.getUint32(inputAt + IN.GPR + RSP * 8 + 4, true)) return [];
   // So is whether RETF looks behind what it releases before it has checked the selector.
-  if (name === 'retf' && other(vector) && other(gotVector) && vector !== gotVector) return [];
-  // From a misaligned stack to flags with AC set, Intel's processors come to nothing that the harness survives.
-  if (name === 'iret' && vector === TIMEOUT && input.getUint32(inputAt + IN.GPR + RSP * 8, true) % insn.size) return [];
+  if (name === 'retf' && vector === 14 && gotVector === 13) return [];
+  if (results.intel && intelFaultsOtherwise(code, input, inputAt, c)) return [];
   // Nor is it said whether alignment comes before the rest.
   if ((vector === 17 && access(gotVector)) || (gotVector === 17 && access(vector))) return [];
-  // Alignment of what need not be aligned is checked, or not (SDM vol. 2, MOVUPS, PCMPESTRI).
-  if (/^(movu|movdqu|lddqu|pcmp[ei]str)/.test(name) && (vector === 17) !== (gotVector === 17)) return [];
-  // Of a selector's place on the stack Intel's processors read or write two bytes, AMD's all; so with MOVSXD to 16 bits.
-  if (
-    ((/^(push|pop)$/.test(name) && !insn.operands.length) || (name === 'movsxd' && insn.size === 2)) &&
-    vector !== gotVector &&
-    (access(gotVector) || gotVector === 17)
-  )
-    return [];
-  // A result that x87 cannot store is found before (Intel) or after (AMD) the page where it is not stored is.
-  if (
-    X87_STORE.test(name) &&
-    vector === NO_EXCEPTION &&
-    (access(gotVector) || gotVector === 17) &&
-    native.getUint16(at + OUT.FX + 2, true) & 0x80
-  )
-    return [];
+  // Alignment of what need not be aligned is checked, or not (SDM vol. 2, MOVUPS).
+  if (/^(movu|movdqu|lddqu)/.test(name) && (vector === 17) !== (gotVector === 17)) return [];
   // A long operand that runs into the non-canonical hole: the part before it may be found missing first.
   if (vector !== gotVector && IN_PARTS.test(name) && crossesHole(code, input, inputAt)) return [];
   c.exception();
@@ -265,7 +262,8 @@ export function differences(code: Code, input: DataView, results: Results, i: nu
   // In compatibility mode the upper halves are undefined (SDM vol. 1, 3.4.1.1).
   const lowerOnly = code.bits === 32 || native.getUint16(at + OUT.SELECTORS + CS * 2, true) === USER_CODE32;
   const { upperHalves, values } = unknownRegisters(code);
-  c.registers(code.bits === 64 ? 16 : 8, values, lowerOnly ? -1 : upperHalves | upperUndefined(code, input, inputAt));
+  const uppers = upperUndefined(code, input, inputAt) | (intel ? upperCleared(code, input, inputAt, native, at) : 0);
+  c.registers(code.bits === 64 ? 16 : 8, values, lowerOnly ? -1 : upperHalves | uppers);
   // On its way to the signal, the host's kernel may have made another null selector of a null selector.
   const exact = code.bits === 64 && vector === NO_EXCEPTION;
   SEGMENTS.forEach((segment, n) => {
@@ -277,15 +275,16 @@ export function differences(code: Code, input: DataView, results: Results, i: nu
     c.quad(OUT.GS_BASE, 'GS base');
   }
   const whole = vector === NO_EXCEPTION || vector === 3;
-  // Flags may be those from before the first of the repetitions when one faults (SDM vol. 2, REP).
-  const before = !whole && REPEATED.test(pattern) && native.getUint32(at + OUT.RFLAGS, true) & ARITH;
-  const restored = before === (input.getUint32(inputAt + IN.RFLAGS, true) & ARITH);
+  // With Intel, flags are those from before the first of the repetitions when one faults (SDM vol. 2, REP).
+  const changed = native.getUint32(at + OUT.RFLAGS, true) ^ input.getUint32(inputAt + IN.RFLAGS, true);
+  const restored = intel && REPEATED.test(pattern) && !(changed & ARITH);
   const undefinedBits = whole ? undefinedFlags(code, input, inputAt) : restored ? ARITH : 0;
   // RDSEED may have none.
   c.flags(0x247ed5 & ~0x100 & ~undefinedBits & (name === 'rdseed' ? ~CF : -1));
 
   // A processor may have entered MMX state before it found the fault.
-  if ((unit === 'mmx' || /^cvt.*pi/.test(name)) && (access(vector) || vector === 17 || vector === 19)) return c.lines;
+  if ((unit === 'mmx' || /^cvt.*pi/.test(name)) && (vector === 14 || vector === 17 || vector === 19)) return c.lines;
+  if (intel && unit === 'mmx' && access(vector)) return c.lines;
   const transcendental = TRANSCENDENTAL.test(name);
   // C1 (rounded up), PE and UE follow the last place too.
   const conditions = transcendental || (unit === 'x87' && !DEFINES_CONDITION.test(name));
@@ -299,16 +298,55 @@ export function differences(code: Code, input: DataView, results: Results, i: nu
       ? n < 2 && transcendental && near(a, ai, b, bi)
       : approximation
         ? approximates(a, ai, b, bi)
-        : DOT_PRODUCT.test(name) && sameButNaNs(a, ai, b, bi, name === 'dppd'),
+        : intel && DOT_PRODUCT.test(name) && sameButNaNs(a, ai, b, bi, name === 'dppd'),
   );
   const expected = results.windowAfter(i);
-  for (const [from, to] of ignoredMemory(code, input, inputAt))
+  for (const [from, to] of ignoredMemory(code, input, inputAt, intel))
     for (let k = Math.max(0, from); k < Math.min(WINDOW_BYTES, to); k++) expected[k] = got.window[k]!;
   // How much is written before a missing page or a misaligned address is found is the processor's choice (SDM vol. 3, 8.1.1).
   const inPart =
-    vector === 17 ? name === 'enter' : vector === 14 && /^(fxsave|fnsave|fnstenv|fbstp|fstp db|pusha)/.test(pattern);
+    vector === 17
+      ? name === 'enter'
+      : vector === 14 && (/^(f(xsave|nsave|nstenv)|pusha)$/.test(name) || (intel && /^(fbstp|fstp db)/.test(pattern)));
   if (!inPart) c.memory(expected);
   return c.lines;
+}
+
+const X87_STORE = /^f(st|stp|ist|istp|isttp|bstp)$/;
+/** Whether one of Intel's processors may raise another exception, or none, where the emulator does as AMD's. */
+function intelFaultsOtherwise(code: Code, input: DataView, at: number, c: Comparison): boolean {
+  const { insn } = code;
+  const { name } = code.def;
+  const { vector, gotVector } = c;
+  if (vector === gotVector) return false;
+  const misaligned = (place: bigint | undefined, size: number): boolean =>
+    place !== undefined && place % BigInt(size) !== 0n;
+  const gpr = (n: number): bigint => input.getBigUint64(at + IN.GPR + n * 8, true);
+  const access = gotVector === 12 || gotVector === 13 || gotVector === 14 || gotVector === 17;
+  switch (name) {
+    // The selector is checked before what is behind the released part is looked at.
+    case 'retf':
+      return vector === 13 && gotVector === 14;
+    // From a misaligned stack to flags with AC set it comes to nothing that the harness survives.
+    case 'iret':
+      return vector === TIMEOUT && misaligned(gpr(RSP), insn.size);
+    // Two bytes of a selector's place on the stack are read or written.
+    case 'push':
+    case 'pop':
+      return access && !insn.operands.length && misaligned(gpr(RSP), insn.size);
+    // 16 bits are read.
+    case 'movsxd':
+      return access && insn.size === 2 && misaligned(operandAddress(code, gpr), 4);
+  }
+  // Alignment is not checked (SDM vol. 2, PCMPESTRI).
+  if (/^pcmp[ei]str/.test(name)) return gotVector === 17;
+  // A result that cannot be stored is found before the page where it is not stored is.
+  return (
+    access &&
+    X87_STORE.test(name) &&
+    vector === NO_EXCEPTION &&
+    (c.native.getUint16(c.at + OUT.FX + 2, true) & 0x80) !== 0
+  );
 }
 
 /** Whether two 80-bit numbers are at most one unit in the last place apart. */

@@ -58,6 +58,16 @@ export const OUT = {
 export const NO_EXCEPTION = 255;
 export const TIMEOUT = 254;
 
+function isIntel(): boolean {
+  try {
+    return readFileSync('/proc/cpuinfo', 'utf8').includes('GenuineIntel');
+  } catch {
+    return false;
+  }
+}
+/** Whether the processor that this runs on is one of Intel's. */
+export const INTEL_HOST = isIntel();
+
 export interface Batch {
   /** Contents of memory at CODE. */
   readonly code: Uint8Array;

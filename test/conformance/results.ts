@@ -19,6 +19,8 @@ export class Results {
     private readonly inputs: Uint8Array,
     private readonly window: Uint8Array,
     readonly count: number,
+    /** Whether one of Intel's processors answered: where the manuals let them, they do otherwise than AMD's, as which the emulator does. */
+    readonly intel = false,
   ) {
     this.bytes = output;
     this.view = new DataView(output.buffer, output.byteOffset, output.length);
@@ -81,8 +83,8 @@ export class Comparison {
   readonly gotVector: number;
 
   constructor(
-    private readonly native: DataView,
-    private readonly at: number,
+    readonly native: DataView,
+    readonly at: number,
     private readonly got: Outcome,
   ) {
     this.vector = native.getUint32(at + OUT.VECTOR, true);

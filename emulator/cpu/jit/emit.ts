@@ -627,7 +627,8 @@ export class JitEmit extends Emit {
     this.c.mirrored = 0;
   }
 
-  protected leaveFaulted(): void {
+  protected leaveRaising(vector: Expr, code: Expr): void {
+    this.f.drop(this.callImport('raise', vector, code, this.record()));
     this.f.br(this.c.fault);
   }
 

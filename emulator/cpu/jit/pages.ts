@@ -51,18 +51,17 @@ export const PAGES_RUNTIME: readonly RuntimeFunction[] = [
     name: 'asked',
     signature: { params: [I32, I32, I32, I64, I64, I32], results: [I32] },
     build(f: FunctionBuilder, call): void {
-      const [region, at, valid, first, target, record] = [0, 1, 2, 3, 4, 5].map((k) => f.param(k)) as Six;
+      const [at, first, target] = [f.param(1), f.param(3), f.param(4)];
       const cached = f.let(i32.add(i32.load(k32(STATE_BASE + S.JUMP_CACHE)), jumpCacheOffset(target)));
-      const other = i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), record));
+      const other = i32.or(i64.ne(i64.load(cached), target), i32.ne(i32.load(cached, 8), f.param(5)));
       f.if(other, () => f.return(k32(-1)), undefined, 0);
       const left = f.let(i32.sub(i32.load(at, Kept.LEFT), 1));
       f.store(4, at, left, Kept.LEFT);
-      f.if(left, () => f.return(valid));
-      f.return(call('pages', region, i32.wrap(first), i32.wrap(i64.shr_u(first, 32))));
+      f.if(left, () => f.return(f.param(2)));
+      f.return(call('pages', f.param(0), i32.wrap(first), i32.wrap(i64.shr_u(first, 32))));
     },
   },
 ];
-type Six = [Expr, Expr, Expr, Expr, Expr, Expr];
 
 const epoch = (state: number, mode: Mode): Expr =>
   i32.load(k32(state + (modeIsUser(mode) ? S.USER_EPOCH : S.KERNEL_EPOCH)));

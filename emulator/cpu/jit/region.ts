@@ -178,7 +178,7 @@ function writeInterpret(c: RegionContext): void {
   writeFuel(c);
   const record = c.exitRecord.get;
   const other = c.exitHandler.get;
-  const slot = select(other, other, handlerOf(record));
+  const slot = f.let(select(other, other, handlerOf(record)));
   const kind = c.exitKind.get;
   f.if(kind, () => f.returnCall(link.imports.settled!, kind, ...pendingOf(c), slot, record));
   f.returnCallIndirect(link.handlerType, slot, record);
