@@ -13,7 +13,7 @@ import { ARITH, type Insn, type Operand } from './insn.ts';
 import { MXCSR } from './float/mxcsr.ts';
 import { CS, RSP, S, SS } from './layout.ts';
 import { meta, metaLength } from './record.ts';
-import { tlbEntry, tlbMisses } from './slow.ts';
+import { tlbAnswer, tlbMisses } from './slow.ts';
 import type { FunctionBuilder, Local } from './wasm/builder.ts';
 import {
   I32,
@@ -293,18 +293,13 @@ export abstract class Emit {
   // ---- guest memory ----
 
   protected miss(x: Expr, size: number): Expr {
-    return tlbMisses(x, k64(4096 - size));
+    return tlbMisses(this.state, x, size);
   }
 
-  /**
-   * Looks a linear address up in the TLB. The host address is computed apart from what tells whether it is one: V8 reads the
-   * entry twice where it is used once.
-   *
-   * @param address may be evaluated again
-   */
+  /** Looks a linear address up in the TLB. @returns `x` of `miss`, and the host address unless that is so */
   protected lookupTlb(address: Expr, write: boolean): { x: Expr; host: Expr } {
-    const entry = this.let(tlbEntry(this.tlb(write), address));
-    return { x: i64.xor(entry, address), host: i32.xor(i32.wrap(entry), i32.wrap(address)) };
+    const x = this.let(tlbAnswer(this.tlb(write), address));
+    return { x, host: i32.wrap(x) };
   }
 
   /**

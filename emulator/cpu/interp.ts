@@ -389,7 +389,7 @@ export class InterpEmit extends Emit {
 
   /** Accounts for the block that ends here, and leaves if the fuel is used up. */
   private account(target: () => Expr): void {
-    const n = this.byte(this.layout.count);
+    const n = this.let(this.byte(this.layout.count));
     const fuel = this.let(i32.sub(this.state32(S.FUEL), n));
     this.setState(S.FUEL, 4, fuel);
     this.setState(S.INTERPRETED, 4, i32.add(this.state32(S.INTERPRETED), n));

@@ -28,9 +28,8 @@ export const S = {
   JUMP_CACHE: 0x028,
   /** Instructions that the interpreter retired since the last slice began (i32); the rest were compiled. */
   INTERPRETED: 0x02c,
-  /** RFLAGS without the six arithmetic flags (i32). */
-  EFLAGS: 0x030,
-  MXCSR: 0x034,
+  /** TLB_MASK (i64): to read it takes the host less code than a constant of its size. */
+  TLB_MASK: 0x030,
   /** Flag result (i64): see flags.ts. */
   FR: 0x038,
   /** 16 general registers of 8 bytes, in encoding order (RAX RCX RDX RBX RSP RBP RSI RDI R8…R15). */
@@ -67,6 +66,9 @@ export const S = {
   SCRATCH: 0x2c0,
   /** IA32_KERNEL_GS_BASE, 8 bytes. */
   KERNEL_GS_BASE: 0x3f0,
+  /** RFLAGS without the six arithmetic flags (i32). */
+  EFLAGS: 0x3f8,
+  MXCSR: 0x3fc,
   /** Free words for helpers' 64-bit results and operands. */
   TEMP: 0x300,
   /** Bytes that are saved as they are. What follows is a copy of something else. */
@@ -173,6 +175,8 @@ export const jumpCacheEntry = (table: number, lo: number): number =>
 /** TLB tables are direct-mapped by address bits 12 to 31, 8 bytes an entry; see mmu.ts. */
 export const TLB_ENTRIES = 1 << 20;
 export const TLB_BYTES = TLB_ENTRIES * 8;
+/** Of an entry combined with an address: the bits that are 0 where it is the address's own, and the offset in the page. */
+export const TLB_MASK = 0xffffffff00000fffn;
 
 const MIB = 1 << 20;
 /** Addresses of the big areas, for one processor. */

@@ -21,6 +21,7 @@ import {
   TLB_ENTRIES,
   TLB_KERNEL_READ,
   TLB_KERNEL_WRITE,
+  TLB_MASK,
   TLB_USER_READ,
   TLB_USER_WRITE,
 } from './layout.ts';
@@ -81,6 +82,7 @@ export class Mmu {
     this.u32 = new Uint32Array(buffer);
     this.u8 = new Uint8Array(buffer);
     this.view = new DataView(buffer);
+    cpu.u64[(cpu.state + S.TLB_MASK) >> 3] = TLB_MASK;
     const { u32 } = this;
     for (let i = 0, at = TLB_KERNEL_READ >>> 2; i < TLB_ENTRIES; i++, at += 2) {
       u32[at] = (i << 12) ^ DUMMY_PAGE;

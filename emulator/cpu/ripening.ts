@@ -12,7 +12,7 @@
  */
 import type { CompiledCode } from '../processor.ts';
 import { IMPORT_NAMES } from './interp.ts';
-import { jumpCacheEntry, JUMP_CACHES, RAM_BASE, RECORDS, RSP, S, TLB_ENTRIES, TLB_TABLES } from './layout.ts';
+import { jumpCacheEntry, JUMP_CACHES, RAM_BASE, RECORDS, RSP, S, TLB_ENTRIES, TLB_MASK, TLB_TABLES } from './layout.ts';
 import { hottestSlots, type WarmHandlers, warmHandlers } from './warm-handlers.ts';
 import { FunctionBuilder, HANDLER, ModuleBuilder } from './wasm/builder.ts';
 import { I32, i32, i64, k32 } from './wasm/expr.ts';
@@ -118,6 +118,7 @@ export class Ripener {
     for (let page = 0; page < TLB_ENTRIES; page++)
       words[(TLB_TABLES >> 2) + page * 2] = (page * PAGE) ^ (RAM_BASE + (page % PAGES) * PAGE);
     for (const pointer of [S.TLB_READ, S.TLB_WRITE]) words[(state + pointer) >> 2] = TLB_TABLES;
+    new BigUint64Array(memory.buffer)[(state + S.TLB_MASK) >> 3] = TLB_MASK;
     words[(state + S.JUMP_CACHE) >> 2] = JUMP_CACHES;
     for (const slot of ENDS) words[slot >> 2] = slot;
   }

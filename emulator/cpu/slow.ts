@@ -25,7 +25,7 @@ function crossing(f: FunctionBuilder, table: number, write: (over: Expr, tail: E
   f.if(i32.and(i32.gt_s(over, 0), i32.le_u(size, 16)), () => {
     const next = f.let(i64.and(i64.add(address, k64(4096)), k64(-4096)));
     const [first, second] = [address, next].map((at) => lookup(f, at, table)) as [Expr, Expr];
-    const missed = (x: Expr): Expr => tlbMisses(x, k64(4095));
+    const missed = (x: Expr): Expr => tlbMisses(STATE_BASE, x, 1);
     f.if(i32.eqz(i32.or(missed(first), missed(second))), () => {
       const tail = f.let(i32.add(i32.and(i32.wrap(first), -4096), 4096 - 16));
       write(over, tail, i32.wrap(second));
@@ -68,23 +68,25 @@ const SLOW: readonly RuntimeFunction[] = (['access', 'store'] as const).map((nam
 }));
 
 /** The TLB's answer for a linear address (mmu.ts): the host address, or something that `tlbMisses`. */
-export const tlbAnswer = (table: Expr, address: Expr): Expr => i64.xor(tlbEntry(table, address), address);
-
-/** The TLB's entry for a linear address. */
-export function tlbEntry(table: Expr, address: Expr): Expr {
-  const index = i32.and(i32.shr_u(i32.wrap(address), 9), 0x7ffff8);
-  return table.op === 0x41 ? i64.load(index, table.k as number) : i64.load(i32.add(table, index));
+export function tlbAnswer(table: Expr, address: Expr): Expr {
+  // Two shifts are part of an address for V8.
+  const index = i32.shl(i32.shr_u(i32.wrap(address), 12), 3);
+  return i64.xor(table.op === 0x41 ? i64.load(index, table.k as number) : i64.load(i32.add(table, index)), address);
 }
 
 /** Whether an answer is a miss, or the access would end behind its page. @param last largest offset in the page, an i64 */
-export const tlbMisses = (x: Expr, last: Expr): Expr => i64.gt_u(i64.and(x, OTHER_PAGE), last);
-/** Bits of an answer that are 0 where the page is right, and the offset in it. */
-const OTHER_PAGE = k64(0xffffffff00000fffn);
+const leavesPage = (state: number, x: Expr, last: Expr): Expr =>
+  i64.gt_u(i64.and(x, i64.load(k32(state + S.TLB_MASK))), last);
+
+/** The same for an access of `size` bytes. @param x may be evaluated again */
+export const tlbMisses = (state: number, x: Expr, size: number): Expr =>
+  // A byte lies in one page: there need only be nothing above the host address.
+  size === 1 ? i64.ne(x, i64.extend_u(i32.wrap(x))) : leavesPage(state, x, k64(4096 - size));
 
 const lookup = (f: FunctionBuilder, address: Expr, table: number): Expr =>
   f.let(tlbAnswer(i32.load(k32(STATE_BASE + table)), address));
 
-const hits = (x: Expr, size: Expr): Expr => i32.eqz(tlbMisses(x, i64.extend_u(i32.sub(4096, size))));
+const hits = (x: Expr, size: Expr): Expr => i32.eqz(leavesPage(STATE_BASE, x, i64.extend_u(i32.sub(4096, size))));
 
 /** read, modify (address, info, record) → host address, or 0 after a fault. */
 const TRANSLATE: readonly RuntimeFunction[] = (['read', 'modify'] as const).map((name) => ({

@@ -363,7 +363,7 @@ export function writeLook(
     const mark = f.mark();
     const at = f.let(address);
     const x = f.let(tlbAnswer(k32(tlbOf(c.mode, s.write)), at));
-    f.brIf(tlbMisses(x, k64(4096 - s.bytes)), poor, 0);
+    f.brIf(tlbMisses(c.state, x, s.bytes), poor, 0);
     const host = hosts[k]!;
     f.set(host, i32.wrap(x));
     if (s.aligned) f.brIf(i32.and(host.get, 15), poor, 0);

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { decodeHotCode, encodeHotCode, type HotPage, NOWHERE, pageChecksum } from '../../../emulator/cpu/hot-code.ts';
-import { Mode, RAM_BASE } from '../../../emulator/cpu/layout.ts';
+import { Mode, RAM_BASE, STATE_BASE } from '../../../emulator/cpu/layout.ts';
 import { Ripener, unripe } from '../../../emulator/cpu/ripening.ts';
 import type { CompiledCode } from '../../../emulator/processor.ts';
 import { CODE, CodeMachine } from './machine-code.ts';
@@ -37,7 +37,7 @@ test('what is known to be hot is compiled before it has run, pages that lie besi
   expect(compiled.flatMap(({ slots }) => slots)).toHaveLength(1);
   expect(interpreted).toBeLessThan(20);
   // What it gives can be run in a processor in which nothing happens.
-  expect(new Ripener(unripe(0x1000)).regions(compiled[0]!, 80).trapped).toBe(0);
+  expect(new Ripener(unripe(STATE_BASE)).regions(compiled[0]!, 80).trapped).toBe(0);
 });
 
 test('a page that is another one than was seen is left alone', () => {
