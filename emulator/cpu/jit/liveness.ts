@@ -38,12 +38,13 @@ export function flagLiveness(
   const flow = blocks.map((block) => {
     const last = block.insns[block.insns.length - 1]!;
     const list = block.branches && (!isRel(last) || isCall(last)) ? [] : successorOffsets(block);
-    const successors = list.map((offset) => blockAt(block, offset)).filter((s) => s !== undefined);
-    // Where the page of a successor is mapped elsewhere meanwhile, the edge leaves.
+    const successors: Block[] = [];
     let leaves = list.length === (!block.branches || isJmp(last) ? 1 : 2) ? 0 : ARITH;
     for (const offset of list) {
-      if (offset < 0 || offset >= 4096) leaves = ARITH;
-      else if (!blockAt(block, offset)) leaves |= outside(block, offset);
+      const s = blockAt(block, offset);
+      if (s) successors.push(s);
+      // Where the page of a successor is mapped elsewhere meanwhile, the edge leaves.
+      if (!s || offset < 0 || offset >= 4096) leaves |= outside(block, offset);
     }
     // What is live before it: `read` and, of what is live after it, `passed`.
     const before = (after: number): number => block.insns.reduceRight((live, insn) => liveBefore(insn, live), after);

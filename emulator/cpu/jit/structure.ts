@@ -627,7 +627,7 @@ export class Structure {
       f.release(mark);
       c.edge = (o) => this.edge(n, o);
     } else {
-      if (base !== own || this.live.outside(n.block!, offset - own)) this.settle();
+      if (this.live.outside(n.block!, offset - own)) this.settle();
       if (this.region.left.has(offset)) this.countLeaving();
       if (base !== own) {
         f.set(c.exitTarget, this.wrap(i64.add(c.vpc.get, k64(offset))));
